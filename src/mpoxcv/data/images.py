@@ -1,0 +1,64 @@
+"""One picture file decoded to RGB, as Pillow's users expect it."""
+
+import io
+import warnings
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mpoxcv.errors import UserError
+
+# Pillow's own limit: twice this many pixels is taken for a decompression bomb; we stop at once it.
+MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+
+
+def decode(data: bytes, size: int | None = None) -> np.ndarray:
+    """Decode a picture file to RGB, turned upright by its EXIF tag, and resize it.
+
+    Grey, palette, CMYK and RGBA pictures become RGB by Pillow's ``convert("RGB")`` (transparency is dropped, as
+    torchvision's ``ImageFolder`` does); 16-bit grey keeps its upper eight bits. Of an animation the first frame is taken.
+    Resizing is Pillow's antialiased bilinear filter and does not keep the aspect ratio.
+
+    Args:
+        data: the file's bytes.
+        size: height and width in pixels of the result; None keeps the picture's own size.
+
+    Returns:
+        uint8 array of shape (height, width, 3).
+
+    Raises:
+        UserError: the bytes are no picture, a truncated one, or one of more than ``MAX_PIXELS`` pixels. The message is
+            a phrase that goes on from the picture's path.
+    """
+    if not data:
+        raise UserError("is empty (0 bytes)")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(io.BytesIO(data)) as image:
+                if image.width * image.height > MAX_PIXELS:
+                    raise UserError(
+                        f"has {image.width} x {image.height} pixels, over the limit of {MAX_PIXELS}: a decompression bomb?"
+                    )
+                rgb = _to_rgb(ImageOps.exif_transpose(image))
+                if size is not None:
+                    rgb = rgb.resize((size, size), Image.Resampling.BILINEAR)
+                return np.asarray(rgb)
+    except UnidentifiedImageError:
+        raise UserError("is not a picture in a format that Pillow knows") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"is larger than {MAX_PIXELS} pixels: a decompression bomb?") from None
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+        # Pillow's decoders raise any of these for damaged files.
+        raise UserError(f"cannot be decoded: {error}") from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip it at 255
+        grey = np.asarray(image).astype(np.int64)
+        return Image.fromarray(np.clip(grey >> 8, 0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise UserError("holds floating-point values, whose black and white are unknown; save it with 8 or 16 bits")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
