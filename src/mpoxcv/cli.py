@@ -1,0 +1,118 @@
+"""What the scripts share: a Hydra entry point whose errors are written for people."""
+
+import errno
+import functools
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mpoxcv.errors import UserError, did_you_mean
+
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
+
+
+def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+    """Make a function of a composed config the main function of a script in ``scripts/``.
+
+    The config is ``conf/<config_name>.yaml`` beside the script's folder. Mistakes in the command line, in the config, in
+    the data (``UserError``) or of the disk end with a message on stderr and exit code 1; anything else is a bug and ends
+    with its traceback.
+    """
+
+    def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
+        conf_dir = Path(inspect.getfile(task)).resolve().parent.parent / "conf"
+        hydra_main = hydra.main(version_base="1.3", config_path=str(conf_dir), config_name=config_name)(task)
+
+        @functools.wraps(task)
+        def run() -> None:
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands us the exception itself
+            try:
+                hydra_main()
+            except Exception as error:
+                message = explain(error, conf_dir, config_name, sys.argv[1:])
+                if message is None:
+                    raise
+                sys.stdout.flush()
+                sys.stderr.write(f"\nerror: {message}\n")
+                sys.exit(1)
+
+        return run
+
+    return decorate
+
+
+def explain(error: BaseException, conf_dir: Path, config_name: str, arguments: list[str]) -> str | None:
+    """Return the message for a person, or None where the error is a bug.
+
+    Args:
+        error: what was raised; its chain of causes is searched.
+        conf_dir: the folder of configs, for suggestions.
+        config_name: the script's config.
+        arguments: the command line's arguments.
+    """
+    for cause in _chain(error):
+        if isinstance(cause, UserError):
+            return str(cause)
+    for cause in _chain(error):
+        if isinstance(cause, OSError) and not isinstance(cause, HydraException) and cause.errno in DISK_ERRORS:
+            where = f": {cause.filename}" if cause.filename else ""
+            return f"{cause.strerror}{where}. What was finished before is whole; make room or change the folder, and try again."
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        return f"{choice!r} is not an option of {group}.{did_you_mean(choice, error.options)} Options: {', '.join(error.options)}."
+    if isinstance(error, ConfigCompositionException) and (key := _unknown_key(error)):
+        known = _config_keys(conf_dir, config_name, arguments)
+        leaves = {k.rpartition(".")[2]: k for k in reversed(known)}
+        hint = did_you_mean(key, known)
+        if not hint and (near := did_you_mean(key.rpartition(".")[2], leaves)):
+            hint = did_you_mean(leaves[re.findall(r"'([^']+)'", near)[0]], known)
+        return f"There is no option {key!r}.{hint} All options with their values: --cfg job"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return "\n".join(dict.fromkeys(str(cause).strip() for cause in _chain(error)))
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _unknown_key(error: BaseException) -> str | None:
+    for cause in _chain(error):
+        if match := re.search(r"Could not override '([^']+)'", str(cause)):
+            return match[1].partition("@")[0].replace("/", ".") if "No match in the defaults list" in str(cause) else match[1]
+    return None
+
+
+def _config_keys(conf_dir: Path, config_name: str, arguments: list[str]) -> list[str]:
+    """Names of all options, with the groups chosen on the command line where those compose."""
+    groups = {p.name for p in conf_dir.iterdir() if p.is_dir()}
+    choices = [a for a in arguments if a.partition("=")[0] in groups]
+    for overrides in (choices, []):
+        GlobalHydra.instance().clear()
+        try:
+            with initialize_config_dir(str(conf_dir), version_base="1.3"):
+                config = compose(config_name, overrides)
+        except HydraException:
+            continue
+        return [*groups, *_flatten(OmegaConf.to_container(config))]
+    return sorted(groups)
+
+
+def _flatten(node: Any, prefix: str = "") -> Iterator[str]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield f"{prefix}{key}"
+            yield from _flatten(value, f"{prefix}{key}.")
