@@ -1,0 +1,137 @@
+"""Pictures decoded once: one memory-mapped file of uint8 pixels, found again by the content it was made from."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import PIL
+from filelock import FileLock
+from rich.progress import track
+
+from mpoxcv.data.images import decode
+from mpoxcv.errors import UserError, shorten
+
+VERSION = 1  # raise it when the same bytes and settings would give other pixels
+CHUNK = 512  # pictures decoded between two writes: bounds the memory of a build
+
+
+@dataclass(frozen=True)
+class PictureCache:
+    """Decoded pictures.
+
+    Attributes:
+        pixels: uint8 (n, size, size, 3), memory-mapped, every distinct picture once.
+        rows: int64 (len(paths),), where in ``pixels`` each path's picture lies.
+        fingerprint: hex digest of all paths and contents: equal for equal data, wherever the folder lies.
+    """
+
+    pixels: np.ndarray
+    rows: np.ndarray
+    fingerprint: str
+
+
+def open_cache(
+    root: str | os.PathLike[str],
+    paths: Sequence[str],
+    size: int,
+    cache_dir: str | os.PathLike[str],
+    threads: int | None = None,
+) -> PictureCache:
+    """Open the cache of these pictures; build it first if their content or a setting is new.
+
+    Every file is read and hashed each time, so a changed picture is never missed. Processes that want the same cache at
+    once wait for the one that builds it. The file gets its name only when it is whole.
+
+    Args:
+        root: folder that ``paths`` are relative to.
+        paths: picture files.
+        size: height and width in pixels.
+        cache_dir: folder of the cache files; all of them may be deleted at any time.
+        threads: number of threads; None takes one a core. The result does not depend on it.
+
+    Raises:
+        UserError: files cannot be read or decoded (all are named).
+        OSError: the disk is full or ``cache_dir`` cannot be written to; nothing is left behind.
+    """
+    root, cache_dir = Path(root), Path(cache_dir)
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        digests = list(pool.map(lambda path: hashlib.blake2b(_read(root / path), digest_size=16).hexdigest(), paths))
+        distinct, first, rows = np.unique(digests, return_index=True, return_inverse=True)
+        key = hashlib.blake2b(digest_size=16)
+        key.update(json.dumps([VERSION, PIL.__version__, size, distinct.tolist()]).encode())
+        file = cache_dir / f"{size}px-{key.hexdigest()}.npy"
+        shape = (len(distinct), size, size, 3)
+        pixels = _load(file, shape)
+        if pixels is None:
+            cache_dir.mkdir(parents=True, exist_ok=True)
+            with FileLock(file.with_suffix(".lock")):
+                pixels = _load(file, shape)  # another process may have built it meanwhile
+                if pixels is None:
+                    _build(file, shape, root, [paths[i] for i in first], pool)
+                    pixels = _load(file, shape)
+    assert pixels is not None
+    content = "\n".join(sorted(f"{path}\t{digest}" for path, digest in zip(paths, digests, strict=True)))
+    fingerprint = hashlib.blake2b(content.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    return PictureCache(pixels, rows.astype(np.int64), fingerprint)
+
+
+def _load(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
+    try:
+        pixels = np.load(file, mmap_mode="c")  # copy-on-write: torch warns about arrays that can't be written to
+    except (OSError, ValueError, EOFError):  # not there, or damaged from outside: build it again
+        return None
+    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
+
+
+def _build(file: Path, shape: tuple[int, ...], root: Path, paths: list[str], pool: ThreadPoolExecutor) -> None:
+    partial = file.with_suffix(".partial")
+    chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
+    failures: list[str] = []
+
+    def decode_file(path: str) -> np.ndarray | None:
+        try:
+            return decode(_read(root / path), shape[1])
+        except UserError as error:
+            failures.append(f"{path}: {error}")
+            return None
+
+    try:
+        with partial.open("wb") as stream:
+            np.lib.format.write_array_header_1_0(
+                stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )
+            # plain writes, since a memory map on a full disk ends the process with SIGBUS
+            for chunk in track(chunks, f"Decoding {len(paths)} pictures", transient=True):
+                for picture in pool.map(decode_file, chunk):
+                    if picture is not None:
+                        stream.write(picture.tobytes())
+            stream.flush()
+            os.fsync(stream.fileno())
+        if failures:
+            raise UserError(unreadable(failures, root))
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def unreadable(failures: list[str], root: Path) -> str:
+    """Return the message for pictures that cannot be decoded, given as ``<path>: <reason>``."""
+    names = sorted(failure.partition(": ")[0] for failure in failures)
+    return (
+        f"{len(failures)} picture(s) in {root} cannot be used:\n{shorten(sorted(failures))}\n"
+        f"Replace them, or leave them out with \"data.exclude=['{names[0]}']\" (a list of paths; * stands for anything)."
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except PermissionError:
+        raise UserError(f"No permission to read {path}. Change it with chmod, or ask its owner.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from None

@@ -1,0 +1,192 @@
+"""The folds of the Mpox Skin Lesion Dataset as a LightningDataModule."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from mpoxcv.data.cache import PictureCache, open_cache
+from mpoxcv.data.images import decode
+from mpoxcv.data.loader import BatchLoader
+from mpoxcv.data.synthetic import is_synthetic
+from mpoxcv.data.tree import SPLITS, index_folds
+from mpoxcv.errors import UserError, did_you_mean
+
+TRAIN_IMAGES = ("both", "augmented", "original")
+SAMPLERS = ("shuffle", "fixed", "weighted")
+
+
+class MSLDDataModule(L.LightningDataModule):
+    """One fold: its Train (with FOLDS_AUG), Valid and Test pictures, decoded once.
+
+    Args:
+        root: the data set's folder, with FOLDS and FOLDS_AUG (see ``mpoxcv.data.tree``).
+        classes: class names in the order of their labels.
+        name_pattern: regular expression that tells patient and original from a file's name.
+        fold: number of the fold.
+        name: of the data set, written into every result.
+        train_images: train on the ``augmented`` pictures, the ``original`` ones, or ``both``.
+        image_size: pixels; pictures are resized to a square.
+        batch_size: training pictures a step, over all processes together.
+        eval_batch_size: pictures a step in validation and test; does not change results.
+        mean, std: three numbers each, for pixels in [0, 1]; None leaves [0, 1].
+        augment: a torchvision v2 transform of uint8 pictures, drawn anew for each training picture in each epoch.
+        sampler: ``shuffle``, ``fixed`` (the same order in every epoch), or ``weighted`` (every class equally often).
+        exclude: shell patterns of paths below ``root`` that are left out.
+        cache_dir: folder of the decoded pictures.
+        threads: decoding threads; None takes one a core.
+        generator: called with ``root`` before anything is read; makes the data where they are not there yet.
+        seed: of order and augmentation.
+
+    Raises:
+        UserError: an argument is not one of its values, or, from ``setup``, the data are not as expected.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str],
+        classes: Sequence[str],
+        name_pattern: str,
+        fold: int,
+        name: str = "msld_v2",
+        train_images: str = "both",
+        image_size: int = 32,
+        batch_size: int = 64,
+        eval_batch_size: int = 256,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        sampler: str = "shuffle",
+        exclude: Sequence[str] = (),
+        cache_dir: str | os.PathLike[str] = "data/cache",
+        threads: int | None = None,
+        generator: Callable[[str | os.PathLike[str]], None] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not isinstance(fold, int) or isinstance(fold, bool) or fold < 1:
+            raise UserError(f"fold={fold} is not the number of a fold. The data set has folds 1 to 5: fold=1.")
+        if not classes:
+            raise UserError("data.classes is empty: name the class folders, for example data.classes=[Mpox,Other].")
+        _one_of("data.train_images", train_images, TRAIN_IMAGES)
+        _one_of("data.sampler", sampler, SAMPLERS)
+        _at_least_one("data.image_size", image_size)
+        _at_least_one("data.batch_size", batch_size)
+        _at_least_one("data.eval_batch_size", eval_batch_size)
+        for option, value in (("data.mean", mean), ("data.std", std)):
+            if value is not None and len(value) != 3:
+                raise UserError(f"{option}={list(value)} should be three numbers: red, green and blue.")
+        self.root, self.classes, self.name_pattern = Path(root), list(classes), name_pattern
+        self.fold, self.dataset_name, self.train_images = fold, name, train_images
+        self.image_size, self.batch_size, self.eval_batch_size = image_size, batch_size, eval_batch_size
+        self.mean = None if mean is None else torch.tensor(list(mean), dtype=torch.float32)
+        self.std = None if std is None else torch.tensor(list(std), dtype=torch.float32)
+        self.augment, self.sampler, self.seed = augment, sampler, seed
+        self.exclude, self.cache_dir, self.threads = list(exclude), Path(cache_dir), threads
+        self.generator = generator
+        self._table: pd.DataFrame | None = None
+        self._cache: PictureCache | None = None
+
+    def prepare_data(self) -> None:
+        """Make the data if there is a generator, and fill the cache; Lightning calls this in one process."""
+        if self.generator is not None:
+            self.generator(self.root)
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the tree and open the cache, once."""
+        if self._cache is not None:
+            return
+        table = index_folds(self.root, self.classes, self.name_pattern, [self.fold], self.exclude)
+        if self.train_images != "original" and not table["augmented"].any():
+            raise UserError(
+                f"There is no folder FOLDS_AUG in {self.root}, and data.train_images={self.train_images} needs it. "
+                "Train on the originals with data.train_images=original, or make copies with scripts/make_folds.py."
+            )
+        if self.train_images == "original":
+            table = table[~table["augmented"]]
+        elif self.train_images == "augmented":
+            table = table[table["augmented"] | (table["split"] != "train")]
+        table = table.reset_index(drop=True)
+        self._cache = open_cache(self.root, table["path"].tolist(), self.image_size, self.cache_dir, self.threads)
+        self._table = table.assign(row=self._cache.rows)
+
+    @property
+    def source(self) -> str:
+        """Name of the data set; ``synthetic`` wherever the folder's marker says so."""
+        return "synthetic" if is_synthetic(self.root) else self.dataset_name
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest of the paths and contents of this fold's pictures."""
+        assert self._cache is not None, "call setup() first"
+        return self._cache.fingerprint
+
+    def table(self, split: str) -> pd.DataFrame:
+        """Return the index (see ``mpoxcv.data.tree.index_folds``) of a split; a batch's ``index`` counts its rows."""
+        assert self._table is not None, "call setup() first"
+        assert split in SPLITS
+        return self._table[self._table["split"] == split].reset_index(drop=True)
+
+    def class_counts(self) -> list[int]:
+        """Return the number of training pictures of each class."""
+        return np.bincount(self.table("train")["label"], minlength=len(self.classes)).tolist()
+
+    def cached_picture(self, split: str, index: int) -> np.ndarray:
+        """Return a picture as the network gets it, before augmentation: uint8 (S, S, 3)."""
+        assert self._cache is not None, "call setup() first"
+        return np.asarray(self._cache.pixels[self.table(split)["row"][index]])
+
+    def original_picture(self, split: str, index: int) -> np.ndarray:
+        """Return a picture from its file at full size: uint8 (height, width, 3)."""
+        return decode((self.root / self.table(split)["path"][index]).read_bytes())
+
+    def train_dataloader(self) -> BatchLoader:
+        """Return the training batches."""
+        return self._loader("train", self.batch_size, self.sampler, self.augment)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Return the validation batches."""
+        return self._loader("val", self.eval_batch_size)
+
+    def test_dataloader(self) -> BatchLoader:
+        """Return the test batches."""
+        return self._loader("test", self.eval_batch_size)
+
+    def _loader(
+        self,
+        split: str,
+        batch_size: int,
+        sampler: str = "sequential",
+        augment: Callable[[Tensor], Tensor] | None = None,
+    ) -> BatchLoader:
+        assert self._cache is not None, "call setup() first"
+        table = self.table(split)
+        return BatchLoader(
+            pixels=torch.from_numpy(self._cache.pixels),
+            rows=torch.from_numpy(table["row"].to_numpy(copy=True)),
+            labels=torch.from_numpy(table["label"].to_numpy(np.int64, copy=True)),
+            batch_size=batch_size,
+            sampler=sampler,
+            seed=self.seed,
+            mean=self.mean,
+            std=self.std,
+            augment=augment,
+            rank=self.trainer.global_rank if self.trainer else 0,
+            world_size=self.trainer.world_size if self.trainer else 1,
+        )
+
+
+def _one_of(option: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise UserError(f"{option}={value} is not one of {', '.join(allowed)}.{did_you_mean(str(value), allowed)}")
+
+
+def _at_least_one(option: str, value: object) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"{option}={value} should be a whole number from 1.")

@@ -1,0 +1,109 @@
+"""Batches taken from the decoded pictures as whole tensors.
+
+Legend: N pictures of the split, B batch, S picture size in pixels.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class Batch(TypedDict):
+    """One batch."""
+
+    image: Tensor  # float32 (B, 3, S, S) in channels_last order; in [0, 1] unless normalised
+    label: Tensor  # int64 (B,)
+    index: Tensor  # int64 (B,), position in the split's table
+
+
+class BatchLoader:
+    """The batches of one split; each is a function of (seed, epoch, step) alone.
+
+    It stands where Lightning expects a DataLoader. With ``world_size`` processes each takes its share of every batch, so
+    that together they do the steps of one process; the last batch's share may be empty. No picture is repeated.
+
+    Args:
+        pixels: uint8 (n, S, S, 3), n at least the largest of ``rows`` + 1.
+        rows: int64 (N,), where in ``pixels`` the split's pictures lie.
+        labels: int64 (N,).
+        batch_size: B over all processes.
+        sampler: ``sequential``; ``shuffle``, a new random order each epoch; ``fixed``, one random order; ``weighted``, N
+            draws with replacement in which every class is equally likely.
+        seed: of order and augmentation.
+        mean, std: (3,), normalise to ``(image - mean) / std``; None leaves [0, 1].
+        augment: maps uint8 (3, S, S) to the same; drawn anew for each picture.
+        rank, world_size: of this process.
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        rows: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        sampler: str = "sequential",
+        seed: int = 0,
+        mean: Tensor | None = None,
+        std: Tensor | None = None,
+        augment: Callable[[Tensor], Tensor] | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.pixels, self.rows, self.labels = pixels, rows, labels
+        self.batch_size, self.sampler_name, self.seed = batch_size, sampler, seed
+        self.mean = None if mean is None else mean.view(1, 3, 1, 1)
+        self.std = None if std is None else std.view(1, 3, 1, 1)
+        self.augment = augment
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+
+    @property
+    def sampler(self) -> "BatchLoader":
+        """Itself: Lightning calls ``sampler.set_epoch``."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch, counted from 0, of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self._order()
+        for step, chosen in enumerate(order.split(self.batch_size)):
+            yield self._batch(chosen[self.rank :: self.world_size], step)
+
+    def _order(self) -> Tensor:
+        n = len(self.rows)
+        generator = torch.Generator().manual_seed(
+            mix(self.seed, 0 if self.sampler_name == "fixed" else self.epoch)
+        )
+        if self.sampler_name == "sequential":
+            return torch.arange(n)
+        if self.sampler_name == "weighted":
+            weights = 1.0 / torch.bincount(self.labels)[self.labels]
+            return torch.multinomial(weights, n, replacement=True, generator=generator)
+        return torch.randperm(n, generator=generator)
+
+    def _batch(self, chosen: Tensor, step: int) -> Batch:
+        image = self.pixels[self.rows[chosen]].permute(0, 3, 1, 2)  # a view: channels_last
+        if self.augment is not None and len(chosen):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(mix(self.seed, self.epoch, step, self.rank))
+                image = torch.stack([self.augment(one) for one in image])
+                image = image.contiguous(memory_format=torch.channels_last)
+        image = image.float().div_(255)
+        if self.mean is not None:
+            image.sub_(self.mean)
+        if self.std is not None:
+            image.div_(self.std)
+        return {"image": image, "label": self.labels[chosen], "index": chosen}
+
+
+def mix(*numbers: int) -> int:
+    """Return one 64-bit seed for several numbers (numpy's SeedSequence)."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])

@@ -1,0 +1,67 @@
+"""The metrics of one split, by torchmetrics, under the names that every result uses."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_auroc,
+    multiclass_calibration_error,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
+
+CALIBRATION_BINS = 15
+
+
+def classification_metrics(probabilities: Tensor, labels: Tensor, classes: Sequence[str]) -> dict[str, float]:
+    """Compute all metrics of a split at once.
+
+    Precision, recall and F1 average over the classes that occur among labels or predictions (scikit-learn's
+    ``zero_division=0``), balanced accuracy over those among the labels (``balanced_accuracy_score``). AUROC is one class
+    against the rest; a class without positives or negatives has none, and its averages leave it out: torchmetrics alone
+    would count it as 0. ``ece`` is the expected calibration error over 15 equal bins (Guo et al. 2017).
+
+    Args:
+        probabilities: float (N, C), rows sum to 1.
+        labels: int64 (N,).
+        classes: C names.
+
+    Returns:
+        Values by name, those of one class as ``f1/<class>``, ``recall/<class>`` and ``auroc/<class>``; NaN where a value
+        is not defined.
+    """
+    n_classes = len(classes)
+    matrix = multiclass_confusion_matrix(probabilities, labels, n_classes)  # rows: true, columns: predicted
+    support = matrix.sum(1)
+    recall = multiclass_recall(probabilities, labels, n_classes, average="none")
+    f1 = multiclass_f1_score(probabilities, labels, n_classes, average="none")
+    values = {
+        "accuracy": (matrix.diag().sum() / support.sum()).item(),
+        "balanced_accuracy": recall[support > 0].mean().item(),
+        "ece": multiclass_calibration_error(probabilities, labels, n_classes, n_bins=CALIBRATION_BINS).item(),
+    }
+    for average in ("macro", "weighted"):
+        for name, metric in (
+            ("precision", multiclass_precision),
+            ("recall", multiclass_recall),
+            ("f1", multiclass_f1_score),
+        ):
+            values[f"{name}_{average}"] = metric(probabilities, labels, n_classes, average=average).item()
+    defined = (support > 0) & (support < support.sum())
+    auroc = torch.full((n_classes,), math.nan)
+    if defined.any():
+        each = multiclass_auroc(probabilities, labels, n_classes, average="none")
+        auroc = torch.where(defined, each.to(auroc), auroc)
+    values["auroc_macro"] = auroc[defined].mean().item()
+    values["auroc_weighted"] = (auroc[defined] * support[defined]).sum().item() / max(support[defined].sum().item(), 1)
+    if not defined.any():
+        values["auroc_weighted"] = math.nan
+    for label, name in enumerate(classes):
+        values[f"f1/{name}"] = f1[label].item()
+        values[f"recall/{name}"] = recall[label].item() if support[label] else math.nan
+        values[f"auroc/{name}"] = auroc[label].item()
+    return values

@@ -1,0 +1,45 @@
+"""Networks by name: LeNet, and torchvision's classifiers from scratch."""
+
+from typing import Any
+
+from torch import nn
+
+from mpoxcv.errors import UserError, did_you_mean
+from mpoxcv.models.lenet import LeNet
+
+
+def model_names() -> list[str]:
+    """Return all names that ``create_model`` takes."""
+    from torchvision import models  # here, since importing it takes a second that LeNet need not pay
+
+    return ["lenet", *models.list_models(module=models)]
+
+
+def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
+    """Build a network with random weights.
+
+    Args:
+        name: ``lenet`` or a classification model of torchvision, such as ``resnet18``.
+        num_classes: number of scores; the head is made for it.
+        options: passed on to the network, for example ``dropout=0.2`` for ``efficientnet_b0``.
+
+    Raises:
+        UserError: there is no such network, or it refuses an option.
+    """
+    try:
+        if name == "lenet":
+            return LeNet(num_classes, **options)
+        from torchvision import models
+
+        if name not in (known := model_names()):
+            raise UserError(
+                f"model.name={name} is not a classification network of torchvision.{did_you_mean(name, known)}"
+            )
+        return models.get_model(name, weights=None, num_classes=num_classes, **_quiet(name), **options)
+    except TypeError as error:
+        raise UserError(f"model.name={name} does not take these options: {error}") from None
+
+
+def _quiet(name: str) -> dict[str, bool]:
+    # These two warn unless told; their default initialisation takes half a minute, and auxiliary heads return tuples.
+    return {"init_weights": True, "aux_logits": False} if name in {"googlenet", "inception_v3"} else {}
