@@ -2,11 +2,12 @@
 
 import io
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from mpoxcv.files import write_atomically
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -22,16 +23,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         Raises:
             OSError: the disk is full or the folder cannot be written to; what was under ``path`` is still there.
         """
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()  # torch.save itself hides the reason of a failed write
         torch.save(checkpoint, buffer)
-        partial = target.with_name(f".{target.name}.partial")
-        try:
-            with partial.open("wb") as stream:
-                stream.write(buffer.getbuffer())
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_atomically(path, buffer.getbuffer())

@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -41,7 +42,8 @@ class LesionClassifier(L.LightningModule):
     """Train and score a network on batches of ``mpoxcv.data.loader.Batch``.
 
     A step only keeps its outputs; all metrics are computed once, when the split has been seen whole, over all processes.
-    They are logged as ``<split>/<metric>``, those of single classes for the test split alone.
+    They are logged as ``<split>/<metric>``, those of single classes for the test split alone. ``history`` holds one row an
+    epoch of a fit; ``outputs`` holds each split's last outputs.
 
     Args:
         network: maps float (B, 3, S, S) to scores (B, C).
@@ -87,6 +89,7 @@ class LesionClassifier(L.LightningModule):
         self.class_weights = class_weights if isinstance(class_weights, str | None) else list(class_weights)
         self.label_smoothing = label_smoothing
         self.outputs: dict[str, SplitOutputs] = {}
+        self.history: list[dict[str, float]] = []
         self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
         self._weight: Tensor | None = None
         if compile:
@@ -170,10 +173,18 @@ class LesionClassifier(L.LightningModule):
         values = {"loss": self.loss(outputs.logits, outputs.labels).item()}
         values |= classification_metrics(outputs.logits.softmax(1), outputs.labels, self.classes)
         named = {f"{split}/{name}": value for name, value in values.items() if split == "test" or "/" not in name}
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        if fitting:
+            self._remember(named)
         # Scoring the best checkpoint after the fit must not add a point to the curve of the fit.
-        logged = split == "test" or bool(self.trainer.training)
+        logged = split == "test" or fitting
         for name, value in named.items():
             self.log(name, value, prog_bar=name in PROGRESS_BAR, logger=logged)
+
+    def _remember(self, values: dict[str, float]) -> None:
+        if not self.history or self.history[-1]["epoch"] != self.current_epoch:
+            self.history.append({"epoch": self.current_epoch, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
+        self.history[-1] |= values
 
     def _gather(self) -> SplitOutputs:
         kept = [torch.cat(parts).cpu() for parts in zip(*self._steps, strict=True)]
@@ -196,12 +207,17 @@ class LesionClassifier(L.LightningModule):
             config["monitor"] = PLATEAU_MONITOR
         return {"optimizer": optimizer, "lr_scheduler": config}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the history along, so that a resumed run's curves are whole."""
+        checkpoint["history"] = self.history
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other classes or of another network, with the first differences.
 
         Raises:
             UserError: they do not fit.
         """
+        self.history = [dict(row) for row in checkpoint.get("history", [])]
         classes = checkpoint.get("hyper_parameters", {}).get("classes")
         if classes is not None and list(classes) != self.classes:
             raise UserError(

@@ -36,6 +36,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
         @functools.wraps(task)
         def run() -> None:
+            OmegaConf.register_new_resolver("len", len, replace=True)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands us the exception itself
             try:
                 hydra_main()

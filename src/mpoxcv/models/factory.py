@@ -41,5 +41,5 @@ def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
 
 
 def _quiet(name: str) -> dict[str, bool]:
-    # These two warn unless told; their default initialisation takes half a minute, and auxiliary heads return tuples.
+    # These two warn unless told how to initialise, and their auxiliary heads would return tuples.
     return {"init_weights": True, "aux_logits": False} if name in {"googlenet", "inception_v3"} else {}

@@ -1,0 +1,17 @@
+"""Score a finished run's best checkpoint again: ``python scripts/test.py run=DIR``."""
+
+from omegaconf import DictConfig
+
+from mpoxcv.cli import entry_point
+
+
+@entry_point("test")
+def main(cfg: DictConfig) -> None:
+    """Score the run that the config names."""
+    from mpoxcv.experiment import test  # here, so that --help and typos don't wait for torch
+
+    test(cfg)
+
+
+if __name__ == "__main__":
+    main()

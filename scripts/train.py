@@ -1,0 +1,17 @@
+"""Train a network on one fold, then test it: ``python scripts/train.py fold=3``."""
+
+from omegaconf import DictConfig
+
+from mpoxcv.cli import entry_point
+
+
+@entry_point("train")
+def main(cfg: DictConfig) -> None:
+    """Run the experiment that the config describes."""
+    from mpoxcv.experiment import train  # here, so that --help and typos don't wait for torch
+
+    train(cfg)
+
+
+if __name__ == "__main__":
+    main()

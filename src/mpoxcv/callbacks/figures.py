@@ -1,0 +1,82 @@
+"""Pictures and figures, as PNG files and in TensorBoard."""
+
+import os
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mpoxcv.callbacks.results import predictions_table
+from mpoxcv.callbacks.tensorboard import tensorboard_writer
+from mpoxcv.classifier import LesionClassifier
+from mpoxcv.data.datamodule import MSLDDataModule
+from mpoxcv.data.tree import SPLITS
+from mpoxcv.evaluation.figures import contact_sheet, draw_all
+from mpoxcv.evaluation.predictions import SYNTHETIC
+
+
+class Figures(L.Callback):
+    """Draw the test predictions: confusion matrices, ROC, precision-recall, reliability, most confident mistakes.
+
+    Args:
+        folder: gets one PNG a figure.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, LesionClassifier)
+        datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        outputs = pl_module.outputs["test"]
+        predictions = predictions_table(datamodule, "test", outputs)
+
+        def picture_of(row: pd.Series) -> np.ndarray:
+            return datamodule.original_picture("test", int(outputs.index[row.name]))
+
+        for name, figure in draw_all(predictions, picture_of).items():
+            publish(trainer, figure, f"test/{name}", self.folder / f"{name}.png")
+
+
+class SamplePictures(L.Callback):
+    """Show pictures of each split as the network gets them, some of every class.
+
+    Args:
+        folder: gets one PNG a split.
+        per_class: pictures of each class.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], per_class: int = 5) -> None:
+        self.folder, self.per_class = Path(folder), per_class
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        if not trainer.is_global_zero:
+            return
+        datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        for split in SPLITS:
+            table = datamodule.table(split)
+            rows: list[int] = []
+            for label in range(len(datamodule.classes)):
+                of_class = np.flatnonzero(table["label"] == label)
+                rows += of_class[np.linspace(0, len(of_class) - 1, self.per_class).astype(int)].tolist()
+            figure = contact_sheet(
+                [datamodule.cached_picture(split, row) for row in rows],
+                [f"{table['class'][row]}\n{Path(table['image'][row]).name}" for row in rows],
+                f"{datamodule.source}, fold {datamodule.fold}, {split}: {len(table)} pictures\n"
+                f"as the network gets them, {datamodule.image_size} x {datamodule.image_size} pixels",
+                datamodule.source == SYNTHETIC,
+                columns=self.per_class,
+            )
+            publish(trainer, figure, f"samples/{split}", self.folder / f"samples_{split}.png")
+
+
+def publish(trainer: L.Trainer, figure: Figure, tag: str, path: Path) -> None:
+    """Save a figure as a PNG file and, if the run has a TensorBoard logger, show it there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    if writer := tensorboard_writer(trainer):
+        writer.add_figure(tag, figure, trainer.global_step)

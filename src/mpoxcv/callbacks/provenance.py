@@ -1,0 +1,123 @@
+"""provenance.json: what a run was made of, and how it ended."""
+
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from mpoxcv.data.datamodule import MSLDDataModule
+from mpoxcv.evaluation.predictions import SYNTHETIC
+from mpoxcv.files import write_json
+
+PACKAGES = (
+    "mpoxcv", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pandas",
+    "scikit-learn", "matplotlib", "pillow", "tensorboard",
+)  # fmt: skip
+
+
+class Provenance(L.Callback):
+    """Write provenance.json when a fit starts, and again after each stage; ``status`` says how far it came.
+
+    Args:
+        folder: gets the file.
+        seed: of the run.
+        overrides: the command line's overrides.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], seed: int, overrides: list[str]) -> None:
+        self.folder = Path(folder)
+        self.content: dict[str, Any] = {
+            "status": "started",
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(["python", *sys.argv]),
+            "overrides": list(overrides),
+            "seed": seed,
+            "git": git_state(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: package_version(name) for name in PACKAGES},
+        }
+        self.durations: dict[str, float] = {}
+        self._mark = self._begin = time.perf_counter()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        self._describe(trainer)
+        self._stage_ends(trainer, "prepare", "fitting")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        self.content["epochs"] = trainer.current_epoch
+        self._stage_ends(trainer, "fit", "fitted")
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        self._describe(trainer)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        self._stage_ends(trainer, "score", "finished")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:  # noqa: D102
+        self.content["error"] = f"{type(exception).__name__}: {exception}"
+        self._stage_ends(trainer, "failed", "failed")
+
+    def _describe(self, trainer: L.Trainer) -> None:
+        datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self.content["data"] = {
+            "name": datamodule.source,
+            "synthetic": datamodule.source == SYNTHETIC,
+            "fold": datamodule.fold,
+            "fingerprint": datamodule.fingerprint,
+            "pictures": {split: len(datamodule.table(split)) for split in ("train", "val", "test")},
+        }
+        device = trainer.strategy.root_device
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+        self.content["accelerator"] = {
+            "type": device.type,
+            "name": name,
+            "processes": trainer.world_size,
+            "precision": str(trainer.precision),
+            "threads": torch.get_num_threads(),
+        }
+
+    def _stage_ends(self, trainer: L.Trainer, stage: str, status: str) -> None:
+        now = time.perf_counter()
+        self.durations[f"{stage}_s"] = round(now - self._mark, 3)
+        self._mark = now
+        self.content |= {
+            "status": status,
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "durations": {**self.durations, "total_s": round(now - self._begin, 3)},
+            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        }
+        if trainer.is_global_zero:
+            write_json(self.folder / "provenance.json", self.content)
+
+
+def package_version(name: str) -> str | None:
+    """Return an installed package's version, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return the commit of the code that runs and whether its files differ from it; None outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "changed": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()

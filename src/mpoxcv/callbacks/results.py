@@ -1,0 +1,66 @@
+"""predictions.csv and metrics.json."""
+
+import os
+from pathlib import Path
+
+import lightning as L
+import pandas as pd
+from lightning.pytorch.trainer.states import TrainerFn
+
+from mpoxcv.classifier import LesionClassifier, SplitOutputs
+from mpoxcv.data.datamodule import MSLDDataModule
+from mpoxcv.evaluation.predictions import write_predictions
+from mpoxcv.files import write_json
+
+
+class Results(L.Callback):
+    """Write what ``trainer.validate`` and ``trainer.test`` found; the validation epochs of a fit are not results.
+
+    Args:
+        folder: gets predictions.csv (one row a scored picture, val before test) and metrics.json (name to number, null
+            where a metric is not defined).
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.predictions: dict[str, pd.DataFrame] = {}
+        self.metrics: dict[str, float] = {}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._write(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        self._write(trainer, pl_module, "test")
+
+    def _write(self, trainer: L.Trainer, classifier: L.LightningModule, split: str) -> None:
+        assert isinstance(classifier, LesionClassifier)
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        self.predictions[split] = predictions_table(datamodule, split, classifier.outputs[split])
+        self.metrics |= {
+            name: value.item()
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(f"{split}/")
+        }
+        if trainer.is_global_zero:
+            write_predictions(pd.concat(self.predictions.values()), self.folder / "predictions.csv")
+            write_json(self.folder / "metrics.json", self.metrics)
+
+
+def predictions_table(datamodule: MSLDDataModule, split: str, outputs: SplitOutputs) -> pd.DataFrame:
+    """Return the rows of predictions.csv (see ``mpoxcv.evaluation.predictions``) for a split's outputs."""
+    table = datamodule.table(split).iloc[outputs.index.numpy()].reset_index(drop=True)
+    classes = datamodule.classes
+    keys = pd.DataFrame(
+        {
+            "image": table["image"],
+            "patient": table["patient"],
+            "data": datamodule.source,
+            "fold": table["fold"],
+            "split": table["split"],
+            "label": table["class"],
+            "prediction": [classes[i] for i in outputs.logits.argmax(1).tolist()],
+        }
+    )
+    probabilities = pd.DataFrame(outputs.logits.softmax(1).numpy(), columns=[f"p_{name}" for name in classes])
+    return pd.concat([keys, probabilities], axis=1)

@@ -1,0 +1,202 @@
+"""Figures of one table of predictions, as matplotlib figures that are legible in print and for the colour-blind."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import auc, average_precision_score, confusion_matrix, precision_recall_curve, roc_curve
+
+from mpoxcv.evaluation.predictions import classes_of, is_synthetic, probabilities_of
+
+# Okabe and Ito (2008): told apart by the colour-blind; with line styles, in grey print as well.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+CALIBRATION_BINS = 15
+SYNTHETIC_NOTE = "SYNTHETIC DATA: procedural pictures, not patients"
+
+
+def new_figure(title: str, synthetic: bool, width: float = 6.4, height: float = 5.2) -> Figure:
+    """Return an empty figure with a title that says when its data are synthetic."""
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    figure.suptitle(f"{title}\n{SYNTHETIC_NOTE}" if synthetic else title, fontsize=11)
+    if synthetic:
+        figure.patch.set_facecolor("#FFF6E5")
+    return figure
+
+
+def describe(predictions: pd.DataFrame) -> str:
+    """Return what the rows are: data set, fold, split, number of pictures and patients."""
+    first = predictions.iloc[0]
+    return (
+        f"{first['data']}, fold {first['fold']}, {first['split']}: "
+        f"{len(predictions)} pictures of {predictions['patient'].nunique()} patients"
+    )
+
+
+def confusion_figure(predictions: pd.DataFrame, normalise: bool = False) -> Figure:
+    """Draw the confusion matrix: counts, or each true class's shares (rows sum to 1)."""
+    classes = classes_of(predictions)
+    counts = confusion_matrix(predictions["label"], predictions["prediction"], labels=classes)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    kind = "row-normalised" if normalise else "counts"
+    side = 3.2 + 0.55 * len(classes)
+    figure = new_figure(f"Confusion matrix ({kind})\n{describe(predictions)}", is_synthetic(predictions), side + 0.6, side)
+    axes = figure.subplots()
+    image = axes.imshow(shares if normalise else counts, cmap="Blues", vmin=0, vmax=1 if normalise else None)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class" if normalise else "pictures")
+    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
+    axes.set_yticks(range(len(classes)), [f"{c} ({n})" for c, n in zip(classes, counts.sum(1), strict=True)])
+    axes.set(xlabel="predicted class", ylabel="true class (pictures)")
+    shade = image.norm(shares if normalise else counts)
+    for row, column in np.ndindex(counts.shape):
+        text = f"{shares[row, column]:.2f}" if normalise else str(counts[row, column])
+        colour = "white" if shade[row, column] > 0.55 else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+    return figure
+
+
+def roc_figure(predictions: pd.DataFrame) -> Figure:
+    """Draw each class's ROC curve against the rest, with its area."""
+
+    def curve(axes: Axes, truth: np.ndarray, scores: np.ndarray, name: str, line: dict[str, object]) -> None:
+        false_positives, true_positives, _ = roc_curve(truth, scores)
+        area = auc(false_positives, true_positives)
+        axes.plot(false_positives, true_positives, label=f"{name}: AUROC {area:.3f}", **line)
+
+    figure, axes = _one_against_rest("ROC, one class against the rest", predictions, curve)
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+    axes.set(xlabel="1 - specificity (false-positive rate)", ylabel="sensitivity (recall)")
+    return figure
+
+
+def precision_recall_figure(predictions: pd.DataFrame) -> Figure:
+    """Draw each class's precision-recall curve against the rest, with its average precision and prevalence."""
+
+    def curve(axes: Axes, truth: np.ndarray, scores: np.ndarray, name: str, line: dict[str, object]) -> None:
+        precision, recall, _ = precision_recall_curve(truth, scores)
+        area = average_precision_score(truth, scores)
+        label = f"{name}: AP {area:.3f} (prevalence {truth.mean():.2f})"
+        axes.step(recall, precision, where="post", label=label, **line)
+
+    figure, axes = _one_against_rest("Precision and recall, one class against the rest", predictions, curve)
+    axes.set(xlabel="recall (sensitivity)", ylabel="precision (positive predictive value)")
+    return figure
+
+
+def _one_against_rest(
+    title: str, predictions: pd.DataFrame, curve: Callable[[Axes, np.ndarray, np.ndarray, str, dict[str, object]], None]
+) -> tuple[Figure, Axes]:
+    figure = new_figure(f"{title}\n{describe(predictions)}", is_synthetic(predictions), 6.4, 6.0)
+    axes = figure.subplots()
+    probabilities = probabilities_of(predictions)
+    for label, name in enumerate(classes_of(predictions)):
+        truth = (predictions["label"] == name).to_numpy()
+        line = {"color": COLOURS[label % len(COLOURS)], "linestyle": STYLES[label % len(STYLES)]}
+        if 0 < truth.sum() < len(truth):
+            curve(axes, truth, probabilities[:, label], f"{name} (n={truth.sum()})", line)
+        else:
+            axes.plot([], [], label=f"{name}: not defined (n={truth.sum()})", **line)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right" if "ROC" in title else "lower left")
+    return figure, axes
+
+
+def reliability_figure(predictions: pd.DataFrame) -> Figure:
+    """Draw accuracy against confidence in equal bins, the number of pictures in each, and the expected calibration error."""
+    probabilities = probabilities_of(predictions)
+    confidence = probabilities.max(1)
+    correct = (predictions["label"] == predictions["prediction"]).to_numpy()
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
+    bins = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, CALIBRATION_BINS - 1)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    used = counts > 0
+    mean_confidence = np.bincount(bins, confidence, CALIBRATION_BINS)[used] / counts[used]
+    accuracy = np.bincount(bins, correct, CALIBRATION_BINS)[used] / counts[used]
+    ece = float((counts[used] * np.abs(accuracy - mean_confidence)).sum() / counts.sum())
+    figure = new_figure(f"Reliability: ECE {ece:.3f}\n{describe(predictions)}", is_synthetic(predictions), 6.0, 6.4)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    upper.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, label="perfectly calibrated")
+    upper.plot(mean_confidence, accuracy, "o-", color=COLOURS[0], label="this network")
+    upper.set(ylabel="share of correct predictions", ylim=(-0.02, 1.02))
+    upper.legend(fontsize=8, loc="upper left")
+    upper.grid(alpha=0.3)
+    lower.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=COLOURS[5], edgecolor="black", linewidth=0.5)
+    lower.set(xlabel="confidence (largest probability)", ylabel="pictures", xlim=(0, 1))
+    return figure
+
+
+def most_confident_mistakes(predictions: pd.DataFrame, most: int = 15) -> pd.DataFrame:
+    """Return the wrong predictions, the most confident first."""
+    wrong = predictions[predictions["label"] != predictions["prediction"]]
+    order = np.argsort(-probabilities_of(wrong).max(1), kind="stable") if len(wrong) else []
+    return wrong.iloc[order][:most]
+
+
+def mistakes_figure(
+    predictions: pd.DataFrame, picture_of: Callable[[pd.Series], np.ndarray], most: int = 15
+) -> Figure:
+    """Show the most confident mistakes; ``picture_of`` gives a row's picture, uint8 (height, width, 3)."""
+    wrong = most_confident_mistakes(predictions, most)
+    confidence = probabilities_of(wrong).max(1) if len(wrong) else []
+    titles = [
+        f"{row['image'].partition('/')[2]}\n{row['label']}\ncalled {row['prediction']} ({p:.2f})"
+        for (_, row), p in zip(wrong.iterrows(), confidence, strict=True)
+    ]
+    total = int((predictions["label"] != predictions["prediction"]).sum())
+    title = f"Most confident mistakes: {len(wrong)} of {total}\n{describe(predictions)}"
+    return contact_sheet([picture_of(row) for _, row in wrong.iterrows()], titles, title, is_synthetic(predictions))
+
+
+def contact_sheet(
+    pictures: Sequence[np.ndarray], titles: Sequence[str], title: str, synthetic: bool, columns: int = 5
+) -> Figure:
+    """Show pictures, uint8 (height, width, 3), in rows of ``columns`` with a title each."""
+    rows = max(1, -(-len(pictures) // columns))
+    figure = new_figure(title, synthetic, 1.75 * columns, 0.7 + 2.15 * rows)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for axes, picture, text in zip(grid, pictures, titles, strict=False):
+        axes.imshow(picture, interpolation="nearest")
+        axes.set_title(text, fontsize=7, parse_math=False)
+    if not len(pictures):
+        grid[0].text(0, 0.5, "none", fontsize=10)
+    return figure
+
+
+def learning_curves_figure(history: pd.DataFrame, title: str, synthetic: bool) -> Figure:
+    """Draw train and val on shared axes over epochs: loss, accuracy and macro F1; marks the best epoch by val macro F1.
+
+    Args:
+        history: one row an epoch with the columns ``epoch`` and ``<split>/<metric>``.
+        title: of the figure.
+        synthetic: whether the data are.
+    """
+    figure = new_figure(title, synthetic, 10.5, 4.0)
+    best = history.loc[history["val/f1_macro"].idxmax(), "epoch"] if history["val/f1_macro"].notna().any() else None
+    names = {"loss": "loss (cross entropy)", "accuracy": "accuracy", "f1_macro": "macro F1"}
+    for axes, (metric, label) in zip(figure.subplots(1, 3), names.items(), strict=True):
+        for split, colour, style in (("train", COLOURS[0], "-"), ("val", COLOURS[1], "--")):
+            axes.plot(history["epoch"], history[f"{split}/{metric}"], style, color=colour, label=split)
+        if best is not None:
+            axes.axvline(best, color="0.5", linewidth=0.8, linestyle=":", label=f"best epoch ({best:.0f})")
+        axes.set(xlabel="epoch", ylabel=label)
+        axes.set_ylim(bottom=0) if metric == "loss" else axes.set_ylim(-0.02, 1.02)
+        axes.grid(alpha=0.3)
+    figure.axes[0].legend(fontsize=8)
+    return figure
+
+
+def draw_all(predictions: pd.DataFrame, picture_of: Callable[[pd.Series], np.ndarray]) -> dict[str, Figure]:
+    """Return every figure of one split's predictions by name."""
+    return {
+        "confusion_matrix": confusion_figure(predictions),
+        "confusion_matrix_normalised": confusion_figure(predictions, normalise=True),
+        "roc": roc_figure(predictions),
+        "precision_recall": precision_recall_figure(predictions),
+        "reliability": reliability_figure(predictions),
+        "mistakes": mistakes_figure(predictions, picture_of),
+    }

@@ -1,0 +1,57 @@
+"""predictions.csv, the table between training and evaluation: one row a scored picture."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from mpoxcv.errors import UserError
+from mpoxcv.files import write_atomically
+
+KEYS = ["image", "patient", "data", "fold", "split", "label", "prediction"]
+SYNTHETIC = "synthetic"
+
+
+def classes_of(predictions: pd.DataFrame) -> list[str]:
+    """Return the class names in the order of their labels, from the columns ``p_<class>``."""
+    return [name.removeprefix("p_") for name in predictions.columns if name.startswith("p_")]
+
+
+def probabilities_of(predictions: pd.DataFrame) -> np.ndarray:
+    """Return the probabilities, float (n, number of classes)."""
+    return predictions[[f"p_{name}" for name in classes_of(predictions)]].to_numpy(float)
+
+
+def is_synthetic(predictions: pd.DataFrame) -> bool:
+    """Tell whether any row comes from synthetic data."""
+    return bool((predictions["data"] == SYNTHETIC).any())
+
+
+def write_predictions(predictions: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+    """Write predictions.csv in one piece.
+
+    Args:
+        predictions: the columns ``image`` (``<class>/<file name>``), ``patient``, ``data`` (name of the data set), ``fold``,
+            ``split``, ``label`` and ``prediction`` (class names), and float32 ``p_<class>`` for each class. Nine digits
+            bring back every float32 exactly.
+        path: the file.
+    """
+    text = predictions.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+    write_atomically(path, text)
+
+
+def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """Read predictions.csv.
+
+    Raises:
+        UserError: the file is not there or is no table of predictions.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"There are no predictions in {path}. They are written when a run's test has ended.")
+    names = {name: str for name in ("image", "patient", "data", "split", "label", "prediction")}
+    # keep_default_na: a class or patient may be called "NA"
+    table = pd.read_csv(path, dtype=names, keep_default_na=False)
+    if missing := [name for name in KEYS if name not in table.columns]:
+        raise UserError(f"{path} is no table of predictions: it lacks the column(s) {', '.join(missing)}.")
+    return table

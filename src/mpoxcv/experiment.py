@@ -1,0 +1,196 @@
+"""From a composed config to a finished run."""
+
+import json
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+from torch.utils.tensorboard.summary import hparams
+
+from mpoxcv.callbacks.tensorboard import tensorboard_writer
+from mpoxcv.classifier import LesionClassifier
+from mpoxcv.data.datamodule import MSLDDataModule
+from mpoxcv.errors import UserError
+from mpoxcv.evaluation.figures import SYNTHETIC_NOTE
+from mpoxcv.evaluation.predictions import SYNTHETIC
+
+LOGGED_OPTIONS = ["fold", "seed", "data", "model", "optimizer", "scheduler", "classifier", "trainer"]
+HEADLINE = ("f1_macro", "balanced_accuracy", "accuracy", "auroc_macro", "precision_macro", "recall_macro", "loss", "ece")
+
+
+def train(cfg: DictConfig) -> dict[str, float]:
+    """Fit, then validate and test the best checkpoint, and write all results.
+
+    Args:
+        cfg: ``conf/train.yaml`` as composed.
+
+    Returns:
+        The content of metrics.json.
+
+    Raises:
+        UserError: an option, the data, or the checkpoint to resume from is not as it must be.
+    """
+    datamodule, classifier, trainer = build(cfg)
+    resume = resume_path(cfg.ckpt_path, Path(cfg.output_dir))
+    trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
+    metrics = score(trainer, classifier, datamodule, best)
+    _log_hparams(trainer, cfg, metrics)
+    if trainer.is_global_zero:
+        print_results(metrics, datamodule, Path(cfg.output_dir))
+    return metrics
+
+
+def test(cfg: DictConfig) -> dict[str, float]:
+    """Score a finished run's best checkpoint again, and say how the metrics differ from the run's.
+
+    Args:
+        cfg: ``conf/test.yaml`` as composed.
+
+    Returns:
+        The new metrics.
+
+    Raises:
+        UserError: the folder holds no finished run, or its data are gone or changed shape.
+    """
+    run = Path(cfg.run)
+    config_file, checkpoint = run / ".hydra" / "config.yaml", run / "checkpoints" / "best.ckpt"
+    for file in (config_file, checkpoint):
+        if not file.is_file():
+            raise UserError(
+                f"{run} is not the folder of a trained run: it lacks {file.relative_to(run)}. "
+                "Example: python scripts/test.py run=logs/runs/lenet/2026-01-31_12-00-00-000000"
+            )
+    stored = OmegaConf.load(config_file)
+    assert isinstance(stored, DictConfig)
+    for key in ("output_dir", "trainer", "callbacks", "logger"):
+        stored[key] = cfg[key]
+    stored.data.root = cfg.data.root or stored.data.root
+    datamodule, classifier, trainer = build(stored)
+    metrics = score(trainer, classifier, datamodule, str(checkpoint))
+    if trainer.is_global_zero:
+        before = run / "metrics.json"
+        stored_metrics = json.loads(before.read_text()) if before.is_file() else {}
+        print_results(metrics, datamodule, Path(cfg.output_dir), stored_metrics)
+    return metrics
+
+
+def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]:
+    """Seed everything and instantiate what the config names."""
+    # Lightning's advice on loader workers and unused metrics is not for batches from memory.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    L.seed_everything(cfg.seed, verbose=False)
+    datamodule = instantiate(cfg.data)
+    classifier = instantiate(cfg.classifier)
+    callbacks = [instantiate(callback) for callback in (cfg.get("callbacks") or {}).values() if callback]
+    loggers = [instantiate(logger) for logger in (cfg.get("logger") or {}).values() if logger]
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
+    return datamodule, classifier, trainer
+
+
+def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
+    """Return the checkpoint to go on from: None, ``last`` of this run's folder, or a file.
+
+    Raises:
+        UserError: it is not there.
+    """
+    if ckpt_path is None:
+        return None
+    path = output_dir / "checkpoints" / "last.ckpt" if ckpt_path == "last" else Path(ckpt_path)
+    if path.is_file():
+        return str(path)
+    hint = (
+        " ckpt_path=last goes on in the folder of an interrupted run: give it with hydra.run.dir=DIR."
+        if ckpt_path == "last"
+        else " Give a file, or ckpt_path=last with hydra.run.dir=DIR of an interrupted run."
+    )
+    raise UserError(f"There is no checkpoint {path}.{hint}")
+
+
+def score(
+    trainer: L.Trainer, classifier: LesionClassifier, datamodule: MSLDDataModule, checkpoint: str | None
+) -> dict[str, float]:
+    """Validate and test a checkpoint (None: the weights as they are) and return the metrics."""
+    trainer.validate(classifier, datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    metrics = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+    trainer.test(classifier, datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    return metrics | {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+
+
+def print_results(
+    metrics: Mapping[str, float],
+    datamodule: MSLDDataModule,
+    folder: Path,
+    before: Mapping[str, float | None] | None = None,
+) -> None:
+    """Print the headline metrics, what always naming the commonest class gives, and where everything is.
+
+    Args:
+        metrics: of val and test.
+        datamodule: that they come from.
+        folder: that holds the results.
+        before: metrics of an earlier scoring of the same checkpoint, to compare with.
+    """
+    console = Console()
+    table = Table(title=f"{datamodule.source}, fold {datamodule.fold}", title_justify="left")
+    if datamodule.source == SYNTHETIC:
+        table.title = f"{table.title} ({SYNTHETIC_NOTE})"
+    for column in ("metric", "val", "test", *(("test before",) if before else ())):
+        table.add_column(column, justify="left" if column == "metric" else "right")
+    for name in HEADLINE:
+        row = [metrics.get(f"val/{name}"), metrics.get(f"test/{name}")]
+        row += [before.get(f"test/{name}")] if before else []
+        table.add_row(name, *("" if value is None else f"{value:.4f}" for value in row))
+    console.print(table)
+    counts = datamodule.class_counts()
+    commonest = datamodule.classes[counts.index(max(counts))]
+    share = (datamodule.table("test")["class"] == commonest).mean()
+    console.print(f"Always saying {commonest}, the commonest class in Train, has test accuracy {share:.4f}.")
+    if before:
+        differing = [k for k in before if k in metrics and not _same(before[k], metrics[k])]
+        console.print(f"{len(differing)} of {len(before)} metrics differ from those in metrics.json of the run.")
+    console.print(f"Everything is in {folder}: predictions.csv, metrics.json, figures.", soft_wrap=True)
+    console.print(f"See it: tensorboard --logdir {folder.parent}", soft_wrap=True)
+
+
+def _same(before: float | None, now: float) -> bool:
+    return before == now if before is not None else math.isnan(now)
+
+
+def _log_hparams(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, float]) -> None:
+    """Give every logger the options, and TensorBoard's HPARAMS page their final metrics beside them."""
+    options = dict(_flatten(OmegaConf.to_container(OmegaConf.masked_copy(cfg, LOGGED_OPTIONS), resolve=True)))
+    writer = tensorboard_writer(trainer)
+    for logger in trainer.loggers:
+        if not isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(options)
+    if writer is None:
+        return
+    final = {name: value for name, value in metrics.items() if name.count("/") == 1}
+    # not logger.log_hyperparams: it would log the metrics once more, at step 0
+    for summary in hparams(options, dict.fromkeys(final, 0.0)):
+        assert writer.file_writer is not None
+        writer.file_writer.add_summary(summary)
+    for name, value in final.items():
+        if name.startswith("val/"):
+            writer.add_scalar(f"best/{name}", value, trainer.global_step)
+    writer.flush()
+
+
+def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the leaves of nested dictionaries with dotted names; lists become text."""
+    for key, value in node.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, bool | int | float | str) else str(value)

@@ -1,0 +1,33 @@
+"""Files written in one piece."""
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_atomically(path: str | os.PathLike[str], content: str | bytes | memoryview) -> None:
+    """Write a file (text as UTF-8) beside ``path`` and rename it, so that no reader ever sees half of it.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written to; what was under ``path`` is still there.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+    """Write JSON; numbers that are not finite become null, which every JSON reader takes."""
+    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
+    write_atomically(path, json.dumps(clean, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
