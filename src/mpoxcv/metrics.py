@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torchmetrics.functional.classification import (
-    multiclass_auroc,
+    binary_auroc,
     multiclass_calibration_error,
     multiclass_confusion_matrix,
     multiclass_f1_score,
@@ -22,8 +22,8 @@ def classification_metrics(probabilities: Tensor, labels: Tensor, classes: Seque
 
     Precision, recall and F1 average over the classes that occur among labels or predictions (scikit-learn's
     ``zero_division=0``), balanced accuracy over those among the labels (``balanced_accuracy_score``). AUROC is one class
-    against the rest; a class without positives or negatives has none, and its averages leave it out: torchmetrics alone
-    would count it as 0. ``ece`` is the expected calibration error over 15 equal bins (Guo et al. 2017).
+    against the rest; a class without positives or negatives has none, and the averages leave it out (torchmetrics'
+    multiclass AUROC would count it as 0). ``ece`` is the expected calibration error over 15 equal bins (Guo et al. 2017).
 
     Args:
         probabilities: float (N, C), rows sum to 1.
@@ -51,17 +51,16 @@ def classification_metrics(probabilities: Tensor, labels: Tensor, classes: Seque
             ("f1", multiclass_f1_score),
         ):
             values[f"{name}_{average}"] = metric(probabilities, labels, n_classes, average=average).item()
-    defined = (support > 0) & (support < support.sum())
-    auroc = torch.full((n_classes,), math.nan)
-    if defined.any():
-        each = multiclass_auroc(probabilities, labels, n_classes, average="none")
-        auroc = torch.where(defined, each.to(auroc), auroc)
-    values["auroc_macro"] = auroc[defined].mean().item()
-    values["auroc_weighted"] = (auroc[defined] * support[defined]).sum().item() / max(support[defined].sum().item(), 1)
-    if not defined.any():
-        values["auroc_weighted"] = math.nan
+    auroc = [
+        binary_auroc(probabilities[:, label], (labels == label).long()).item() if 0 < n < len(labels) else math.nan
+        for label, n in enumerate(support.tolist())
+    ]
+    defined = [(area, n) for area, n in zip(auroc, support.tolist(), strict=True) if not math.isnan(area)]
+    areas, weights = zip(*defined, strict=True) if defined else ((math.nan,), (1,))
+    values["auroc_macro"] = sum(areas) / len(areas)
+    values["auroc_weighted"] = sum(a * n for a, n in zip(areas, weights, strict=True)) / sum(weights)
     for label, name in enumerate(classes):
         values[f"f1/{name}"] = f1[label].item()
         values[f"recall/{name}"] = recall[label].item() if support[label] else math.nan
-        values[f"auroc/{name}"] = auroc[label].item()
+        values[f"auroc/{name}"] = auroc[label]
     return values

@@ -1,0 +1,82 @@
+"""What all tests share: small trees of pictures, and scripts called as a user calls them."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PROJECT = Path(__file__).parents[1]
+CLASSES = ["Chickenpox", "Cowpox", "Measles"]
+PATTERN = r"(?P<original>(?P<patient>[A-Z]+_\d+)_\d+)(?P<copy>_\w+)?"
+
+
+@dataclass
+class Finished:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run_script(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Finished]:
+    """Call ``run_script("train", "fold=3", …)`` in tmp_path: exit code and what the user saw."""
+
+    def run(name: str, *arguments: str) -> Finished:
+        spec = importlib.util.spec_from_file_location(f"script_{name}", PROJECT / "scripts" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *arguments])
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", "120")
+        capfd.readouterr()
+        try:
+            module.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capfd.readouterr()
+        return Finished(code, out, err)
+
+    return run
+
+
+def write_picture(path: Path, seed: int, size: int = 40) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path, quality=90)
+
+
+def write_tree(root: Path, folds: int = 2, pictures: int = 3, aug: int = 2, size: int = 40) -> Path:
+    """Write FOLDS and FOLDS_AUG with ``pictures`` a class and split, each of another patient."""
+    seed = 0
+    for fold in range(1, folds + 1):
+        for s, split in enumerate(("Train", "Valid", "Test")):
+            for name in CLASSES:
+                for i in range(pictures):
+                    stem = f"{name[:3].upper()}_{10 * s + i}_01"
+                    write_picture(root / f"FOLDS/fold{fold}/{split}/{name}/{stem}.jpg", seed := seed + 1, size)
+                    for copy in range(aug if split == "Train" else 0):
+                        file = root / f"FOLDS_AUG/fold{fold}_AUG/Train/{name}/{stem}_{copy}_1.jpg"
+                        write_picture(file, seed := seed + 1, size)
+    return root
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    return write_tree(tmp_path / "set")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real photographs, one folder a class."""
+    folder = os.environ.get("MPOXCV_REAL_DATA")
+    if not folder:
+        pytest.skip("no real photographs: set MPOXCV_REAL_DATA to their folder")
+    return Path(folder)

@@ -1,0 +1,99 @@
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+from conftest import write_picture
+
+from mpoxcv.data import cache as cache_module
+from mpoxcv.data.cache import open_cache
+from mpoxcv.data.images import decode
+from mpoxcv.errors import UserError
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    root = tmp_path / "pictures"
+    paths = [f"{i}.jpg" for i in range(20)]
+    for i, path in enumerate(paths):
+        write_picture(root / path, i)
+    return root, paths
+
+
+def test_pixels_are_those_of_decode(pictures, tmp_path):
+    root, paths = pictures
+    cache = open_cache(root, paths, 16, tmp_path / "cache")
+    for path, row in zip(paths, cache.rows, strict=True):
+        assert np.array_equal(cache.pixels[row], decode((root / path).read_bytes(), 16))
+
+
+def test_a_picture_in_two_places_is_kept_once(pictures, tmp_path):
+    root, paths = pictures
+    (root / "copy.jpg").write_bytes((root / "3.jpg").read_bytes())
+    cache = open_cache(root, [*paths, "copy.jpg"], 16, tmp_path / "cache")
+    assert len(cache.pixels) == 20
+    assert cache.rows[-1] == cache.rows[3]
+
+
+def test_a_warm_cache_decodes_nothing(pictures, tmp_path, monkeypatch):
+    root, paths = pictures
+    cold = open_cache(root, paths, 16, tmp_path / "cache", threads=1)
+    monkeypatch.setattr(cache_module, "decode", lambda *_: pytest.fail("decoded again"))
+    warm = open_cache(root, paths, 16, tmp_path / "cache", threads=3)
+    assert np.array_equal(cold.pixels, warm.pixels)
+    assert cold.fingerprint == warm.fingerprint
+
+
+def test_content_and_settings_make_another_cache(pictures, tmp_path):
+    root, paths = pictures
+    folder = tmp_path / "cache"
+    before = open_cache(root, paths, 16, folder)
+    stat = (root / "5.jpg").stat()
+    write_picture(root / "5.jpg", 99)
+    os.utime(root / "5.jpg", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # content counts, not dates
+    after = open_cache(root, paths, 16, folder)
+    assert after.fingerprint != before.fingerprint
+    assert not np.array_equal(after.pixels[after.rows[5]], before.pixels[before.rows[5]])
+    assert open_cache(root, paths, 24, folder).pixels.shape == (20, 24, 24, 3)
+
+
+def test_the_fingerprint_knows_content_and_names_not_places(pictures, tmp_path):
+    root, paths = pictures
+    before = open_cache(root, paths, 16, tmp_path / "cache").fingerprint
+    root = root.rename(tmp_path / "moved")
+    assert open_cache(root, paths[::-1], 24, tmp_path / "cache2").fingerprint == before
+    (root / "0.jpg").rename(root / "x.jpg")
+    assert open_cache(root, ["x.jpg", *paths[1:]], 16, tmp_path / "cache").fingerprint != before
+
+
+def test_bad_pictures_are_all_named_and_leave_nothing(pictures, tmp_path):
+    root, paths = pictures
+    (root / "2.jpg").write_bytes(b"")
+    (root / "7.jpg").write_bytes((root / "7.jpg").read_bytes()[:300])
+    with pytest.raises(UserError) as error:
+        open_cache(root, paths, 16, tmp_path / "cache")
+    assert "2.jpg: is empty" in str(error.value)
+    assert "7.jpg: cannot be decoded" in str(error.value)
+    assert "data.exclude=['2.jpg']" in str(error.value)
+    assert not list((tmp_path / "cache").glob("*.npy")) and not list((tmp_path / "cache").glob("*.partial"))
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"", lambda data: b"x" * len(data)])
+def test_a_damaged_cache_file_is_made_again(pictures, tmp_path, damage):
+    root, paths = pictures
+    pixels = open_cache(root, paths, 16, tmp_path / "cache").pixels.copy()
+    [file] = (tmp_path / "cache").glob("*.npy")
+    file.write_bytes(damage(file.read_bytes()))
+    assert np.array_equal(open_cache(root, paths, 16, tmp_path / "cache").pixels, pixels)
+
+
+def _open(arguments):
+    return open_cache(*arguments).pixels.sum()
+
+
+def test_five_processes_at_once(pictures, tmp_path):
+    root, paths = pictures
+    with multiprocessing.get_context("forkserver").Pool(5) as pool:
+        sums = pool.map(_open, [(root, paths, 16, tmp_path / "cache")] * 5)
+    assert len(set(sums)) == 1
+    assert len(list((tmp_path / "cache").glob("*.npy"))) == 1
