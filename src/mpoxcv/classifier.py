@@ -43,7 +43,7 @@ class LesionClassifier(L.LightningModule):
 
     A step only keeps its outputs; all metrics are computed once, when the split has been seen whole, over all processes.
     They are logged as ``<split>/<metric>``, those of single classes for the test split alone. ``history`` holds one row an
-    epoch of a fit; ``outputs`` holds each split's last outputs.
+    epoch of a fit; ``outputs`` and ``metrics`` hold each split's last.
 
     Args:
         network: maps float (B, 3, S, S) to scores (B, C).
@@ -89,6 +89,7 @@ class LesionClassifier(L.LightningModule):
         self.class_weights = class_weights if isinstance(class_weights, str | None) else list(class_weights)
         self.label_smoothing = label_smoothing
         self.outputs: dict[str, SplitOutputs] = {}
+        self.metrics: dict[str, dict[str, float]] = {}
         self.history: list[dict[str, float]] = []
         self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
         self._weight: Tensor | None = None
@@ -173,6 +174,7 @@ class LesionClassifier(L.LightningModule):
         values = {"loss": self.loss(outputs.logits, outputs.labels).item()}
         values |= classification_metrics(outputs.logits.softmax(1), outputs.labels, self.classes)
         named = {f"{split}/{name}": value for name, value in values.items() if split == "test" or "/" not in name}
+        self.metrics[split] = named
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         if fitting:
             self._remember(named)

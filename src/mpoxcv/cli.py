@@ -1,5 +1,6 @@
 """What the scripts share: a Hydra entry point whose errors are written for people."""
 
+import difflib
 import errno
 import functools
 import inspect
@@ -13,12 +14,14 @@ from typing import Any
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mpoxcv.errors import UserError, did_you_mean
 
+WORDS_ALLOWED = frozenset({"fold", "trainer.devices"})  # numbers by default, but words mean something, too
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
 
 
@@ -32,7 +35,13 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         conf_dir = Path(inspect.getfile(task)).resolve().parent.parent / "conf"
-        hydra_main = hydra.main(version_base="1.3", config_path=str(conf_dir), config_name=config_name)(task)
+
+        @functools.wraps(task)
+        def checked(cfg: DictConfig) -> Any:
+            check_numbers(cfg, config_name)
+            return task(cfg)
+
+        hydra_main = hydra.main(version_base="1.3", config_path=str(conf_dir), config_name=config_name)(checked)
 
         @functools.wraps(task)
         def run() -> None:
@@ -53,6 +62,31 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
     return decorate
 
 
+def check_numbers(cfg: DictConfig, config_name: str) -> None:
+    """Refuse a word on the command line where the default is a number.
+
+    Args:
+        cfg: the config as composed.
+        config_name: its file.
+
+    Raises:
+        UserError: names the option, the word and the default.
+    """
+    overrides = HydraConfig.get().overrides.task
+    words = {
+        key: value
+        for key in (override.partition("=")[0] for override in overrides)
+        if key not in WORDS_ALLOWED and isinstance(value := OmegaConf.select(cfg, key, throw_on_missing=False), str)
+    }
+    if not words:
+        return
+    defaults = compose(config_name, [o for o in overrides if "." not in (k := o.partition("=")[0]) and k not in words])
+    for key, word in words.items():
+        default = OmegaConf.select(defaults, key)
+        if isinstance(default, int | float) and not isinstance(default, bool):
+            raise UserError(f"{key}={word} should be a number, such as {key}={default}.")
+
+
 def explain(error: BaseException, conf_dir: Path, config_name: str, arguments: list[str]) -> str | None:
     """Return the message for a person, or None where the error is a bug.
 
@@ -63,7 +97,8 @@ def explain(error: BaseException, conf_dir: Path, config_name: str, arguments: l
         arguments: the command line's arguments.
     """
     for cause in _chain(error):
-        if isinstance(cause, UserError):
+        # Lightning's own word for a wrong option, named here so that it need not be imported
+        if isinstance(cause, UserError) or type(cause).__name__ == "MisconfigurationException":
             return str(cause)
     for cause in _chain(error):
         if isinstance(cause, OSError) and not isinstance(cause, HydraException) and cause.errno in DISK_ERRORS:
@@ -73,11 +108,7 @@ def explain(error: BaseException, conf_dir: Path, config_name: str, arguments: l
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         return f"{choice!r} is not an option of {group}.{did_you_mean(choice, error.options)} Options: {', '.join(error.options)}."
     if isinstance(error, ConfigCompositionException) and (key := _unknown_key(error)):
-        known = _config_keys(conf_dir, config_name, arguments)
-        leaves = {k.rpartition(".")[2]: k for k in reversed(known)}
-        hint = did_you_mean(key, known)
-        if not hint and (near := did_you_mean(key.rpartition(".")[2], leaves)):
-            hint = did_you_mean(leaves[re.findall(r"'([^']+)'", near)[0]], known)
+        hint = _suggest_option(key, _config_keys(conf_dir, config_name, arguments))
         return f"There is no option {key!r}.{hint} All options with their values: --cfg job"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return "\n".join(dict.fromkeys(str(cause).strip() for cause in _chain(error)))
@@ -108,8 +139,18 @@ def _config_keys(conf_dir: Path, config_name: str, arguments: list[str]) -> list
                 config = compose(config_name, overrides)
         except HydraException:
             continue
-        return [*groups, *_flatten(OmegaConf.to_container(config))]
+        return list(dict.fromkeys([*sorted(groups), *_flatten(OmegaConf.to_container(config))]))
     return sorted(groups)
+
+
+def _suggest_option(key: str, known: list[str]) -> str:
+    """Suggest options that look like ``key``, or whose last part does, since people leave the group out."""
+    close = difflib.get_close_matches(key, known, n=2, cutoff=0.8)
+    if not close:
+        leaves = {name.rpartition(".")[2] for name in known}
+        best = difflib.get_close_matches(key.rpartition(".")[2], sorted(leaves), n=1, cutoff=0.6)
+        close = [name for name in known if name.rpartition(".")[2] in best][:3]
+    return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
 
 
 def _flatten(node: Any, prefix: str = "") -> Iterator[str]:

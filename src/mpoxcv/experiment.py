@@ -14,9 +14,9 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from mpoxcv.callbacks.tensorboard import tensorboard_writer
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
@@ -122,9 +122,8 @@ def score(
 ) -> dict[str, float]:
     """Validate and test a checkpoint (None: the weights as they are) and return the metrics."""
     trainer.validate(classifier, datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
-    metrics = {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
     trainer.test(classifier, datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
-    return metrics | {k: v.item() for k, v in trainer.callback_metrics.items() if k.startswith("test/")}
+    return classifier.metrics["val"] | classifier.metrics["test"]
 
 
 def print_results(
@@ -170,21 +169,18 @@ def _same(before: float | None, now: float) -> bool:
 def _log_hparams(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, float]) -> None:
     """Give every logger the options, and TensorBoard's HPARAMS page their final metrics beside them."""
     options = dict(_flatten(OmegaConf.to_container(OmegaConf.masked_copy(cfg, LOGGED_OPTIONS), resolve=True)))
-    writer = tensorboard_writer(trainer)
+    final = {f"test/{name}": metrics[f"test/{name}"] for name in HEADLINE}
+    final |= {f"best_val/{name}": metrics[f"val/{name}"] for name in HEADLINE}
     for logger in trainer.loggers:
         if not isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(options)
-    if writer is None:
-        return
-    final = {name: value for name, value in metrics.items() if name.count("/") == 1}
-    # not logger.log_hyperparams: it would log the metrics once more, at step 0
-    for summary in hparams(options, dict.fromkeys(final, 0.0)):
-        assert writer.file_writer is not None
-        writer.file_writer.add_summary(summary)
-    for name, value in final.items():
-        if name.startswith("val/"):
-            writer.add_scalar(f"best/{name}", value, trainer.global_step)
-    writer.flush()
+        elif trainer.is_global_zero:
+            # not logger.log_hyperparams: it would log the metrics once more, at step 0
+            with SummaryWriter(logger.log_dir) as writer:
+                for summary in hparams(options, final):
+                    writer.file_writer.add_summary(summary)  # type: ignore[union-attr]
+                for name in HEADLINE:
+                    writer.add_scalar(f"best_val/{name}", metrics[f"val/{name}"], trainer.global_step)
 
 
 def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

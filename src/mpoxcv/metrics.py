@@ -40,7 +40,7 @@ def classification_metrics(probabilities: Tensor, labels: Tensor, classes: Seque
     recall = multiclass_recall(probabilities, labels, n_classes, average="none")
     f1 = multiclass_f1_score(probabilities, labels, n_classes, average="none")
     values = {
-        "accuracy": (matrix.diag().sum() / support.sum()).item(),
+        "accuracy": matrix.diag().sum().item() / len(labels),
         "balanced_accuracy": recall[support > 0].mean().item(),
         "ece": multiclass_calibration_error(probabilities, labels, n_classes, n_bins=CALIBRATION_BINS).item(),
     }

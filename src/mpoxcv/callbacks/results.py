@@ -37,11 +37,7 @@ class Results(L.Callback):
         assert isinstance(classifier, LesionClassifier)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         self.predictions[split] = predictions_table(datamodule, split, classifier.outputs[split])
-        self.metrics |= {
-            name: value.item()
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith(f"{split}/")
-        }
+        self.metrics |= classifier.metrics[split]
         if trainer.is_global_zero:
             write_predictions(pd.concat(self.predictions.values()), self.folder / "predictions.csv")
             write_json(self.folder / "metrics.json", self.metrics)

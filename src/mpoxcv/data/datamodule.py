@@ -78,9 +78,11 @@ class MSLDDataModule(L.LightningDataModule):
         _at_least_one("data.image_size", image_size)
         _at_least_one("data.batch_size", batch_size)
         _at_least_one("data.eval_batch_size", eval_batch_size)
+        if threads is not None:
+            _at_least_one("data.threads", threads)
         for option, value in (("data.mean", mean), ("data.std", std)):
-            if value is not None and len(value) != 3:
-                raise UserError(f"{option}={list(value)} should be three numbers: red, green and blue.")
+            if value is not None and (not isinstance(value, Sequence) or len(value) != 3):
+                raise UserError(f"{option}={value} should be three numbers, for red, green and blue: [0.5,0.5,0.5].")
         self.root, self.classes, self.name_pattern = Path(root), list(classes), name_pattern
         self.fold, self.dataset_name, self.train_images = fold, name, train_images
         self.image_size, self.batch_size, self.eval_batch_size = image_size, batch_size, eval_batch_size

@@ -38,6 +38,8 @@ class BatchLoader:
         rank, world_size: of this process.
     """
 
+    batch_sampler = None  # Lightning reads it
+
     def __init__(
         self,
         pixels: Tensor,
