@@ -1,0 +1,147 @@
+"""Whether a data set on disk can be used: its counts beside the published ones, and every picture decoded."""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from rich.text import Text
+
+from mpoxcv.data.cache import unreadable
+from mpoxcv.data.images import decode
+from mpoxcv.data.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COUNTS
+from mpoxcv.data.synthetic import is_synthetic
+from mpoxcv.data.tree import index_folds
+from mpoxcv.errors import UserError
+
+PARTS = {"train": "Train", "val": "Valid", "test": "Test", "augmented": "FOLDS_AUG"}
+MIN_WIDTH = 100  # columns, where the output is no terminal
+DIFFERS = "≠"
+
+
+def check(
+    root: str | os.PathLike[str],
+    classes: Sequence[str],
+    name_pattern: str,
+    folds: int = 5,
+    exclude: Sequence[str] = (),
+    threads: int | None = None,
+) -> None:
+    """Print the counts, beside the published ones if the classes are those of MSLD v2.0; decode all pictures.
+
+    Args:
+        root: the data set's folder.
+        classes: class names in the order of their labels.
+        name_pattern: as in ``mpoxcv.data.tree.index_folds``.
+        folds: folds 1 to this number must be there.
+        exclude: shell patterns of paths below ``root`` that are left out.
+        threads: decoding threads; None takes one a core.
+
+    Raises:
+        UserError: the data cannot be used: folders are missing, or pictures cannot be decoded. A count that
+            differs from the published one is marked, and no error.
+    """
+    if not isinstance(folds, int) or folds < 1:
+        raise UserError(f"folds={folds} should be the number of folds: folds=5.")
+    root = Path(root)
+    table = index_folds(root, classes, name_pattern, range(1, folds + 1), exclude)
+    synthetic = is_synthetic(root)
+    compare = not synthetic and set(classes) == set(CLASS_COUNTS)
+    rows = count_rows(table, classes, compare)
+
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not console.is_terminal:
+        console.width = max(console.width, MIN_WIDTH)
+    console.print(root.absolute(), soft_wrap=True)
+    console.print(_grid("SYNTHETIC pictures, of nobody's skin" if synthetic else "Pictures", rows))
+    failures = undecodable(root, table["path"].tolist(), threads)
+    if differences := sum(DIFFERS in cell for row in rows for cell in row):
+        console.print(
+            f"{differences} counts differ from those published for MSLD v2.0: found {DIFFERS} published. "
+            "Say so beside results on these data.",
+            style="bold red",
+        )
+    elif compare:
+        console.print("All counts are those published for MSLD v2.0.")
+    if failures:
+        raise UserError(unreadable(failures, root))
+    console.print(f"Folds 1 to {folds} are whole and all {len(table)} files decode: the data can be used.")
+
+
+def count_rows(table: pd.DataFrame, classes: Sequence[str], compare: bool) -> list[list[str]]:
+    """Count the pictures of each fold, split and class; over all folds, distinct originals and patients.
+
+    Args:
+        table: from ``mpoxcv.data.tree.index_folds``.
+        classes: class names in the order of the columns.
+        compare: put published counts beside, with ``DIFFERS`` wherever another one was found.
+
+    Returns:
+        Cells, headings first; four rows a fold, then two for all folds.
+    """
+    part = table["split"].where(~table["augmented"], "augmented")
+    counts = Counter(zip(table["fold"], part, table["class"], strict=True))
+    rows = [["fold", "", *classes, "total", *["published"] * compare]]
+
+    def add_row(fold: str, what: str, found: list[int], published: dict[str, int], total: int | None) -> None:
+        pairs = [(n, published.get(c, n) if compare else n) for n, c in zip(found, classes, strict=True)]
+        cells = [str(n) if n == p else f"{n} {DIFFERS} {p}" for n, p in pairs]
+        beside = "" if total is None else str(total) if sum(found) == total else f"{DIFFERS} {total}"
+        rows.append([fold, what, *cells, str(sum(found)), *[beside] * compare])
+
+    for fold in sorted(set(table["fold"])):
+        for key, name in PARTS.items():
+            known = TEST_CLASS_COUNTS.get(fold, {}) if key == "test" else {}
+            found = [counts[fold, key, c] for c in classes]
+            add_row(str(fold), name, found, known, SPLIT_COUNTS.get(fold, {}).get(key))
+    originals = table[~table["augmented"]].drop_duplicates(["class", "original"])
+    distinct = {"pictures": originals, "patients": originals.drop_duplicates(["class", "patient"])}
+    for i, (what, kept) in enumerate(distinct.items()):
+        known = {c: pair[i] for c, pair in CLASS_COUNTS.items()}
+        add_row("all", what, [int((kept["class"] == c).sum()) for c in classes], known, sum(known.values()))
+    return rows
+
+
+def undecodable(root: Path, paths: Sequence[str], threads: int | None = None) -> list[str]:
+    """Decode every distinct file and return ``<path>: <reason>`` for each that is no sound picture."""
+    reasons: dict[bytes, str] = {}  # by content: folds hold the same pictures again and again
+
+    def reason(path: str) -> str:
+        try:
+            data = (root / path).read_bytes()
+        except OSError as error:
+            return f"cannot be read: {error.strerror}"
+        digest = hashlib.blake2b(data, digest_size=16).digest()
+        if digest not in reasons:
+            try:
+                decode(data)
+                reasons[digest] = ""
+            except UserError as error:
+                reasons[digest] = str(error)
+        return reasons[digest]
+
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        results = track(pool.map(reason, paths), f"Decoding {len(paths)} files", len(paths), transient=True)
+        return [f"{path}: {why}" for path, why in zip(paths, results, strict=True) if why]
+
+
+def _grid(title: str, rows: list[list[str]]) -> Table:
+    grid = Table(
+        title=title, title_justify="left", title_style="bold",
+        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
+    )
+    for position, heading in enumerate(rows[0]):
+        left = position < 2
+        grid.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=left)
+    for number, row in enumerate(rows[1:], 1):
+        label = row[0] if number % len(PARTS) == 1 else ""
+        cells = [Text(cell, style="bold red" if DIFFERS in cell else "") for cell in row[1:]]
+        grid.add_row(label, *cells, end_section=number % len(PARTS) == 0)
+    return grid
