@@ -81,6 +81,7 @@ def test_fetch_and_check(tmp_path: Path, tree: Path, run_script: Callable) -> No
         (["source=kaggle", "data=synthetic"], "source=kaggle does not give data=synthetic"),
         (["source=kaggle", "data.name=mine"], "source=kaggle does not give data=mine"),
         (["source=nothere.zip"], "source=nothere.zip is not a file"),
+        (["data.classes=null"], "name the class folders"),
         (["soruce=kaggle"], "Did you mean 'source'"),
     ],
 )
