@@ -51,7 +51,7 @@ def check(
     if not isinstance(folds, int) or folds < 1:
         raise UserError(f"folds={folds} should be the number of folds: folds=5.")
     if not classes:
-        raise UserError("data.classes is empty: name the class folders, for example data.classes=[Mpox,Other].")
+        raise UserError("data.classes is empty: name the class folders, as in data.classes=[Mpox,Other].")
     root = Path(root)
     table = index_folds(root, classes, name_pattern, range(1, folds + 1), exclude)
     synthetic = is_synthetic(root)
