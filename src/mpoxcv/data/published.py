@@ -2,9 +2,9 @@
 
 Sources: pictures and patients by class from the data set's own README (mHealthBuet,
 Mpox-Skin-Lesion-Dataset-v2); val, test and augmented by fold, and test by class, from the outputs printed by
-public notebooks that ran on the official folds (navidnayyem, A_Deep_Learning_Approach_for_Monkeypox_…). Train is
-755 - val - test, which is also augmented / 14 in every fold. Each fold splits all 755 pictures; the five test
-splits hold 364 together and do not tile them.
+public notebooks that ran on the official folds (navidnayyem, A_Deep_Learning_Approach_for_Monkeypox_…). Train
+is 755 - val - test, which is also augmented / 14 in every fold. Each fold splits all 755 pictures; the five
+test splits hold 364 together and do not tile them.
 """
 
 CLASS_COUNTS: dict[str, tuple[int, int]] = {  # class: pictures, patients
