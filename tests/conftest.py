@@ -24,7 +24,9 @@ class Finished:
 
 
 @pytest.fixture
-def run_script(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Finished]:
+def run_script(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Finished]:
     """Call ``run_script("train", "fold=3", …)`` in tmp_path: exit code and what the user saw."""
 
     def run(name: str, *arguments: str) -> Finished:

@@ -17,7 +17,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     leaves a broken file under the good name.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
         """Save ``checkpoint`` under ``path``.
 
         Raises:

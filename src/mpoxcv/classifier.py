@@ -21,6 +21,7 @@ from mpoxcv.metrics import classification_metrics
 
 PROGRESS_BAR = ("train/loss", "val/loss", "val/f1_macro")
 PLATEAU_MONITOR = "val/loss"
+DEFAULT_OPTIMIZER = functools.partial(torch.optim.AdamW, lr=1e-3)
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class SplitOutputs:
 class LesionClassifier(L.LightningModule):
     """Train and score a network on batches of ``mpoxcv.data.loader.Batch``.
 
-    A step only keeps its outputs; all metrics are computed once, when the split has been seen whole, over all processes.
-    They are logged as ``<split>/<metric>``, those of single classes for the test split alone. ``history`` holds one row an
-    epoch of a fit; ``outputs`` and ``metrics`` hold each split's last.
+    A step only keeps its outputs; all metrics are computed once, when the split has been seen whole, over all
+    processes. They are logged as ``<split>/<metric>``, those of single classes for the test split alone. ``history``
+    holds one row an epoch of a fit; ``outputs`` and ``metrics`` hold each split's last.
 
     Args:
         network: maps float (B, 3, S, S) to scores (B, C).
@@ -64,9 +65,7 @@ class LesionClassifier(L.LightningModule):
         self,
         network: nn.Module,
         classes: Sequence[str],
-        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = functools.partial(
-            torch.optim.AdamW, lr=1e-3
-        ),
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = DEFAULT_OPTIMIZER,
         scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
         class_weights: str | Sequence[float] | None = None,
         label_smoothing: float = 0.0,
@@ -83,7 +82,7 @@ class LesionClassifier(L.LightningModule):
             )
         if not 0 <= label_smoothing < 1:
             raise UserError(f"classifier.label_smoothing={label_smoothing} should be at least 0 and below 1.")
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network.to(memory_format=torch.channels_last)
         self.classes = list(classes)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.class_weights = class_weights if isinstance(class_weights, str | None) else list(class_weights)
@@ -117,9 +116,7 @@ class LesionClassifier(L.LightningModule):
     def loss(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
         """Cross entropy with class weights and label smoothing, as in ``torch.nn.CrossEntropyLoss``."""
         weight = None if self._weight is None else self._weight.to(logits)
-        return F.cross_entropy(
-            logits, labels, weight, reduction=reduction, label_smoothing=self.label_smoothing
-        )
+        return F.cross_entropy(logits, labels, weight, reduction=reduction, label_smoothing=self.label_smoothing)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the batch's loss."""
@@ -229,7 +226,9 @@ class LesionClassifier(L.LightningModule):
         theirs = {name: tuple(value.shape) for name, value in checkpoint.get("state_dict", {}).items()}
         if ours != theirs:
             names = [n for n in dict.fromkeys([*ours, *theirs]) if ours.get(n) != theirs.get(n)]
-            rows = [f"  {n}: {theirs.get(n, 'absent')} in the checkpoint, {ours.get(n, 'absent')} here" for n in names[:5]]
+            rows = [
+                f"  {n}: {theirs.get(n, 'absent')} in the checkpoint, {ours.get(n, 'absent')} here" for n in names[:5]
+            ]
             raise UserError(
                 f"The checkpoint holds another network than {type(self.network).__name__} ({len(names)} differences):\n"
                 + "\n".join(rows)

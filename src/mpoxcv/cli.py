@@ -106,7 +106,8 @@ def explain(error: BaseException, conf_dir: Path, config_name: str, arguments: l
             return f"{cause.strerror}{where}. What was finished before is whole; make room or change the folder, and try again."
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        return f"{choice!r} is not an option of {group}.{did_you_mean(choice, error.options)} Options: {', '.join(error.options)}."
+        options = ", ".join(error.options)
+        return f"{choice!r} is not an option of {group}.{did_you_mean(choice, error.options)} Options: {options}."
     if isinstance(error, ConfigCompositionException) and (key := _unknown_key(error)):
         hint = _suggest_option(key, _config_keys(conf_dir, config_name, arguments))
         return f"There is no option {key!r}.{hint} All options with their values: --cfg job"
@@ -124,7 +125,11 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _unknown_key(error: BaseException) -> str | None:
     for cause in _chain(error):
         if match := re.search(r"Could not override '([^']+)'", str(cause)):
-            return match[1].partition("@")[0].replace("/", ".") if "No match in the defaults list" in str(cause) else match[1]
+            return (
+                match[1].partition("@")[0].replace("/", ".")
+                if "No match in the defaults list" in str(cause)
+                else match[1]
+            )
     return None
 
 

@@ -24,7 +24,16 @@ from mpoxcv.evaluation.figures import SYNTHETIC_NOTE
 from mpoxcv.evaluation.predictions import SYNTHETIC
 
 LOGGED_OPTIONS = ["fold", "seed", "data", "model", "optimizer", "scheduler", "classifier", "trainer"]
-HEADLINE = ("f1_macro", "balanced_accuracy", "accuracy", "auroc_macro", "precision_macro", "recall_macro", "loss", "ece")
+HEADLINE = (
+    "f1_macro",
+    "balanced_accuracy",
+    "accuracy",
+    "auroc_macro",
+    "precision_macro",
+    "recall_macro",
+    "loss",
+    "ece",
+)
 
 
 def train(cfg: DictConfig) -> dict[str, float]:
@@ -178,7 +187,7 @@ def _log_hparams(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, floa
             # not logger.log_hyperparams: it would log the metrics once more, at step 0
             with SummaryWriter(logger.log_dir) as writer:
                 for summary in hparams(options, final):
-                    writer.file_writer.add_summary(summary)  # type: ignore[union-attr]
+                    writer.file_writer.add_summary(summary)
                 for name in HEADLINE:
                     writer.add_scalar(f"best_val/{name}", metrics[f"val/{name}"], trainer.global_step)
 

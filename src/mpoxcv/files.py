@@ -22,7 +22,7 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | memory
             stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(partial, path)
+        partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
 

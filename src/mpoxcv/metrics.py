@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torchmetrics.functional.classification import (
     binary_auroc,

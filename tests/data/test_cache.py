@@ -3,8 +3,8 @@ import os
 
 import numpy as np
 import pytest
-from conftest import write_picture
 
+from conftest import write_picture
 from mpoxcv.data import cache as cache_module
 from mpoxcv.data.cache import open_cache
 from mpoxcv.data.images import decode

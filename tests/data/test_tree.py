@@ -1,8 +1,8 @@
 import shutil
 
 import pytest
-from conftest import CLASSES, PATTERN, write_picture, write_tree
 
+from conftest import CLASSES, PATTERN, write_picture, write_tree
 from mpoxcv.data.tree import index_flat, index_folds
 from mpoxcv.errors import UserError
 
@@ -73,7 +73,10 @@ def test_exclude_takes_paths_and_patterns(tree):
         (lambda t: (shutil.rmtree(t / "FOLDS/fold1/Test"), (t / "FOLDS/fold1/Test").mkdir()), ["fold1/Test is empty"]),
         (lambda t: (t / "FOLDS/fold1/Train/Mealses").mkdir(), ["Mealses", "fold1/Train", "Did you mean 'Measles'"]),
         (lambda t: shutil.rmtree(t / "FOLDS/fold1/Test/Cowpox"), ["Cowpox has no folder", "fold1/Test"]),
-        (lambda t: [p.unlink() for p in (t / "FOLDS/fold1/Test/Cowpox").iterdir()], ["Cowpox has no picture", "Test/Cowpox"]),
+        (
+            lambda t: [p.unlink() for p in (t / "FOLDS/fold1/Test/Cowpox").iterdir()],
+            ["Cowpox has no picture", "Test/Cowpox"],
+        ),
         (lambda t: (t / "FOLDS/fold1/Tset").mkdir(), ["Unexpected folder", "Tset", "Did you mean 'test'"]),
         (lambda t: (t / "FOLDS/fold1/validation").mkdir(), ["val split twice"]),
         (lambda t: write_picture(t / "FOLDS/fold1/Train/Cowpox/holiday.jpg", 1), ["holiday.jpg", "data.name_pattern"]),

@@ -62,7 +62,8 @@ class SamplePictures(L.Callback):
             rows: list[int] = []
             for label in range(len(datamodule.classes)):
                 of_class = np.flatnonzero(table["label"] == label)
-                rows += of_class[np.linspace(0, len(of_class) - 1, self.per_class).astype(int)].tolist()
+                chosen = np.linspace(0, len(of_class) - 1, min(self.per_class, len(of_class))).astype(int)
+                rows += of_class[chosen].tolist()
             figure = contact_sheet(
                 [datamodule.cached_picture(split, row) for row in rows],
                 [f"{table['class'][row]}\n{Path(table['image'][row]).name}" for row in rows],

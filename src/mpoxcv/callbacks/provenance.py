@@ -78,7 +78,9 @@ class Provenance(L.Callback):
             "pictures": {split: len(datamodule.table(split)) for split in ("train", "val", "test")},
         }
         device = trainer.strategy.root_device
-        name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+        name = (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+        )
         self.content["accelerator"] = {
             "type": device.type,
             "name": name,

@@ -102,9 +102,7 @@ def _build(file: Path, shape: tuple[int, ...], root: Path, paths: list[str], poo
 
     try:
         with partial.open("wb") as stream:
-            np.lib.format.write_array_header_1_0(
-                stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
-            )
+            np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
             # plain writes, since a memory map on a full disk ends the process with SIGBUS
             for chunk in track(chunks, f"Decoding {len(paths)} pictures", transient=True):
                 for picture in pool.map(decode_file, chunk):
@@ -114,7 +112,7 @@ def _build(file: Path, shape: tuple[int, ...], root: Path, paths: list[str], poo
             os.fsync(stream.fileno())
         if failures:
             raise UserError(unreadable(failures, root))
-        os.replace(partial, file)
+        partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -81,9 +81,7 @@ class BatchLoader:
 
     def _order(self) -> Tensor:
         n = len(self.rows)
-        generator = torch.Generator().manual_seed(
-            mix(self.seed, 0 if self.sampler_name == "fixed" else self.epoch)
-        )
+        generator = torch.Generator().manual_seed(mix(self.seed, 0 if self.sampler_name == "fixed" else self.epoch))
         if self.sampler_name == "sequential":
             return torch.arange(n)
         if self.sampler_name == "weighted":

@@ -195,7 +195,9 @@ def _fold_folder(folds_folder: Path, fold: int, root: Path) -> Path:
         match = FOLD_FOLDER.fullmatch(entry.name)
         if match and entry.is_dir():
             if int(match[1]) in numbered:
-                raise UserError(f"{folds_folder} holds fold {match[1]} twice: {numbered[int(match[1])].name}, {entry.name}.")
+                raise UserError(
+                    f"{folds_folder} holds fold {match[1]} twice: {numbered[int(match[1])].name}, {entry.name}."
+                )
             numbered[int(match[1])] = Path(entry.path)
     if fold not in numbered:
         there = ", ".join(p.name for _, p in sorted(numbered.items())) or "none"
@@ -250,6 +252,4 @@ def _read_split(
 
 
 def _is_picture(entry: os.DirEntry[str]) -> bool:
-    return os.path.splitext(entry.name)[1].lower() in PICTURE_SUFFIXES and entry.is_file()
-
-
+    return Path(entry.name).suffix.lower() in PICTURE_SUFFIXES and entry.is_file()

@@ -1,11 +1,13 @@
 """Figures of one table of predictions, as matplotlib figures that are legible in print and for the colour-blind."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import auc, average_precision_score, confusion_matrix, precision_recall_curve, roc_curve
 
 from mpoxcv.evaluation.predictions import classes_of, is_synthetic, probabilities_of
@@ -42,14 +44,17 @@ def confusion_figure(predictions: pd.DataFrame, normalise: bool = False) -> Figu
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     kind = "row-normalised" if normalise else "counts"
     side = 3.2 + 0.55 * len(classes)
-    figure = new_figure(f"Confusion matrix ({kind})\n{describe(predictions)}", is_synthetic(predictions), side + 0.6, side)
+    figure = new_figure(
+        f"Confusion matrix ({kind})\n{describe(predictions)}", is_synthetic(predictions), side + 0.6, side
+    )
     axes = figure.subplots()
     image = axes.imshow(shares if normalise else counts, cmap="Blues", vmin=0, vmax=1 if normalise else None)
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class" if normalise else "pictures")
+    label = "share of the true class" if normalise else "pictures"
+    figure.colorbar(image, ax=axes, shrink=0.8, label=label, ticks=MaxNLocator(integer=not normalise))
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
     axes.set_yticks(range(len(classes)), [f"{c} ({n})" for c, n in zip(classes, counts.sum(1), strict=True)])
     axes.set(xlabel="predicted class", ylabel="true class (pictures)")
-    shade = image.norm(shares if normalise else counts)
+    shade = np.asarray(image.norm(shares if normalise else counts))
     for row, column in np.ndindex(counts.shape):
         text = f"{shares[row, column]:.2f}" if normalise else str(counts[row, column])
         colour = "white" if shade[row, column] > 0.55 else "black"
@@ -60,7 +65,7 @@ def confusion_figure(predictions: pd.DataFrame, normalise: bool = False) -> Figu
 def roc_figure(predictions: pd.DataFrame) -> Figure:
     """Draw each class's ROC curve against the rest, with its area."""
 
-    def curve(axes: Axes, truth: np.ndarray, scores: np.ndarray, name: str, line: dict[str, object]) -> None:
+    def curve(axes: Axes, truth: np.ndarray, scores: np.ndarray, name: str, line: dict[str, Any]) -> None:
         false_positives, true_positives, _ = roc_curve(truth, scores)
         area = auc(false_positives, true_positives)
         axes.plot(false_positives, true_positives, label=f"{name}: AUROC {area:.3f}", **line)
@@ -74,7 +79,7 @@ def roc_figure(predictions: pd.DataFrame) -> Figure:
 def precision_recall_figure(predictions: pd.DataFrame) -> Figure:
     """Draw each class's precision-recall curve against the rest, with its average precision and prevalence."""
 
-    def curve(axes: Axes, truth: np.ndarray, scores: np.ndarray, name: str, line: dict[str, object]) -> None:
+    def curve(axes: Axes, truth: np.ndarray, scores: np.ndarray, name: str, line: dict[str, Any]) -> None:
         precision, recall, _ = precision_recall_curve(truth, scores)
         area = average_precision_score(truth, scores)
         label = f"{name}: AP {area:.3f} (prevalence {truth.mean():.2f})"
@@ -86,21 +91,21 @@ def precision_recall_figure(predictions: pd.DataFrame) -> Figure:
 
 
 def _one_against_rest(
-    title: str, predictions: pd.DataFrame, curve: Callable[[Axes, np.ndarray, np.ndarray, str, dict[str, object]], None]
+    title: str, predictions: pd.DataFrame, curve: Callable[[Axes, np.ndarray, np.ndarray, str, dict[str, Any]], None]
 ) -> tuple[Figure, Axes]:
-    figure = new_figure(f"{title}\n{describe(predictions)}", is_synthetic(predictions), 6.4, 6.0)
+    figure = new_figure(f"{title}\n{describe(predictions)}", is_synthetic(predictions), 6.4, 7.2)
     axes = figure.subplots()
     probabilities = probabilities_of(predictions)
     for label, name in enumerate(classes_of(predictions)):
         truth = (predictions["label"] == name).to_numpy()
-        line = {"color": COLOURS[label % len(COLOURS)], "linestyle": STYLES[label % len(STYLES)]}
+        line: dict[str, Any] = {"color": COLOURS[label % len(COLOURS)], "linestyle": STYLES[label % len(STYLES)]}
         if 0 < truth.sum() < len(truth):
             curve(axes, truth, probabilities[:, label], f"{name} (n={truth.sum()})", line)
         else:
             axes.plot([], [], label=f"{name}: not defined (n={truth.sum()})", **line)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right" if "ROC" in title else "lower left")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     return figure, axes
 
 
@@ -123,7 +128,9 @@ def reliability_figure(predictions: pd.DataFrame) -> Figure:
     upper.set(ylabel="share of correct predictions", ylim=(-0.02, 1.02))
     upper.legend(fontsize=8, loc="upper left")
     upper.grid(alpha=0.3)
-    lower.bar(edges[:-1], counts, width=np.diff(edges), align="edge", color=COLOURS[5], edgecolor="black", linewidth=0.5)
+    lower.bar(
+        edges[:-1], counts, width=np.diff(edges), align="edge", color=COLOURS[5], edgecolor="black", linewidth=0.5
+    )
     lower.set(xlabel="confidence (largest probability)", ylabel="pictures", xlim=(0, 1))
     return figure
 
@@ -131,16 +138,15 @@ def reliability_figure(predictions: pd.DataFrame) -> Figure:
 def most_confident_mistakes(predictions: pd.DataFrame, most: int = 15) -> pd.DataFrame:
     """Return the wrong predictions, the most confident first."""
     wrong = predictions[predictions["label"] != predictions["prediction"]]
-    order = np.argsort(-probabilities_of(wrong).max(1), kind="stable") if len(wrong) else []
-    return wrong.iloc[order][:most]
+    if wrong.empty:
+        return wrong
+    return wrong.iloc[np.argsort(-probabilities_of(wrong).max(1), kind="stable")][:most]
 
 
-def mistakes_figure(
-    predictions: pd.DataFrame, picture_of: Callable[[pd.Series], np.ndarray], most: int = 15
-) -> Figure:
+def mistakes_figure(predictions: pd.DataFrame, picture_of: Callable[[pd.Series], np.ndarray], most: int = 15) -> Figure:
     """Show the most confident mistakes; ``picture_of`` gives a row's picture, uint8 (height, width, 3)."""
     wrong = most_confident_mistakes(predictions, most)
-    confidence = probabilities_of(wrong).max(1) if len(wrong) else []
+    confidence = probabilities_of(wrong).max(1, initial=0)
     titles = [
         f"{row['image'].partition('/')[2]}\n{row['label']}\ncalled {row['prediction']} ({p:.2f})"
         for (_, row), p in zip(wrong.iterrows(), confidence, strict=True)
@@ -155,7 +161,7 @@ def contact_sheet(
 ) -> Figure:
     """Show pictures, uint8 (height, width, 3), in rows of ``columns`` with a title each."""
     rows = max(1, -(-len(pictures) // columns))
-    figure = new_figure(title, synthetic, 1.75 * columns, 0.7 + 2.15 * rows)
+    figure = new_figure(title, synthetic, 1.75 * columns, 0.8 + 2.3 * rows)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
