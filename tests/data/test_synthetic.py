@@ -103,9 +103,9 @@ def test_pictures_are_jpegs_of_the_size_and_show_something(tree):
 
 
 def test_same_options_same_files_whatever_the_threads(tmp_path):
-    write_synthetic(tmp_path / "a", seed=3, size=32, copies=1, folds=[3], threads=1)
-    write_synthetic(tmp_path / "b", seed=3, size=32, copies=1, folds=[3], threads=5)
-    write_synthetic(tmp_path / "c", seed=4, size=32, copies=1, folds=[3])
+    write_synthetic(tmp_path / "a", seed=3, size=16, copies=1, folds=[3], threads=1)
+    write_synthetic(tmp_path / "b", seed=3, size=16, copies=1, folds=[3], threads=5)
+    write_synthetic(tmp_path / "c", seed=4, size=16, copies=1, folds=[3])
     a, b, c = (hashes(tmp_path / name) for name in "abc")
     assert len(a) == 755 + 538 + 1
     assert a == b
@@ -197,9 +197,9 @@ def test_copies_where_links_are_not_to_be_had(tmp_path, monkeypatch):
     def link(*_):
         raise PermissionError(1, "Operation not permitted")
 
-    write_synthetic(tmp_path / "linked", size=16, copies=1, folds=[1, 2])
+    write_synthetic(tmp_path / "linked", size=16, copies=0, folds=[1, 2])
     monkeypatch.setattr(os, "link", link)
-    write_synthetic(tmp_path / "copied", size=16, copies=1, folds=[1, 2])
+    write_synthetic(tmp_path / "copied", size=16, copies=0, folds=[1, 2])
     assert hashes(tmp_path / "linked") == hashes(tmp_path / "copied")
 
 

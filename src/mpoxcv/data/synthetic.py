@@ -195,7 +195,7 @@ def _draw(name: str, size: int, patient: np.random.Generator, rng: np.random.Gen
     x = (np.arange(size, dtype=np.float32) + 0.5) / size
     slope = rng.uniform(-0.2, 0.2, 2).astype(np.float32)
     light = np.float32(rng.uniform(0.85, 1.08)) + slope[0] * (x[:, None] - 0.5) + slope[1] * (x - 0.5)
-    light = light + 0.08 * _noise(5, size, rng) + 0.1 * _noise(size // 3, size, rng)
+    light = light + 0.08 * _noise(5, size, rng) + 0.1 * _noise(32, size, rng)
     picture = (skin + tint.astype(np.float32)) * light[..., None]
 
     count = round(rng.integers(look.number[0], look.number[1] + 1) * amount)
@@ -208,7 +208,7 @@ def _draw(name: str, size: int, patient: np.random.Generator, rng: np.random.Gen
         nearest = squares.argmin(0)
         columns = np.arange(size)
         u, v = u[nearest, columns], v[nearest, columns[:, None]]
-        distance = np.sqrt(u * u + v * v) + 0.5 * _noise(max(size // 8, 2), size, rng)  # 0 centre, 1 edge
+        distance = np.sqrt(u * u + v * v) + 0.5 * _noise(12, size, rng)  # 0 centre, 1 edge
         vivid = np.float32(strength) * rng.uniform(0.75, 1, count).astype(np.float32)[nearest]
         inside = _fade(distance, 0.75, 1.1)
         layers = [
