@@ -43,8 +43,9 @@ class LesionClassifier(L.LightningModule):
     """Train and score a network on batches of ``mpoxcv.data.loader.Batch``.
 
     A step only keeps its outputs; all metrics are computed once, when the split has been seen whole, over all
-    processes. They are logged as ``<split>/<metric>``, those of single classes for the test split alone. ``history``
-    holds one row an epoch of a fit; ``outputs`` and ``metrics`` hold each split's last.
+    processes. They are logged as ``<split>/<metric>``, those of single classes for the test split alone, those of a
+    validation outside a fit as ``val_best/<metric>``. ``history`` holds one row an epoch of a fit; ``outputs`` and
+    ``metrics`` hold each split's last.
 
     Args:
         network: maps float (B, 3, S, S) to scores (B, C).
@@ -176,9 +177,9 @@ class LesionClassifier(L.LightningModule):
         if fitting:
             self._remember(named)
         # Scoring the best checkpoint after the fit must not add a point to the curve of the fit.
-        logged = split == "test" or fitting
+        logged_as = "val_best" if split == "val" and not fitting else split
         for name, value in named.items():
-            self.log(name, value, prog_bar=name in PROGRESS_BAR, logger=logged)
+            self.log(name.replace(split, logged_as, 1), value, prog_bar=name in PROGRESS_BAR)
 
     def _remember(self, values: dict[str, float]) -> None:
         if not self.history or self.history[-1]["epoch"] != self.current_epoch:

@@ -10,20 +10,22 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
 
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.figures import SYNTHETIC_NOTE
 from mpoxcv.evaluation.predictions import SYNTHETIC
+from mpoxcv.tensorboard import SplitTensorBoardLogger
 
-LOGGED_OPTIONS = ["fold", "seed", "data", "model", "optimizer", "scheduler", "classifier", "trainer"]
+LOGGED_OPTIONS = (
+    "fold", "seed", "data.name", "data.train_images", "data.image_size", "data.batch_size", "data.sampler",
+    "data.augment", "model", "optimizer", "scheduler", "classifier.class_weights", "classifier.label_smoothing",
+    "trainer.max_epochs", "trainer.precision",
+)  # fmt: skip
 HEADLINE = (
     "f1_macro",
     "balanced_accuracy",
@@ -177,25 +179,23 @@ def _same(before: float | None, now: float) -> bool:
 
 def _log_hparams(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, float]) -> None:
     """Give every logger the options, and TensorBoard's HPARAMS page their final metrics beside them."""
-    options = dict(_flatten(OmegaConf.to_container(OmegaConf.masked_copy(cfg, LOGGED_OPTIONS), resolve=True)))
-    final = {f"test/{name}": metrics[f"test/{name}"] for name in HEADLINE}
-    final |= {f"best_val/{name}": metrics[f"val/{name}"] for name in HEADLINE}
+    options = dict(pair for key in LOGGED_OPTIONS for pair in _options(key, OmegaConf.select(cfg, key)))
+    final = {f"{split}/{name}": metrics[f"{split}/{name}"] for split in ("val", "test") for name in HEADLINE}
+    final = {name.replace("val/", "val_best/"): value for name, value in final.items()}
     for logger in trainer.loggers:
-        if not isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(options)
-        elif trainer.is_global_zero:
-            # not logger.log_hyperparams: it would log the metrics once more, at step 0
-            with SummaryWriter(logger.log_dir) as writer:
-                for summary in hparams(options, final):
-                    writer.file_writer.add_summary(summary)
-                for name in HEADLINE:
-                    writer.add_scalar(f"best_val/{name}", metrics[f"val/{name}"], trainer.global_step)
-
-
-def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the leaves of nested dictionaries with dotted names; lists become text."""
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
+        if isinstance(logger, SplitTensorBoardLogger):
+            logger.log_final(options, final)
         else:
-            yield f"{prefix}{key}", value if isinstance(value, bool | int | float | str) else str(value)
+            logger.log_hyperparams(options)
+
+
+def _options(key: str, value: Any) -> Iterator[tuple[str, bool | int | float | str]]:
+    """Yield plain options by dotted names; of a ``_target_`` its last part stands for the whole."""
+    if isinstance(value, DictConfig) and "_target_" in value:
+        yield key, value._target_.rpartition(".")[2]
+    if isinstance(value, DictConfig):
+        for name in map(str, value):
+            if not name.startswith("_"):
+                yield from _options(f"{key}.{name}", value[name])
+    else:
+        yield key, value if isinstance(value, bool | int | float | str) else str(value)

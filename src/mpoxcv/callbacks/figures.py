@@ -9,12 +9,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mpoxcv.callbacks.results import predictions_table
-from mpoxcv.callbacks.tensorboard import tensorboard_writer
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.data.tree import SPLITS
 from mpoxcv.evaluation.figures import contact_sheet, draw_all
 from mpoxcv.evaluation.predictions import SYNTHETIC
+from mpoxcv.tensorboard import tensorboard_writer
 
 
 class Figures(L.Callback):
@@ -59,14 +59,14 @@ class SamplePictures(L.Callback):
         datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]
         for split in SPLITS:
             table = datamodule.table(split)
-            rows: list[int] = []
+            rows: list[int | None] = []
             for label in range(len(datamodule.classes)):
                 of_class = np.flatnonzero(table["label"] == label)
                 chosen = np.linspace(0, len(of_class) - 1, min(self.per_class, len(of_class))).astype(int)
-                rows += of_class[chosen].tolist()
+                rows += [*of_class[chosen].tolist(), *[None] * (self.per_class - len(chosen))]
             figure = contact_sheet(
-                [datamodule.cached_picture(split, row) for row in rows],
-                [f"{table['class'][row]}\n{Path(table['image'][row]).name}" for row in rows],
+                [None if row is None else datamodule.cached_picture(split, row) for row in rows],
+                ["" if row is None else f"{table['class'][row]}\n{Path(table['image'][row]).name}" for row in rows],
                 f"{datamodule.source}, fold {datamodule.fold}, {split}: {len(table)} pictures\n"
                 f"as the network gets them, {datamodule.image_size} x {datamodule.image_size} pixels",
                 datamodule.source == SYNTHETIC,

@@ -1,4 +1,4 @@
-"""The metrics of every epoch: learning_curves.csv, the figure drawn from it, and TensorBoard's shared axes."""
+"""The metrics of every epoch: learning_curves.csv and the figure drawn from it."""
 
 import os
 from pathlib import Path
@@ -7,18 +7,15 @@ import lightning as L
 import pandas as pd
 
 from mpoxcv.callbacks.figures import publish
-from mpoxcv.callbacks.tensorboard import tensorboard_writer
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.evaluation.figures import learning_curves_figure
 from mpoxcv.evaluation.predictions import SYNTHETIC
 from mpoxcv.files import write_atomically
 
-SHARED_AXES = ("loss", "f1_macro", "balanced_accuracy", "accuracy", "auroc_macro", "ece")
-
 
 class History(L.Callback):
-    """Write the history that ``LesionClassifier`` keeps, and give TensorBoard charts with train and val on shared axes.
+    """Write the history that ``LesionClassifier`` keeps.
 
     Args:
         folder: gets learning_curves.csv, one row an epoch, and learning_curves.png.
@@ -26,11 +23,6 @@ class History(L.Callback):
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
-        if writer := tensorboard_writer(trainer):
-            charts = {name: ["Multiline", [f"train/{name}$", f"val/{name}$"]] for name in SHARED_AXES}
-            writer.add_custom_scalars({"train and val": charts})
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
         assert isinstance(pl_module, LesionClassifier)

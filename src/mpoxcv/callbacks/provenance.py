@@ -1,5 +1,6 @@
 """provenance.json: what a run was made of, and how it ended."""
 
+import json
 import os
 import platform
 import resource
@@ -16,8 +17,10 @@ import lightning as L
 import torch
 
 from mpoxcv.data.datamodule import MSLDDataModule
+from mpoxcv.evaluation.figures import SYNTHETIC_NOTE
 from mpoxcv.evaluation.predictions import SYNTHETIC
 from mpoxcv.files import write_json
+from mpoxcv.tensorboard import tensorboard_writer
 
 PACKAGES = (
     "mpoxcv", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pandas",
@@ -53,6 +56,9 @@ class Provenance(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
         self._describe(trainer)
         self._stage_ends(trainer, "prepare", "fitting")
+        if writer := tensorboard_writer(trainer):
+            note = f"**{SYNTHETIC_NOTE}**\n\n" if self.content["data"]["synthetic"] else ""
+            writer.add_text("provenance", f"{note}```\n{json.dumps(self.content, indent=2)}\n```")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
         self.content["epochs"] = trainer.current_epoch

@@ -1,7 +1,7 @@
 """Figures of one table of predictions, as matplotlib figures that are legible in print and for the colour-blind."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,11 @@ CALIBRATION_BINS = 15
 SYNTHETIC_NOTE = "SYNTHETIC DATA: procedural pictures, not patients"
 
 
-def new_figure(title: str, synthetic: bool, width: float = 6.4, height: float = 5.2) -> Figure:
+def new_figure(
+    title: str, synthetic: bool, width: float, height: float, layout: Literal["constrained"] | None = "constrained"
+) -> Figure:
     """Return an empty figure with a title that says when its data are synthetic."""
-    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=150, layout=layout)
     figure.suptitle(f"{title}\n{SYNTHETIC_NOTE}" if synthetic else title, fontsize=11)
     if synthetic:
         figure.patch.set_facecolor("#FFF6E5")
@@ -157,17 +159,21 @@ def mistakes_figure(predictions: pd.DataFrame, picture_of: Callable[[pd.Series],
 
 
 def contact_sheet(
-    pictures: Sequence[np.ndarray], titles: Sequence[str], title: str, synthetic: bool, columns: int = 5
+    pictures: Sequence[np.ndarray | None], titles: Sequence[str], title: str, synthetic: bool, columns: int = 5
 ) -> Figure:
-    """Show pictures, uint8 (height, width, 3), in rows of ``columns`` with a title each."""
+    """Show pictures, uint8 (height, width, 3), in rows of ``columns`` with a title each; None leaves its place empty."""
     rows = max(1, -(-len(pictures) // columns))
-    figure = new_figure(title, synthetic, 1.75 * columns, 0.8 + 2.3 * rows)
+    height = 0.9 + 2.2 * rows
+    # not the constrained layout, which takes seconds for so many axes
+    figure = new_figure(title, synthetic, 1.75 * columns, height, layout=None)
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 1.15 / height, wspace=0.05, hspace=0.28)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")
     for axes, picture, text in zip(grid, pictures, titles, strict=False):
-        axes.imshow(picture, interpolation="nearest")
-        axes.set_title(text, fontsize=7, parse_math=False)
+        if picture is not None:
+            axes.imshow(picture, interpolation="nearest")
+            axes.set_title(text, fontsize=7, parse_math=False)
     if not len(pictures):
         grid[0].text(0, 0.5, "none", fontsize=10)
     return figure

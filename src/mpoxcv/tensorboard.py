@@ -1,0 +1,88 @@
+"""TensorBoard with train and val on the same axes."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+
+class SplitTensorBoardLogger(TensorBoardLogger):
+    """Log ``<split>/<metric>`` as the tag ``curves/<metric>`` of the run ``<split>`` in a folder below the run's.
+
+    TensorBoard draws a chart a tag with a line a run, so that train and val share axes; Lightning's own logger would
+    give two charts. Metrics of single classes, ``<split>/<metric>/<class>``, get the tag ``per_class/<metric>/<class>``.
+
+    Args:
+        save_dir: the run's folder.
+        splits: what counts as a split; all other names are logged in the run's folder itself.
+    """
+
+    def __init__(
+        self, save_dir: str | os.PathLike[str], splits: tuple[str, ...] = ("train", "val", "val_best", "test")
+    ) -> None:
+        super().__init__(str(save_dir), name="", version="", default_hp_metric=False)
+        self.splits = splits
+        self._writers: dict[str, SummaryWriter] = {}
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log each metric in its split's run; Lightning's count of epochs is left out."""
+        for name, value in metrics.items():
+            if name.partition("/")[0] in self.splits:
+                split, tag = split_and_tag(name)
+                self._writer(split).add_scalar(tag, value, step)
+            elif name != "epoch":
+                self.experiment.add_scalar(name, value, step)
+
+    @rank_zero_only
+    def log_final(self, options: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+        """Fill the HPARAMS page.
+
+        Args:
+            options: numbers, booleans and text by name.
+            metrics: by ``<split>/<metric>``; each must have been logged before, which is where the page takes it from.
+        """
+        experiment, start, end = hparams(dict(options), dict(metrics))
+        content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
+        for info in content.experiment.metric_infos:
+            info.display_name = info.name.tag
+            info.name.group, info.name.tag = split_and_tag(info.name.tag)
+        experiment.value[0].metadata.plugin_data.content = content.SerializeToString()
+        with SummaryWriter(self.log_dir) as writer:
+            assert writer.file_writer is not None
+            for summary in (experiment, start, end):
+                writer.file_writer.add_summary(summary)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Close all files; a later call opens new ones."""
+        for writer in self._writers.values():
+            writer.close()
+        self._writers.clear()
+        super().finalize(status)
+
+    def _writer(self, split: str) -> SummaryWriter:
+        if split not in self._writers:
+            self._writers[split] = SummaryWriter(str(Path(self.log_dir) / split))
+        return self._writers[split]
+
+
+def split_and_tag(name: str) -> tuple[str, str]:
+    """Return run and tag of a metric; the tags' first parts are TensorBoard's sections, opened from the top."""
+    split, _, metric = name.partition("/")
+    return split, f"per_class/{metric}" if "/" in metric else f"curves/{metric}"
+
+
+def tensorboard_writer(trainer: L.Trainer) -> SummaryWriter | None:
+    """Return the writer of the first TensorBoard logger, in the process that writes; otherwise None."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+            return logger.experiment
+    return None
