@@ -1,0 +1,44 @@
+"""Make folds, with augmented copies of each Train, from a flat folder of pictures."""
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from mpoxcv.cli import entry_point
+from mpoxcv.errors import UserError
+
+
+@entry_point("make_folds")
+def main(cfg: DictConfig) -> None:
+    """Make the folds that the config describes, and print the command that trains on them."""
+    if missing := [key for key in ("source", "output") if OmegaConf.is_missing(cfg, key)]:
+        raise UserError(
+            f"{' and '.join(f'{key}=DIR' for key in missing)} must be given, for example:\n"
+            "  python scripts/make_folds.py source=pictures output=data/custom\n"
+            "where pictures holds one folder a class, and output is not there yet."
+        )
+    from mpoxcv.data.make_folds import make_folds, next_command  # here, so that --help and typos don't wait
+
+    folds = make_folds(
+        source=str(cfg.source),
+        output=str(cfg.output),
+        classes=cfg.data.classes,
+        name_pattern=cfg.data.name_pattern,
+        augment=instantiate(cfg.augment),
+        copies=cfg.copies,
+        size=cfg.size,
+        n_folds=cfg.n_folds,
+        seed=cfg.seed,
+        exclude=cfg.data.exclude,
+        threads=cfg.data.threads,
+        augment_config=OmegaConf.to_yaml(cfg.augment),
+    )
+    choice, overrides = HydraConfig.get().runtime.choices["data"], list(HydraConfig.get().overrides.task)
+    if cfg.copies == 0:
+        overrides.append("data.train_images=original")
+    classes = sorted(set(folds["class"])) if cfg.data.classes is None else None
+    print(f"Next: {next_command(str(cfg.output), choice, overrides, classes)}")
+
+
+if __name__ == "__main__":
+    main()
