@@ -79,10 +79,13 @@ def test_fold_is_as_published_and_no_patient_crosses_its_splits(tree, fold):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_counts_come_out_for_any_seed(seed):
-    pictures = pd.DataFrame(synthetic._pictures(seed), columns=["class", "patient", "number", "splits"])
+    pictures = pd.DataFrame(synthetic._pictures(seed))
+    atypical = pictures["shown"] != pictures["name"]
+    assert (pictures.groupby(["name", "patient"])["shown"].nunique() == 1).all()
     for fold, counts in SPLIT_COUNTS.items():
-        splits = pictures["splits"].map(lambda s, fold=fold: s[fold]).value_counts()
-        assert splits.to_dict() == {s: counts[s] for s in ("train", "val", "test")}
+        splits = pictures["splits"].map(lambda s, fold=fold: s[fold])
+        assert splits.value_counts().to_dict() == {s: counts[s] for s in ("train", "val", "test")}
+        assert abs(atypical[splits == "test"].sum() - synthetic.ATYPICAL * counts["test"]) <= 1
 
 
 def test_a_picture_is_one_file_in_all_folds(tree):

@@ -25,7 +25,16 @@ from mpoxcv.files import write_json
 VERSION = 1  # raise it when the same options would give other files
 MARKER = "synthetic.json"
 FOLDERS = {"train": "Train", "val": "Valid", "test": "Test"}
-Picture = tuple[str, int, int, dict[int, str]]  # class, patient, number, split by fold
+
+
+class Picture(NamedTuple):
+    """What a picture is of; ``shown`` is the class whose lesions it shows, another one in atypical patients."""
+
+    name: str
+    patient: int
+    number: int
+    shown: str
+    splits: dict[int, str]
 
 
 class Look(NamedTuple):
@@ -49,7 +58,7 @@ LOOKS = {
     "Measles": Look("MSL", (45, 80), (0.035, 0.065), (205, 65, 45), 0.65, 0.5, 0.0, 0.0),
     "Monkeypox": Look("MKP", (5, 16), (0.06, 0.1), (240, 203, 135), 0.9, 0.6, 0.9, 0.5),
 }
-ATYPICAL = 0.1  # share of patients whose lesions look like those of another class
+ATYPICAL = 0.06  # share of pictures that show the lesions of another class; the same in every test split
 SKIN = np.array([(243, 209, 190), (232, 180, 150), (205, 145, 110), (165, 110, 78), (120, 78, 56)], np.float32)
 
 
@@ -136,10 +145,10 @@ def _write_tree(root: Path, seed: int, size: int, copies: int, folds: list[int],
             (folder / name).mkdir(parents=True)
 
     def write_picture(picture: Picture) -> None:
-        name, patient, number, splits = picture
+        name, patient, number, shown, splits = picture
         stem = f"{LOOKS[name].code}_{patient:02d}_{number:02d}"
         ids = [seed, list(LOOKS).index(name), patient]
-        image = _draw(name, size, np.random.default_rng([0, *ids]), np.random.default_rng([1, *ids, number]))
+        image = _draw(LOOKS[shown], size, np.random.default_rng([0, *ids]), np.random.default_rng([1, *ids, number]))
         folders = [originals[fold][splits[fold]] / name for fold in folds]
         _write_linked([folder / f"{stem}.jpg" for folder in folders], _encode(image))
         folders = [augmented[fold] / name for fold in augmented if splits[fold] == "train"]
@@ -169,7 +178,26 @@ def _pictures(seed: int) -> list[Picture]:
                 left[split] -= owned[patient]
                 splits[patient][fold] = split
             assert left["test"] == left["val"] == 0, "patients with one picture fill every gap"
-        pictures += [(name, p + 1, n + 1, splits[p]) for p in range(patients) for n in range(owned[p])]
+        pictures += [Picture(name, p + 1, n + 1, name, splits[p]) for p in range(patients) for n in range(owned[p])]
+    return _make_atypical(pictures, rng)
+
+
+def _make_atypical(pictures: list[Picture], rng: np.random.Generator) -> list[Picture]:
+    """Let some patients show another class, as many in each test split, and outside of them, as is its share."""
+    tests = [[fold for fold, split in picture.splits.items() if split == "test"] or [0] for picture in pictures]
+    left = {fold: round(ATYPICAL * sum(fold in t for t in tests)) for fold in (0, *SPLIT_COUNTS)}
+    patients: dict[tuple[str, int], list[int]] = {}
+    for i, picture in enumerate(pictures):
+        patients.setdefault((picture.name, picture.patient), []).append(i)
+    by_patient = list(patients.values())
+    for rows in (by_patient[p] for p in rng.permutation(len(by_patient))):
+        folds = tests[rows[0]]
+        if all(left[fold] >= len(rows) for fold in folds):
+            shown = str(rng.choice([name for name in LOOKS if name != pictures[rows[0]].name]))
+            for i in rows:
+                pictures[i] = pictures[i]._replace(shown=shown)
+            for fold in folds:
+                left[fold] -= len(rows)
     return pictures
 
 
@@ -183,13 +211,12 @@ def _shares(pictures: int) -> dict[str, int]:
     return shares
 
 
-def _draw(name: str, size: int, patient: np.random.Generator, rng: np.random.Generator) -> Image.Image:
+def _draw(look: Look, size: int, patient: np.random.Generator, rng: np.random.Generator) -> Image.Image:
     """Draw a picture; ``patient`` gives the same numbers for each picture of a patient.
 
     Pixels are made with + - * / and the square root only, which round alike on every machine.
     """
-    look = LOOKS[str(patient.choice(list(LOOKS)))] if patient.random() < ATYPICAL else LOOKS[name]
-    shade, zoom, amount, strength = patient.uniform([0, 0.85, 0.75, 0.8], [len(SKIN) - 1.01, 1.25, 1.1, 1])
+    shade, zoom, amount, strength = patient.uniform([0, 0.8, 0.7, 0.75], [len(SKIN) - 1.01, 1.25, 1.1, 1])
     tint = patient.uniform(-8, 8, 3)
     skin = SKIN[int(shade)] + (SKIN[int(shade) + 1] - SKIN[int(shade)]) * np.float32(shade % 1)
     x = (np.arange(size, dtype=np.float32) + 0.5) / size
