@@ -164,6 +164,7 @@ def test_data_moved_since_the_run(run_script, tree, tmp_path):
         "debug=profile",
         "callbacks=early_stopping callbacks.early_stopping.patience=1",
         "logger=csv",
+        "logger=none",
         "scheduler=plateau",
         "scheduler=onecycle optimizer=adam",
         "scheduler=step optimizer=sgd",

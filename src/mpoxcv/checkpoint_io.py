@@ -1,12 +1,14 @@
-"""Checkpoints that are whole or not there."""
+"""Checkpoints that are whole or not there, and run no code when they are read."""
 
 import io
 import os
+import pickle
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from mpoxcv.errors import UserError
 from mpoxcv.files import write_atomically
 
 
@@ -28,3 +30,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         buffer = io.BytesIO()  # torch.save itself hides the reason of a failed write
         torch.save(checkpoint, buffer)
         write_atomically(path, buffer.getbuffer())
+
+    def load_checkpoint(
+        self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Load a checkpoint of tensors and plain values, whatever ``weights_only`` says.
+
+        Raises:
+            UserError: the file is no checkpoint, a damaged one, or one that holds code.
+        """
+        try:
+            checkpoint = super().load_checkpoint(str(path), map_location, weights_only=True)
+        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+            reason = "it is damaged, no checkpoint at all, or holds more than tensors and plain values"
+            raise UserError(f"The checkpoint {path} cannot be read: {reason} ({str(error).splitlines()[0]}).") from None
+        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
+            raise UserError(f"{path} is not a checkpoint of a run: it holds no state_dict.")
+        return checkpoint

@@ -111,6 +111,8 @@ def explain(error: BaseException, conf_dir: Path, config_name: str, arguments: l
     if isinstance(error, ConfigCompositionException) and (key := _unknown_key(error)):
         hint = _suggest_option(key, _config_keys(conf_dir, config_name, arguments))
         return f"There is no option {key!r}.{hint} All options with their values: --cfg job"
+    if isinstance(error, ValueError) and "Config group override" in str(error):
+        return f"{error}. A group takes the name of one of its options, such as logger=none."
     if isinstance(error, HydraException | OmegaConfBaseException):
         return "\n".join(dict.fromkeys(str(cause).strip() for cause in _chain(error)))
     return None

@@ -136,8 +136,12 @@ def undecodable(root: Path, paths: Sequence[str], threads: int | None = None) ->
 
 def _grid(title: str, rows: list[list[str]]) -> Table:
     grid = Table(
-        title=title, title_justify="left", title_style="bold",
-        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
     for position, heading in enumerate(rows[0]):
         left = position < 2
