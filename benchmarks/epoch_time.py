@@ -27,12 +27,12 @@ import torch
 import torchmetrics
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
+import mpoxcv.cli  # noqa: F401  registers what the configs need
 from mpoxcv.data.synthetic import write_synthetic
 from mpoxcv.data.tree import find_fold_folders
 from mpoxcv.experiment import build
@@ -158,7 +158,6 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    OmegaConf.register_new_resolver("len", len, replace=True)
     with tempfile.TemporaryDirectory() as folder:
         root = arguments.data
         if root is None:

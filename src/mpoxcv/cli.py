@@ -24,6 +24,10 @@ from mpoxcv.errors import UserError, did_you_mean
 WORDS_ALLOWED = frozenset({"fold", "trainer.devices"})  # numbers by default, but words mean something, too
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
 
+# for conf/: the number of classes, and a job's overrides as the name of one folder
+OmegaConf.register_new_resolver("len", len, replace=True)
+OmegaConf.register_new_resolver("folder_name", lambda text: str(text).replace("/", "_"), replace=True)
+
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function of a composed config the main function of a script in ``scripts/``.
@@ -45,7 +49,6 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
 
         @functools.wraps(task)
         def run() -> None:
-            OmegaConf.register_new_resolver("len", len, replace=True)
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands us the exception itself
             try:
                 hydra_main()
