@@ -82,8 +82,11 @@ def test_augmentation_is_drawn_for_each_picture_and_each_epoch_and_repeats():
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_processes_share_each_batch_without_repeats(world_size):
-    whole = list(loader(sampler="shuffle"))
-    shares = [list(loader(sampler="shuffle", rank=rank, world_size=world_size)) for rank in range(world_size)]
+    options = {"sampler": "shuffle", "augment": v2.RandomHorizontalFlip()}
+    whole = list(loader(**options))
+    shares = [list(loader(**options, rank=rank, world_size=world_size)) for rank in range(world_size)]
     for step, batch in enumerate(whole):
         together = torch.cat([share[step]["index"] for share in shares])
         assert sorted(together.tolist()) == sorted(batch["index"].tolist())
+        images = torch.cat([share[step]["image"] for share in shares])
+        assert torch.equal(images[together.argsort()], batch["image"][batch["index"].argsort()])

@@ -58,6 +58,10 @@ def test_doubled_folders_and_system_files(tmp_path):
     assert "Cowpox/COW_20_01.JPEG" in set(table["image"])
 
 
+def test_the_root_may_be_called_folds(tree, tmp_path):
+    assert len(index(tree.rename(tmp_path / "folds"))) == 90
+
+
 def test_exclude_takes_paths_and_patterns(tree):
     full = len(index(tree))
     assert len(index(tree, exclude=["FOLDS/fold1/Train/Cowpox/COW_0_01.jpg"])) == full - 1

@@ -77,7 +77,7 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         order = self._order()
         for step, chosen in enumerate(order.split(self.batch_size)):
-            yield self._batch(chosen[self.rank :: self.world_size], step)
+            yield self._batch(chosen, step)
 
     def _order(self) -> Tensor:
         n = len(self.rows)
@@ -90,12 +90,16 @@ class BatchLoader:
         return torch.randperm(n, generator=generator)
 
     def _batch(self, chosen: Tensor, step: int) -> Batch:
+        share = slice(self.rank, None, self.world_size)
+        if self.augment is None:
+            chosen = chosen[share]
         image = self.pixels[self.rows[chosen]].permute(0, 3, 1, 2)  # a view: channels_last
-        if self.augment is not None and len(chosen):
+        if self.augment is not None:
+            # every process draws for the whole batch, so that a picture's draw does not depend on their number
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(mix(self.seed, self.epoch, step, self.rank))
-                image = torch.stack([self.augment(one) for one in image])
-                image = image.contiguous(memory_format=torch.channels_last)
+                torch.manual_seed(mix(self.seed, self.epoch, step))
+                image = torch.stack([self.augment(one) for one in image])[share]
+            image, chosen = image.contiguous(memory_format=torch.channels_last), chosen[share]
         image = image.float().div_(255)
         if self.mean is not None:
             image.sub_(self.mean)

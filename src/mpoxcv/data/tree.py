@@ -151,17 +151,11 @@ def find_fold_folders(root: Path) -> tuple[Path, Path | None]:
         )
     found: dict[str, list[Path]] = {"folds": [], "folds_aug": []}
     level = [root]
-    for _ in range(4):
+    for _ in range(3):  # the root's own name does not count: it may be called folds
+        level = [Path(entry.path) for folder in level for entry in _entries(folder) if entry.is_dir()]
         for folder in level:
-            if folder.name.lower() in found:
-                found[folder.name.lower()].append(folder)
-        level = [
-            Path(entry.path)
-            for folder in level
-            if folder.name.lower() not in found
-            for entry in _entries(folder)
-            if entry.is_dir()
-        ]
+            found.get(folder.name.lower(), []).append(folder)
+        level = [folder for folder in level if folder.name.lower() not in found]
     for name, folders in found.items():
         if len(folders) > 1:
             raise UserError(
