@@ -2,6 +2,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
+from mpoxcv.data.augment import RandomFlip
 from mpoxcv.data.loader import BatchLoader
 
 N = 23
@@ -63,11 +64,11 @@ def test_normalisation():
     mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.5, 0.6, 0.7])
     plain = seen(loader(), "image")
     expected = (plain - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1)
-    assert torch.equal(seen(loader(mean=mean, std=std), "image"), expected)
+    assert torch.allclose(seen(loader(mean=mean, std=std), "image"), expected, rtol=0, atol=1e-5)
 
 
-def test_augmentation_is_drawn_for_each_picture_and_each_epoch_and_repeats():
-    flip = v2.RandomHorizontalFlip()
+@pytest.mark.parametrize("flip", [v2.RandomHorizontalFlip(), RandomFlip()])
+def test_augmentation_is_drawn_for_each_picture_and_each_epoch_and_repeats(flip):
     plain = seen(loader(), "image")
     batches = loader(augment=flip)
     state = torch.get_rng_state()
@@ -82,7 +83,7 @@ def test_augmentation_is_drawn_for_each_picture_and_each_epoch_and_repeats():
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_processes_share_each_batch_without_repeats(world_size):
-    options = {"sampler": "shuffle", "augment": v2.RandomHorizontalFlip()}
+    options = {"sampler": "shuffle", "augment": RandomFlip()}
     whole = list(loader(**options))
     shares = [list(loader(**options, rank=rank, world_size=world_size)) for rank in range(world_size)]
     for step, batch in enumerate(whole):
@@ -90,3 +91,15 @@ def test_processes_share_each_batch_without_repeats(world_size):
         assert sorted(together.tolist()) == sorted(batch["index"].tolist())
         images = torch.cat([share[step]["image"] for share in shares])
         assert torch.equal(images[together.argsort()], batch["image"][batch["index"].argsort()])
+
+
+def test_flips_of_a_batch():
+    images = torch.randint(0, 256, (400, 3, 4, 4), dtype=torch.uint8)
+    assert torch.equal(RandomFlip(1.0, 1.0)(images), images.flip(-1, -2))
+    assert torch.equal(RandomFlip(0.0, 0.0)(images), images)
+    vertical = RandomFlip(0.0, 0.3)(images)
+    turned = (vertical != images).flatten(1).any(1)
+    assert torch.equal(
+        torch.where((vertical == images).all(-1).all(-1).all(-1).view(-1, 1, 1, 1), images, images.flip(-2)), vertical
+    )
+    assert 80 < turned.sum() < 160

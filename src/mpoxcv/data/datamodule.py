@@ -35,7 +35,8 @@ class MSLDDataModule(L.LightningDataModule):
         batch_size: training pictures a step, over all processes together.
         eval_batch_size: pictures a step in validation and test; does not change results.
         mean, std: three numbers each, for pixels in [0, 1]; None leaves [0, 1].
-        augment: a torchvision v2 transform of uint8 pictures, drawn anew for each training picture in each epoch.
+        augment: a torchvision v2 transform, or one of ``mpoxcv.data.augment``, of uint8 pictures, drawn anew for each
+            training picture in each epoch.
         sampler: ``shuffle``, ``fixed`` (the same order in every epoch), or ``weighted`` (every class equally often).
         exclude: shell patterns of paths below ``root`` that are left out.
         cache_dir: folder of the decoded pictures.

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpoxcv.data.augment import augment_batch
+
 
 class Batch(TypedDict):
     """One batch."""
@@ -34,7 +36,7 @@ class BatchLoader:
             draws with replacement in which every class is equally likely.
         seed: of order and augmentation.
         mean, std: (3,), normalise to ``(image - mean) / std``; None leaves [0, 1].
-        augment: maps uint8 (3, S, S) to the same; drawn anew for each picture.
+        augment: maps uint8 (B, 3, S, S), or (3, S, S), to the same; see ``mpoxcv.data.augment.augment_batch``.
         rank, world_size: of this process.
     """
 
@@ -56,8 +58,9 @@ class BatchLoader:
     ) -> None:
         self.pixels, self.rows, self.labels = pixels, rows, labels
         self.batch_size, self.sampler_name, self.seed = batch_size, sampler, seed
-        self.mean = None if mean is None else mean.view(1, 3, 1, 1)
-        self.std = None if std is None else std.view(1, 3, 1, 1)
+        # (pixel / 255 - mean) / std in two passes
+        self.shift = None if mean is None else mean.view(1, 3, 1, 1) * 255
+        self.scale = 255 if std is None else std.view(1, 3, 1, 1) * 255
         self.augment = augment
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
@@ -98,13 +101,12 @@ class BatchLoader:
             # every process draws for the whole batch, so that a picture's draw does not depend on their number
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(mix(self.seed, self.epoch, step))
-                image = torch.stack([self.augment(one) for one in image])[share]
+                image = augment_batch(self.augment, image)[share]
             image, chosen = image.contiguous(memory_format=torch.channels_last), chosen[share]
-        image = image.float().div_(255)
-        if self.mean is not None:
-            image.sub_(self.mean)
-        if self.std is not None:
-            image.div_(self.std)
+        image = image.float()
+        if self.shift is not None:
+            image.sub_(self.shift)
+        image.div_(self.scale)
         return {"image": image, "label": self.labels[chosen], "index": chosen}
 
 

@@ -1,0 +1,43 @@
+"""Augmentation on the fly, of whole batches.
+
+Legend: B batch, S picture size in pixels.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+class RandomFlip:
+    """Mirror each picture of a batch or leave it, each on its own; several times faster than picture by picture.
+
+    Args:
+        horizontal: probability of left for right.
+        vertical: probability of top for bottom.
+    """
+
+    batched = True
+
+    def __init__(self, horizontal: float = 0.5, vertical: float = 0.0) -> None:
+        self.probabilities = {-1: horizontal, -2: vertical}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Map (B, 3, S, S) to the same shape and dtype."""
+        for axis, probability in self.probabilities.items():
+            if probability:
+                chosen = torch.rand(len(images)) < probability
+                images = torch.where(chosen.view(-1, 1, 1, 1), images.flip(axis), images)
+        return images
+
+
+def augment_batch(augment: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Return the augmented batch: at once if ``augment.batched`` is true, otherwise drawn anew for each picture.
+
+    Args:
+        augment: maps uint8 (B, 3, S, S), or (3, S, S) as torchvision's v2 transforms do, to the same.
+        images: uint8 (B, 3, S, S).
+    """
+    if getattr(augment, "batched", False):
+        return augment(images)
+    return torch.stack([augment(image) for image in images])
