@@ -52,6 +52,9 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands us the exception itself
             try:
                 hydra_main()
+            except KeyboardInterrupt:
+                sys.stderr.write("\ninterrupted\n")
+                sys.exit(130)
             except Exception as error:
                 message = explain(error, conf_dir, config_name, sys.argv[1:])
                 if message is None:

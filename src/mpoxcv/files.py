@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +31,13 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
     """Write JSON; numbers that are not finite become null, which every JSON reader takes."""
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
     write_atomically(path, json.dumps(clean, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_linked(paths: Sequence[Path], content: bytes) -> None:
+    """Write a file under the first path and link the others to it; copies where the disk has no links."""
+    paths[0].write_bytes(content)
+    for path in paths[1:]:
+        try:
+            os.link(paths[0], path)
+        except OSError:
+            path.write_bytes(content)

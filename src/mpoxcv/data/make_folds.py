@@ -25,11 +25,10 @@ from mpoxcv.data.cache import unreadable
 from mpoxcv.data.check import undecodable
 from mpoxcv.data.folds import assign_folds, digest, join_twins, require_safe_names, suspicions, unlikeness
 from mpoxcv.data.images import decode
-from mpoxcv.data.tree import index_flat
+from mpoxcv.data.tree import FOLDERS, index_flat
 from mpoxcv.errors import UserError
-from mpoxcv.files import write_json
+from mpoxcv.files import write_json, write_linked
 
-FOLDERS = {"train": "Train", "val": "Valid", "test": "Test"}
 RECORDED = ("scikit-learn", "torch", "torchvision", "pillow")
 
 
@@ -138,7 +137,7 @@ def _write_pictures(
         path = Path(str(image))
         data = (source / path).read_bytes()
         places = zip(rows["fold"], rows["split"], strict=True)
-        _write_linked([folder / f"FOLDS/fold{fold}" / FOLDERS[split] / path for fold, split in places], data)
+        write_linked([folder / f"FOLDS/fold{fold}" / FOLDERS[split] / path for fold, split in places], data)
         trains = [f"FOLDS_AUG/fold{fold}_AUG/Train" for fold in rows["fold"][rows["split"] == "train"]]
         pixels, writes = decode(data, size).copy(), []
         for number in range(1, copies + 1 if trains else 1):
@@ -154,16 +153,7 @@ def _write_pictures(
 def _write_copy(files: list[Path], pixels: np.ndarray) -> None:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=95)
-    _write_linked(files, stream.getvalue())
-
-
-def _write_linked(files: list[Path], data: bytes) -> None:
-    files[0].write_bytes(data)
-    for file in files[1:]:
-        try:
-            os.link(files[0], file)
-        except OSError:  # a disk without links
-            file.write_bytes(data)
+    write_linked(files, stream.getvalue())
 
 
 def _report(folds: pd.DataFrame, name_pattern: str, notes: list[str]) -> None:

@@ -20,6 +20,7 @@ import pandas as pd
 from mpoxcv.errors import UserError, did_you_mean, shorten
 
 SPLITS = ("train", "val", "test")
+FOLDERS = {"train": "Train", "val": "Valid", "test": "Test"}  # as they are written
 SPLIT_FOLDERS = {"train": "train", "valid": "val", "validation": "val", "val": "val", "test": "test"}
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
