@@ -7,6 +7,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from mpoxcv.errors import UserError, did_you_mean
 
 WORDS_ALLOWED = frozenset({"fold", "trainer.devices"})  # numbers by default, but words mean something, too
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
+
+AT_END: list[Callable[[], int]] = []  # what a multirun does at its end, however it ends; returns an exit code
 
 # for conf/: the number of classes, and a job's overrides as the name of one folder
 OmegaConf.register_new_resolver("len", len, replace=True)
@@ -50,18 +53,29 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         @functools.wraps(task)
         def run() -> None:
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands us the exception itself
+            code = 0
+            AT_END.clear()
             try:
                 hydra_main()
             except KeyboardInterrupt:
                 sys.stderr.write("\ninterrupted\n")
-                sys.exit(130)
+                code = 130
+            except SystemExit as stop:  # Lightning's way to end after Ctrl-C
+                if isinstance(stop.code, str):
+                    raise
+                code = stop.code or 0
             except Exception as error:
                 message = explain(error, conf_dir, config_name, sys.argv[1:])
-                if message is None:
-                    raise
                 sys.stdout.flush()
-                sys.stderr.write(f"\nerror: {message}\n")
-                sys.exit(1)
+                if message is None:  # a bug
+                    traceback.print_exc()
+                else:
+                    sys.stderr.write(f"\nerror: {message}\n")
+                code = 1
+            for action in AT_END:
+                code = action() or code
+            if code:
+                sys.exit(code)
 
         return run
 
@@ -122,6 +136,14 @@ def explain(error: BaseException, conf_dir: Path, config_name: str, arguments: l
     if isinstance(error, HydraException | OmegaConfBaseException):
         return "\n".join(dict.fromkeys(str(cause).strip() for cause in _chain(error)))
     return None
+
+
+def cause_of(error: BaseException) -> str:
+    """Return what a person needs to know of an error, in a line or a few."""
+    for cause in _chain(error):
+        if isinstance(cause, UserError):
+            return str(cause)
+    return f"{type(error).__name__}: {error}"
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

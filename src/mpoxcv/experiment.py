@@ -20,7 +20,6 @@ from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.figures import SYNTHETIC_NOTE
-from mpoxcv.evaluation.predictions import SYNTHETIC
 from mpoxcv.tensorboard import SplitTensorBoardLogger
 
 LOGGED_OPTIONS = (
@@ -52,8 +51,14 @@ def train(cfg: DictConfig) -> dict[str, float]:
     Raises:
         UserError: an option, the data, or the checkpoint to resume from is not as it must be.
     """
+    folder = Path(cfg.output_dir)
+    if cfg.resume and (finished := finished_metrics(folder)):
+        print(f"{folder} is finished: nothing to do.")
+        return finished
+    if cfg.resume and (folder / "checkpoints" / "last.ckpt").is_file():
+        cfg.ckpt_path = "last"
     datamodule, classifier, trainer = build(cfg)
-    resume = resume_path(cfg.ckpt_path, Path(cfg.output_dir))
+    resume = resume_path(cfg.ckpt_path, folder)
     trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     metrics = score(trainer, classifier, datamodule, best)
@@ -115,6 +120,14 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
     return datamodule, classifier, trainer
 
 
+def finished_metrics(folder: Path) -> dict[str, float] | None:
+    """Return metrics.json of a run's folder if the run is finished."""
+    provenance, metrics = folder / "provenance.json", folder / "metrics.json"
+    if not (provenance.is_file() and metrics.is_file()):
+        return None
+    return json.loads(metrics.read_text()) if json.loads(provenance.read_text())["status"] == "finished" else None
+
+
 def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
     """Return the checkpoint to go on from: None, ``last`` of this run's folder, or a file.
 
@@ -159,7 +172,7 @@ def print_results(
     """
     console = Console()
     table = Table(title=f"{datamodule.source}, fold {datamodule.fold}", title_justify="left")
-    if datamodule.source == SYNTHETIC:
+    if datamodule.synthetic:
         table.title = f"{table.title} ({SYNTHETIC_NOTE})"
     for column in ("metric", "val", "test", *(("test before",) if before else ())):
         table.add_column(column, justify="left" if column == "metric" else "right")

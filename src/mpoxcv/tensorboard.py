@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -72,6 +73,35 @@ class SplitTensorBoardLogger(TensorBoardLogger):
         if split not in self._writers:
             self._writers[split] = SummaryWriter(str(Path(self.log_dir) / split))
         return self._writers[split]
+
+
+def write_summary_run(
+    folder: str | os.PathLike[str],
+    figures: Mapping[str, Figure],
+    text: str,
+    options: Mapping[str, str],
+    metrics: Mapping[str, float],
+) -> None:
+    """Write a run of its own for what several runs say together; an earlier one in ``folder`` is replaced.
+
+    Args:
+        folder: of the run.
+        figures: by tag.
+        text: Markdown, for the TEXT page.
+        options: for the HPARAMS page.
+        metrics: for the HPARAMS page, by tag.
+    """
+    for old in Path(folder).glob("events.out.tfevents.*"):
+        old.unlink()
+    with SummaryWriter(str(folder)) as writer:
+        for tag, figure in figures.items():
+            writer.add_figure(tag, figure)
+        writer.add_text("summary", text)
+        assert writer.file_writer is not None
+        for summary in hparams(dict(options), dict(metrics)):
+            writer.file_writer.add_summary(summary)
+        for tag, value in metrics.items():
+            writer.add_scalar(tag, value)
 
 
 def split_and_tag(name: str) -> tuple[str, str]:

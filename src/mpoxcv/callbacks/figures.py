@@ -13,7 +13,6 @@ from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.data.tree import SPLITS
 from mpoxcv.evaluation.figures import contact_sheet, draw_all
-from mpoxcv.evaluation.predictions import SYNTHETIC
 from mpoxcv.tensorboard import tensorboard_writer
 
 
@@ -69,7 +68,7 @@ class SamplePictures(L.Callback):
                 ["" if row is None else f"{table['class'][row]}\n{Path(table['image'][row]).name}" for row in rows],
                 f"{datamodule.source}, fold {datamodule.fold}, {split}: {len(table)} pictures\n"
                 f"as the network gets them, {datamodule.image_size} x {datamodule.image_size} pixels",
-                datamodule.source == SYNTHETIC,
+                datamodule.synthetic,
                 columns=self.per_class,
             )
             publish(trainer, figure, f"samples/{split}", self.folder / f"samples_{split}.png")

@@ -10,7 +10,6 @@ from mpoxcv.callbacks.figures import publish
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.evaluation.figures import learning_curves_figure
-from mpoxcv.evaluation.predictions import SYNTHETIC
 from mpoxcv.files import write_atomically
 
 
@@ -31,7 +30,7 @@ class History(L.Callback):
         history = pd.DataFrame(pl_module.history)
         write_atomically(self.folder / "learning_curves.csv", history.to_csv(index=False, lineterminator="\n"))
         datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        synthetic = datamodule.source == SYNTHETIC
+        synthetic = datamodule.synthetic
         title = f"Learning curves: {datamodule.source}, fold {datamodule.fold}"
         figure = learning_curves_figure(history, title, synthetic)
         publish(trainer, figure, "learning_curves", self.folder / "learning_curves.png")

@@ -18,7 +18,6 @@ import torch
 
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.evaluation.figures import SYNTHETIC_NOTE
-from mpoxcv.evaluation.predictions import SYNTHETIC
 from mpoxcv.files import write_json
 from mpoxcv.tensorboard import tensorboard_writer
 
@@ -78,10 +77,12 @@ class Provenance(L.Callback):
         datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self.content["data"] = {
             "name": datamodule.source,
-            "synthetic": datamodule.source == SYNTHETIC,
+            "synthetic": datamodule.synthetic,
             "fold": datamodule.fold,
             "fingerprint": datamodule.fingerprint,
-            "pictures": {split: len(datamodule.table(split)) for split in ("train", "val", "test")},
+            "protocol": datamodule.protocol,
+            "permuted_labels": datamodule.permute_labels,
+            "counts": datamodule.counts(),
         }
         device = trainer.strategy.root_device
         name = (

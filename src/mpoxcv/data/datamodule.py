@@ -13,8 +13,9 @@ from torch import Tensor
 from mpoxcv.data.cache import PictureCache, open_cache
 from mpoxcv.data.images import decode
 from mpoxcv.data.loader import BatchLoader
+from mpoxcv.data.protocol import NOTES, POOLED, PROTOCOLS, fold_table, permute_labels
 from mpoxcv.data.synthetic import is_synthetic
-from mpoxcv.data.tree import SPLITS, index_folds
+from mpoxcv.data.tree import SPLITS
 from mpoxcv.errors import UserError, did_you_mean
 
 TRAIN_IMAGES = ("both", "augmented", "original")
@@ -28,7 +29,9 @@ class MSLDDataModule(L.LightningDataModule):
         root: the data set's folder, with FOLDS and FOLDS_AUG (see ``mpoxcv.data.tree``).
         classes: class names in the order of their labels.
         name_pattern: regular expression that tells patient and original from a file's name.
-        fold: number of the fold.
+        fold: number of the fold; ``pooled`` puts all folds together, which leaks.
+        protocol: ``published`` folds, or ``grouped`` ones made anew (see ``mpoxcv.data.protocol.fold_table``).
+        split_file: of the grouped folds.
         name: of the data set, written into every result.
         train_images: train on the ``augmented`` pictures, the ``original`` ones, or ``both``.
         image_size: pixels; pictures are resized to a square.
@@ -38,6 +41,7 @@ class MSLDDataModule(L.LightningDataModule):
         augment: a torchvision v2 transform, or one of ``mpoxcv.data.augment``, of uint8 pictures, drawn anew for each
             training picture in each epoch.
         sampler: ``shuffle``, ``fixed`` (the same order in every epoch), or ``weighted`` (every class equally often).
+        permute_labels: train and validate on classes dealt out anew among the patients: a negative control.
         exclude: shell patterns of paths below ``root`` that are left out.
         cache_dir: folder of the decoded pictures.
         threads: decoding threads; None takes one a core.
@@ -53,8 +57,10 @@ class MSLDDataModule(L.LightningDataModule):
         root: str | os.PathLike[str],
         classes: Sequence[str],
         name_pattern: str,
-        fold: int,
+        fold: int | str,
         name: str = "msld_v2",
+        protocol: str = "published",
+        split_file: str | os.PathLike[str] | None = None,
         train_images: str = "both",
         image_size: int = 32,
         batch_size: int = 64,
@@ -63,6 +69,7 @@ class MSLDDataModule(L.LightningDataModule):
         std: Sequence[float] | None = None,
         augment: Callable[[Tensor], Tensor] | None = None,
         sampler: str = "shuffle",
+        permute_labels: bool = False,
         exclude: Sequence[str] = (),
         cache_dir: str | os.PathLike[str] = "data/cache",
         threads: int | None = None,
@@ -70,10 +77,11 @@ class MSLDDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not isinstance(fold, int) or isinstance(fold, bool) or fold < 1:
+        if fold != POOLED and (not isinstance(fold, int) or isinstance(fold, bool) or fold < 1):
             raise UserError(f"fold={fold} is not the number of a fold. The data set has folds 1 to 5: fold=1.")
         if not classes:
             raise UserError("data.classes is empty: name the class folders, for example data.classes=[Mpox,Other].")
+        _one_of("protocol", protocol, PROTOCOLS)
         _one_of("data.train_images", train_images, TRAIN_IMAGES)
         _one_of("data.sampler", sampler, SAMPLERS)
         _at_least_one("data.image_size", image_size)
@@ -86,6 +94,7 @@ class MSLDDataModule(L.LightningDataModule):
                 raise UserError(f"{option}={value} should be three numbers, for red, green and blue: [0.5,0.5,0.5].")
         self.root, self.classes, self.name_pattern = Path(root), list(classes), name_pattern
         self.fold, self.dataset_name, self.train_images = fold, name, train_images
+        self.protocol, self.split_file, self.permute_labels = protocol, split_file, permute_labels
         self.image_size, self.batch_size, self.eval_batch_size = image_size, batch_size, eval_batch_size
         self.mean = None if mean is None else torch.tensor(list(mean), dtype=torch.float32)
         self.std = None if std is None else torch.tensor(list(std), dtype=torch.float32)
@@ -105,7 +114,9 @@ class MSLDDataModule(L.LightningDataModule):
         """Read the tree and open the cache, once."""
         if self._cache is not None:
             return
-        table = index_folds(self.root, self.classes, self.name_pattern, [self.fold], self.exclude)
+        table = fold_table(
+            self.root, self.classes, self.name_pattern, self.fold, self.protocol, self.split_file, exclude=self.exclude
+        )
         if self.train_images != "original" and not table["augmented"].any():
             raise UserError(
                 f"There is no folder FOLDS_AUG in {self.root}, and data.train_images={self.train_images} needs it. "
@@ -116,13 +127,22 @@ class MSLDDataModule(L.LightningDataModule):
         elif self.train_images == "augmented":
             table = table[table["augmented"] | (table["split"] != "train")]
         table = table.reset_index(drop=True)
+        if self.permute_labels:
+            table = permute_labels(table, self.seed)
         self._cache = open_cache(self.root, table["path"].tolist(), self.image_size, self.cache_dir, self.threads)
         self._table = table.assign(row=self._cache.rows)
 
     @property
     def source(self) -> str:
-        """Name of the data set; ``synthetic`` wherever the folder's marker says so."""
-        return "synthetic" if is_synthetic(self.root) else self.dataset_name
+        """Name of the data set (``synthetic`` wherever the folder's marker says so), and what sets the run apart."""
+        name = "synthetic" if self.synthetic else self.dataset_name
+        notes = [NOTES[key] for key in (self.protocol, self.fold) if key in NOTES]
+        return ", ".join([name, *notes, *["LABELS PERMUTED"] * self.permute_labels])
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the pictures are procedural."""
+        return is_synthetic(self.root)
 
     @property
     def fingerprint(self) -> str:
@@ -139,6 +159,23 @@ class MSLDDataModule(L.LightningDataModule):
     def class_counts(self) -> list[int]:
         """Return the number of training pictures of each class."""
         return np.bincount(self.table("train")["label"], minlength=len(self.classes)).tolist()
+
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Return the numbers of original ``pictures``, their ``copies`` and ``patients`` by split and class."""
+        counted: dict[str, dict[str, dict[str, int]]] = {split: {} for split in SPLITS}
+        for split in SPLITS:
+            table = self.table(split)
+            for name in self.classes:
+                part = table[table["class"] == name]
+                copies = int(part["augmented"].sum())
+                patients = part["patient"].nunique()
+                counted[split][name] = {"pictures": len(part) - copies, "copies": copies, "patients": patients}
+        return counted
+
+    def pictures(self, split: str) -> np.ndarray:
+        """Return a split's pictures as the network gets them, before augmentation: uint8 (N, S, S, 3)."""
+        assert self._cache is not None, "call setup() first"
+        return self._cache.pixels[self.table(split)["row"].to_numpy()]
 
     def cached_picture(self, split: str, index: int) -> np.ndarray:
         """Return a picture as the network gets it, before augmentation: uint8 (S, S, 3)."""

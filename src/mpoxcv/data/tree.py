@@ -172,6 +172,19 @@ def find_fold_folders(root: Path) -> tuple[Path, Path | None]:
     return found["folds"][0], next(iter(found["folds_aug"]), None)
 
 
+def fold_numbers(root: str | os.PathLike[str]) -> list[int]:
+    """Return the numbers of the folds in FOLDS.
+
+    Raises:
+        UserError: there is no folder FOLDS, or no fold in it.
+    """
+    folder = find_fold_folders(Path(root))[0]
+    matches = [FOLD_FOLDER.fullmatch(entry.name) for entry in _entries(folder) if entry.is_dir()]
+    if numbers := sorted({int(match[1]) for match in matches if match}):
+        return numbers
+    raise UserError(f"There is no fold in {folder}.")
+
+
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """List a folder by name, without hidden and system files; a folder that cannot be read is an error."""
     try:

@@ -33,9 +33,10 @@ def new_figure(
 def describe(predictions: pd.DataFrame) -> str:
     """Return what the rows are: data set, fold, split, number of pictures and patients."""
     first = predictions.iloc[0]
+    folds = ", ".join(map(str, sorted(set(predictions["fold"]), key=str)))
     return (
-        f"{first['data']}, fold {first['fold']}, {first['split']}: "
-        f"{len(predictions)} pictures of {predictions['patient'].nunique()} patients"
+        f"{first['data']}, fold {folds}, {first['split']}: "
+        f"{predictions['image'].nunique()} pictures of {predictions['patient'].nunique()} patients"
     )
 
 

@@ -25,7 +25,7 @@ def probabilities_of(predictions: pd.DataFrame) -> np.ndarray:
 
 def is_synthetic(predictions: pd.DataFrame) -> bool:
     """Tell whether any row comes from synthetic data."""
-    return bool((predictions["data"] == SYNTHETIC).any())
+    return bool(predictions["data"].str.startswith(SYNTHETIC).any())
 
 
 def write_predictions(predictions: pd.DataFrame, path: str | os.PathLike[str]) -> None:

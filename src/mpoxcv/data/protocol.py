@@ -1,0 +1,113 @@
+"""Which pictures a fold trains, validates and tests on."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+
+from mpoxcv.data.folds import assign_folds
+from mpoxcv.data.tree import fold_numbers, index_folds
+from mpoxcv.errors import UserError, shorten
+from mpoxcv.files import write_atomically
+
+PROTOCOLS = ("published", "grouped")
+POOLED = "pooled"  # in place of a fold's number
+NOTES = {"grouped": "folds made anew by patient", POOLED: "POOLED FOLDS: TEST PICTURES WERE TRAINED ON"}
+
+
+def fold_table(
+    root: str | os.PathLike[str],
+    classes: Sequence[str],
+    name_pattern: str,
+    fold: int | str,
+    protocol: str = "published",
+    split_file: str | os.PathLike[str] | None = None,
+    seed: int = 42,
+    exclude: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Return the pictures of one fold, as ``mpoxcv.data.tree.index_folds`` does.
+
+    ``published`` takes the folds as they lie on disk. ``grouped`` deals all their originals out anew by patient and class
+    (``assign_folds``), without copying a file; augmented copies follow their original into Train. ``fold="pooled"`` puts
+    all folds together, as a widely copied project does: a test picture of one fold is a training picture of another.
+
+    Args:
+        root: as in ``index_folds``.
+        classes: as in ``index_folds``.
+        name_pattern: as in ``index_folds``.
+        fold: number of the fold, or ``pooled``.
+        protocol: ``published`` or ``grouped``.
+        split_file: CSV file of the grouped folds; made where it is not there, and the truth from then on. None takes
+            ``<root>_grouped_folds.csv`` beside ``root``.
+        seed: of the grouped folds, when they are made.
+        exclude: as in ``index_folds``.
+
+    Raises:
+        UserError: the tree is not as expected, or ``split_file`` is of other pictures.
+    """
+    root = Path(root)
+    if fold != POOLED and protocol == "published":
+        return index_folds(root, classes, name_pattern, [int(fold)], exclude)
+    table = index_folds(root, classes, name_pattern, fold_numbers(root), exclude)
+    if fold == POOLED:
+        repeated = table.duplicated(["split", "image"]) & (table["split"] != "train")
+        return table[~repeated].assign(fold=POOLED).reset_index(drop=True)
+    originals = table[~table["augmented"]].drop_duplicates("image")
+    split_file = (
+        root.absolute().with_name(f"{root.absolute().name}_grouped_folds.csv") if split_file is None else split_file
+    )
+    folds = _grouped_folds(Path(split_file), originals, seed)
+    if fold not in set(folds["fold"]):
+        raise UserError(f"Fold {fold} is missing in {split_file} (found: {sorted(set(folds['fold']))}).")
+    split = folds[folds["fold"] == fold].set_index("image")["split"]
+    chosen = originals.assign(fold=fold, split=originals["image"].map(split))
+    train = set(zip(*chosen.loc[chosen["split"] == "train", ["class", "original"]].to_numpy().T, strict=True))
+    copies = table[table["augmented"]].drop_duplicates("image")
+    kept = [pair in train for pair in zip(copies["class"], copies["original"], strict=True)]
+    joined = pd.concat([chosen, copies[kept].assign(fold=fold)])
+    return joined.sort_values(["augmented", "split", "label", "path"], ignore_index=True)
+
+
+def _grouped_folds(file: Path, originals: pd.DataFrame, seed: int) -> pd.DataFrame:
+    keys = ["image", "patient", "class"]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(file.with_name(f".{file.name}.lock")):
+        if not file.is_file():
+            made = assign_folds(originals, 5, seed).merge(originals[keys], on="image")
+            write_atomically(file, made[[*keys, "fold", "split"]].to_csv(index=False, lineterminator="\n"))
+            print(f"Folds by patient and class over {len(originals)} pictures are made, and kept in {file}")
+    try:
+        folds = pd.read_csv(file, dtype={"image": str, "patient": str, "class": str}, keep_default_na=False)
+        listed = set(folds[keys].itertuples(index=False, name=None))
+    except (KeyError, ValueError):
+        raise UserError(f"{file} is no table of folds: image, patient, class, fold, split.") from None
+    here = set(originals[keys].itertuples(index=False, name=None))
+    if listed != here or (folds.groupby("fold").size() != len(here)).any():
+        differing = [image for image, _, _ in sorted(listed ^ here)]
+        raise UserError(
+            f"The folds in {file} are those of other pictures than {len(here)} here:\n{shorten(differing)}\n"
+            "Bring the pictures back, or start anew with another data.split_file=FILE."
+        )
+    return folds
+
+
+def permute_labels(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Deal the classes of Train and Valid out anew among their patients; Test keeps its own.
+
+    A negative control: whatever is learnt from such labels, a test score above chance comes from a leak (Yagis et al.
+    2021). Copies and other pictures of a patient stay together, and each class keeps its number of patients.
+    """
+    seen = table["split"] != "test"
+    patients = table.loc[seen, ["class", "label", "patient"]].drop_duplicates().sort_values(["label", "patient"])
+    order = np.random.default_rng(seed).permutation(len(patients))
+    dealt = patients.assign(
+        new_class=patients["class"].to_numpy()[order], new_label=patients["label"].to_numpy()[order]
+    )
+    new = table[["class", "label", "patient"]].merge(dealt, how="left", on=["class", "label", "patient"])
+    return table.assign(
+        **{"class": np.where(seen, new["new_class"], table["class"])},
+        label=np.where(seen, new["new_label"].fillna(-1).astype(int), table["label"]),
+    )

@@ -1,0 +1,157 @@
+"""The report's figures, to hover over and zoom into: plotly, with the script bundled in the page."""
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
+
+from mpoxcv.evaluation.figures import CALIBRATION_BINS, COLOURS
+from mpoxcv.evaluation.predictions import probabilities_of
+from mpoxcv.evaluation.summary import PRIMARY, Group
+
+DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
+GRID = np.linspace(0, 1, 101)
+
+
+def figures_of(group: Group) -> dict[str, go.Figure]:
+    """Return a group's figures by title."""
+    figures = {
+        "Confusion matrix": confusion(group),
+        "ROC, one class against the rest": curves(group, "roc"),
+        "Precision and recall, one class against the rest": curves(group, "pr"),
+        "Reliability": reliability(group),
+    }
+    if any(run.history is not None for run in group.finished):
+        figures["Training curves of all folds"] = histories(group)
+    return figures
+
+
+def confusion(group: Group) -> go.Figure:
+    """Draw the summed confusion matrix: counts as text, each true class's shares as colour."""
+    classes, counts = group.content["classes"], np.array(group.content["confusion"]) / len(group.content["seeds"])
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1e-12)
+    text = [[f"{c:.4g}<br>{s:.0%}" for c, s in zip(*row, strict=True)] for row in zip(counts, shares, strict=True)]
+    heatmap = go.Heatmap(
+        z=shares, x=classes, y=classes, text=text, texttemplate="%{text}", colorscale="Blues", zmin=0, zmax=1,
+        colorbar={"title": "share of<br>true class", "thickness": 12},
+        hovertemplate="true %{y}, called %{x}: %{text}<extra></extra>",
+    )  # fmt: skip
+    figure = _figure("predicted class", "true class", 420)
+    figure.add_trace(heatmap)
+    figure.update_yaxes(autorange="reversed")
+    return figure
+
+
+def curves(group: Group, kind: str) -> go.Figure:
+    """Draw each class's pooled ROC or precision-recall curve; of the first class also the folds' mean ± SD as a band."""
+    labels = ("1 - specificity", "sensitivity") if kind == "roc" else ("recall", "precision")
+    figure = _figure(*labels, 460)
+    figure.update_xaxes(range=[0, 1]).update_yaxes(range=[0, 1.01])
+    positive = (group.content["mpox"] or {}).get("class", group.content["classes"][0])
+    for number, name in enumerate(group.content["classes"]):
+        truth, score = (group.rows["label"] == name).to_numpy(), group.rows[f"p_{name}"].to_numpy()
+        if not 0 < truth.sum() < len(truth):
+            continue
+        colour = COLOURS[number % len(COLOURS)]
+        if name == positive:
+            bands = [_on_grid(part, name, kind) for _, part in group.rows.groupby("run")]
+            folds = np.array([band for band in bands if band is not None])
+            if len(folds) > 1:
+                mean, sd = folds.mean(0), folds.std(0, ddof=1)
+                figure.add_trace(
+                    go.Scatter(
+                        x=[*GRID, *GRID[::-1]], y=[*np.clip(mean + sd, 0, 1), *np.clip(mean - sd, 0, 1)[::-1]],
+                        fill="toself", fillcolor=colour, opacity=0.2, line={"width": 0}, hoverinfo="skip",
+                        name=f"{name}: mean ± SD of {len(folds)} runs",
+                    )
+                )  # fmt: skip
+        x, y, area = _curve(truth, score, kind)
+        line = {"color": colour, "dash": DASHES[number % len(DASHES)], "width": 2}
+        figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, name=f"{name}: {area:.3f}"))
+    if kind == "roc":
+        grey = {"color": "#888", "width": 1}
+        figure.add_trace(
+            go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line=grey, name="chance: 0.500", hoverinfo="skip")
+        )
+    return figure
+
+
+def _curve(truth: np.ndarray, score: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray, float]:
+    if kind == "roc":
+        false_positives, true_positives, _ = roc_curve(truth, score)
+        return false_positives, true_positives, float(auc(false_positives, true_positives))
+    precision, recall, _ = precision_recall_curve(truth, score)
+    return recall, precision, float(average_precision_score(truth, score))
+
+
+def _on_grid(rows: pd.DataFrame, name: str, kind: str) -> np.ndarray | None:
+    truth = (rows["label"] == name).to_numpy()
+    if not 0 < truth.sum() < len(truth):
+        return None
+    x, y, _ = _curve(truth, rows[f"p_{name}"].to_numpy(), kind)
+    order = np.argsort(x, kind="stable")
+    return np.interp(GRID, x[order], y[order])
+
+
+def reliability(group: Group) -> go.Figure:
+    """Draw the share of right predictions against the confidence, in equal bins."""
+    confidence = probabilities_of(group.rows).max(1)
+    right = (group.rows["label"] == group.rows["prediction"]).to_numpy()
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    table = pd.DataFrame({"bin": bins, "confidence": confidence, "right": right}).groupby("bin").agg(
+        confidence=("confidence", "mean"), right=("right", "mean"), n=("right", "size")
+    )  # fmt: skip
+    figure = _figure("confidence", "share of right predictions", 420)
+    figure.update_xaxes(range=[0, 1]).update_yaxes(range=[0, 1])
+    figure.add_trace(go.Bar(
+        x=table["confidence"], y=table["right"], width=0.8 / CALIBRATION_BINS, marker_color=COLOURS[5], text=table["n"],
+        textposition="outside", name="pictures in the bin", hovertemplate="%{y:.2f} right of %{text}<extra></extra>",
+    ))  # fmt: skip
+    grey = {"color": "#888", "width": 1}
+    figure.add_trace(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line=grey, name="perfect", hoverinfo="skip"))
+    return figure
+
+
+def histories(group: Group) -> go.Figure:
+    """Draw the loss of every run over its epochs, train and val."""
+    figure = _figure("epoch", "loss (cross entropy)", 420)
+    for number, run in enumerate(group.finished):
+        if run.history is None:
+            continue
+        for split, dash in (("train", "dot"), ("val", "solid")):
+            line = {"color": COLOURS[number % len(COLOURS)], "dash": dash, "width": 1.5}
+            name = f"{split}, fold {run.fold}, seed {run.seed}"
+            figure.add_trace(
+                go.Scatter(x=run.history["epoch"], y=run.history[f"{split}/loss"], mode="lines", line=line, name=name)
+            )
+    return figure.update_yaxes(rangemode="tozero")
+
+
+def folds_figure(groups: list[Group]) -> go.Figure:
+    """Draw the primary metric of every run, and each group's pooled value with its interval."""
+    figure = _figure(PRIMARY.replace("_", " "), "", 140 + 60 * len(groups))
+    for number, group in enumerate(groups):
+        colour = COLOURS[number % len(COLOURS)]
+        runs = [(f"fold {r.fold}, seed {r.seed}", r.metrics.get(f"test/{PRIMARY}")) for r in group.finished]
+        figure.add_trace(go.Scatter(
+            x=[value for _, value in runs], y=[group.name] * len(runs), mode="markers", text=[name for name, _ in runs],
+            marker={"color": colour, "symbol": "circle-open", "size": 9}, showlegend=False,
+            hovertemplate="%{text}: %{x:.3f}<extra></extra>",
+        ))  # fmt: skip
+        value, low, high = group.content["pooled"][PRIMARY]
+        figure.add_trace(go.Scatter(
+            x=[value], y=[group.name], mode="markers", marker={"color": colour, "symbol": "diamond", "size": 13},
+            error_x={"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low]},
+            showlegend=False, hovertemplate="pooled: %{x:.3f}<extra></extra>",
+        ))  # fmt: skip
+    chance = 1 / len(groups[0].content["classes"])
+    figure.add_vline(chance, line={"color": "#888", "dash": "dot"}, annotation_text="chance")
+    return figure.update_xaxes(range=[0, 1])
+
+
+def _figure(x: str, y: str, height: int) -> go.Figure:
+    return go.Figure(layout={
+        "template": "plotly_white", "height": height, "margin": {"l": 10, "r": 10, "t": 20, "b": 10},
+        "xaxis": {"title": x, "automargin": True}, "yaxis": {"title": y, "automargin": True},
+        "legend": {"orientation": "h", "y": -0.25, "yanchor": "top"}, "font": {"size": 13},
+    })  # fmt: skip

@@ -1,0 +1,174 @@
+"""Finished and unfinished runs as they lie on disk, and which of them belong together."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from omegaconf import OmegaConf
+
+from mpoxcv.errors import UserError
+from mpoxcv.evaluation.predictions import classes_of, read_predictions
+
+# options that do not make another experiment: where things lie, and what the report tells apart by itself
+NEUTRAL = frozenset({
+    "fold", "seed", "ckpt_path", "resume", "output_dir", "logger", "data.root", "data.cache_dir", "data.threads", "debug",
+})  # fmt: skip
+POOLED = "pooled"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run's folder.
+
+    Attributes:
+        folder: of the run.
+        overrides: the command line's options by name.
+        config: the config as composed, flat: dotted names to plain values.
+        fold: a number, or ``pooled``.
+        seed: of the run.
+        status: ``finished``, ``failed`` (with the ``cause``) or ``interrupted``.
+        cause: what went wrong.
+        metrics: metrics.json.
+        provenance: provenance.json.
+        predictions: predictions.csv; None unless finished.
+        baselines: baselines.csv, or None.
+        history: learning_curves.csv, or None.
+    """
+
+    folder: Path
+    overrides: dict[str, str]
+    config: dict[str, Any]
+    fold: int | str
+    seed: int
+    status: str
+    cause: str | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+    predictions: pd.DataFrame | None = None
+    baselines: pd.DataFrame | None = None
+    history: pd.DataFrame | None = None
+
+    @property
+    def experiment(self) -> str:
+        """All options that make the experiment, as one text: equal for runs that differ in fold and seed alone."""
+        kept = {k: v for k, v in self.config.items() if not any(k == n or k.startswith(f"{n}.") for n in NEUTRAL)}
+        kept = {k: v for k, v in kept.items() if k.partition(".")[0] not in ("callbacks", "hydra", "name")}
+        return json.dumps([kept, self.pooled], sort_keys=True, default=str)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it was trained on all folds together, and so on its test pictures."""
+        return self.fold == POOLED
+
+
+def find_runs(folders: Iterable[str | os.PathLike[str]]) -> list[Run]:
+    """Return the runs in these folders and below them, by folder.
+
+    Raises:
+        UserError: a folder is not there, or there is no run in any.
+    """
+    found: dict[Path, Run] = {}
+    for top in map(Path, folders):
+        if not top.is_dir():
+            raise UserError(f"There is no folder {top}.")
+        for config in sorted(top.rglob(".hydra/config.yaml")):
+            folder = config.parent.parent
+            if (folder / ".hydra" / "overrides.yaml").is_file() and "fold" in (stored := OmegaConf.load(config)):
+                found[folder.resolve()] = read_run(folder, stored)
+    if not found:
+        raise UserError(f"There is no run in {', '.join(map(str, folders))}: a run's folder holds .hydra/config.yaml.")
+    return list(found.values())
+
+
+def read_run(folder: Path, stored: Any = None) -> Run:
+    """Read one run's folder; a run that is damaged counts as failed."""
+    stored = OmegaConf.load(folder / ".hydra" / "config.yaml") if stored is None else stored
+    config = _flat(OmegaConf.to_container(stored)) | {"name": OmegaConf.select(stored, "name")}
+    lines = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
+    assert isinstance(lines, list)
+    overrides = dict(str(line).lstrip("+~").partition("=")[::2] for line in lines)
+    provenance, metrics, job = (_json(folder / name) for name in ("provenance.json", "metrics.json", "job.json"))
+    status, cause = provenance.get("status", "interrupted"), provenance.get("error") or job.get("cause")
+    predictions = baselines = history = None
+    if status == "finished":
+        try:
+            predictions = checked(read_predictions(folder / "predictions.csv"))
+        except UserError as error:
+            status, cause = "failed", str(error)
+    elif job.get("status") == "failed" or status == "failed":
+        status = "failed"
+    else:
+        status, cause = "interrupted", "it began, and never ended: killed, interrupted, or still at work"
+    if status == "finished" and (folder / "baselines.csv").is_file():
+        baselines = pd.read_csv(folder / "baselines.csv", keep_default_na=False)
+    if (folder / "learning_curves.csv").is_file():
+        history = pd.read_csv(folder / "learning_curves.csv")
+    return Run(
+        folder, overrides, config, config["fold"], config["seed"], status, cause, metrics, provenance, predictions,
+        baselines, history,
+    )  # fmt: skip
+
+
+def checked(predictions: pd.DataFrame) -> pd.DataFrame:
+    """Return the table if every picture has one row a split, and every label is a class.
+
+    Raises:
+        UserError: it has not.
+    """
+    if (twice := predictions.duplicated(["split", "image"])).any():
+        raise UserError(f"predictions.csv has two rows for {predictions['image'][twice].iloc[0]}.")
+    classes = classes_of(predictions)
+    if unknown := sorted(set(predictions["label"]) - set(classes)):
+        raise UserError(f"predictions.csv has a label without probabilities: {unknown[0]}.")
+    return predictions
+
+
+def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Return the runs of each experiment under a short name: the options that set it apart from the others.
+
+    Raises:
+        UserError: two finished runs of an experiment have the same fold and seed.
+    """
+    experiments: dict[str, list[Run]] = {}
+    for run in runs:
+        experiments.setdefault(run.experiment, []).append(run)
+    for members in experiments.values():
+        taken: dict[tuple[int | str, int], Run] = {}
+        for run in members:
+            other = taken.setdefault((run.fold, run.seed), run)
+            if other is not run and other.status == run.status == "finished":
+                raise UserError(
+                    f"Two runs of the same experiment have fold {run.fold} and seed {run.seed}, and one picture would "
+                    f"count twice:\n  {other.folder}\n  {run.folder}\nTake one of them away."
+                )
+    own = [{k: v for k, v in members[0].overrides.items() if k not in NEUTRAL} for members in experiments.values()]
+    shared = {item for item in own[0].items() if all(item in options.items() for options in own)}
+    names = []
+    for options, members in zip(own, experiments.values(), strict=True):
+        parts = [f"{k}={v}" for k, v in options.items() if (k, v) not in shared]
+        apart = ", ".join([*parts, *["fold=pooled"] * members[0].pooled])
+        names.append(
+            apart or str(members[0].config.get("name", "runs")) if len(own) == 1 or apart else "as the default"
+        )
+    names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
+    return dict(zip(names, experiments.values(), strict=True))
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix: node}
+    items: dict[str, Any] = {}
+    for key, value in node.items():
+        items |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return items
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(file.read_text()))
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,170 @@
+"""The Hydra callback that keeps a multirun's summary: after every job, and whatever happens to the others."""
+
+import itertools
+import json
+import os
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, open_dict, read_write
+
+from mpoxcv import cli
+from mpoxcv.files import write_atomically, write_json
+
+ALWAYS_NAMED = ("fold", "seed")  # in a run's folder, also where they don't vary
+PLAN = "expected.json"
+
+
+class SummariseSweep(Callback):
+    """Record how each job ended, and sum the multirun up after each of them.
+
+    A run's folder gets ``job.json`` (status and cause) and, where it failed, ``error.log`` (the traceback). The multirun's
+    folder gets ``summary/``. The folders of the runs are named by the options that vary.
+    """
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Write down which runs are expected, and settle where they lie.
+
+        Raises:
+            SystemExit: the folder holds another multirun (Hydra swallows other errors of callbacks).
+        """
+        folder = Path(config.hydra.sweep.dir).absolute()
+        arguments = [str(argument) for argument in config.hydra.overrides.task]
+        overrides = OverridesParser.create().parse_overrides(arguments)
+        own = [a for a in arguments if not a.startswith("resume=")]
+        if before := read_plan(folder):
+            resume = (
+                f"python {shlex.join([sys.argv[0], '-m', *before['arguments']])} hydra.sweep.dir={folder} resume=true"
+            )
+            if not config.get("resume"):
+                raise SystemExit(f"\nerror: {folder} holds a multirun already. Go on with it:\n  {resume}")
+            if own != before["arguments"]:
+                raise SystemExit(f"\nerror: {folder} holds a multirun with other options. Go on with it:\n  {resume}")
+        values = [list(o.sweep_string_iterator()) if o.is_sweep_override() else [_value(o)] for o in overrides]
+        names = [str(o.key_or_group) for o in overrides]
+        jobs = [dict(zip(names, job, strict=True)) for job in itertools.product(*values)]
+        jobs = [{name: value for name, value in job.items() if name != "resume"} for job in jobs]
+        write_json(folder / "summary" / PLAN, {"arguments": own, "jobs": jobs})
+        fixed = [
+            o.get_key_element() for o in overrides if not o.is_sweep_override() and o.key_or_group not in ALWAYS_NAMED
+        ]
+        with read_write(config), open_dict(config):
+            keep = [o for o in config.hydra.overrides.hydra if not o.startswith("hydra.sweep.dir=")]
+            quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
+            keep.append(f"hydra.sweep.dir='{quoted}'")  # of all jobs, also where ${name} varies
+            keep.append(f"hydra.job.config.override_dirname.exclude_keys={json.dumps(fixed)}")
+            config.hydra.overrides.hydra = keep
+            config.hydra.sweep.dir = str(folder)
+        cli.AT_END.append(lambda: conclude(folder))
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Write how the job ended, and the summary of what is there."""
+        if os.environ.get("LOCAL_RANK", "0") != "0":  # a process that only helps
+            return
+        folder = Path(config.hydra.runtime.output_dir)
+        job: dict[str, Any] = {"status": job_return.status.name.lower()}
+        error = job_return._return_value
+        if isinstance(error, BaseException):
+            job["cause"] = cli.cause_of(error)
+            write_atomically(folder / "error.log", "".join(traceback.format_exception(error)))
+        write_json(folder / "job.json", job)
+        if config.hydra.mode == RunMode.MULTIRUN:
+            write_summary_of(Path(config.hydra.sweep.dir))
+
+
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """Return what a multirun's folder says of the runs that it should hold; None if it is no multirun's."""
+    file = folder / "summary" / PLAN
+    return dict(json.loads(file.read_text())) if file.is_file() else None
+
+
+def write_summary_of(folder: Path) -> Any:
+    """Write a multirun's summary; None as long as no run began."""
+    from mpoxcv.errors import UserError
+    from mpoxcv.evaluation.report import write_report  # here, since pandas and scipy take a second
+    from mpoxcv.evaluation.summary import summarise
+
+    plan = read_plan(folder)
+    with FileLock(folder / "summary" / ".lock"):
+        try:
+            summary = summarise([folder], plan["jobs"] if plan else None)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return None
+        write_report(summary, folder / "summary")
+    return summary
+
+
+def summarize(cfg: DictConfig) -> None:
+    """Write and print the summary of ``cfg.runs``: ``conf/summarize.yaml`` as composed.
+
+    Raises:
+        UserError: there are no runs, or two that would count twice.
+    """
+    from mpoxcv.evaluation.report import print_summary, write_report
+    from mpoxcv.evaluation.summary import summarise
+
+    folders = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
+    plan = read_plan(Path(folders[0])) if len(folders) == 1 else None
+    summary = summarise(folders, plan["jobs"] if plan else None, cfg.folds, cfg.replicates)
+    output = Path(cfg.output or Path(folders[0]) / "summary")
+    write_report(summary, output)
+    write_tensorboard(summary, output)
+    print_summary(summary, output)
+
+
+def conclude(folder: Path) -> int:
+    """Write and print a multirun's summary at its end, and how to go on if it is not complete; return the exit code."""
+    from mpoxcv.evaluation.report import print_summary
+
+    plan = read_plan(folder)
+    summary = write_summary_of(folder)
+    if summary is not None:
+        write_tensorboard(summary, folder / "summary")
+        print_summary(summary, folder / "summary")
+    if summary is not None and summary.content["complete"]:
+        return 0
+    command = [sys.argv[0], "-m", *(plan["arguments"] if plan else []), f"hydra.sweep.dir={folder}", "resume=true"]
+    sys.stdout.flush()
+    print(f"\nNot all runs are finished. Go on with:\n  python {shlex.join(command)}", file=sys.stderr)
+    return 1
+
+
+def write_tensorboard(summary: Any, folder: Path) -> None:
+    """Write each group as a TensorBoard run of its own, and its figures as PNG files too."""
+    from mpoxcv.evaluation import figures
+    from mpoxcv.evaluation.report import tables_of
+    from mpoxcv.tensorboard import write_summary_run
+
+    draw = {
+        "confusion_matrix": figures.confusion_figure,
+        "roc": figures.roc_figure,
+        "precision_recall": figures.precision_recall_figure,
+        "reliability": figures.reliability_figure,
+    }
+    results = tables_of(summary).get("results")
+    for group in summary.groups:
+        name = group.name.replace("/", "_")
+        drawn = {f"summary/{tag}": function(group.rows) for tag, function in draw.items()}
+        for tag, figure in drawn.items():
+            file = folder / "figures" / name / f"{tag.rpartition('/')[2]}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(file)
+        rows = [] if results is None else results.astype(str).to_numpy().tolist()
+        heads = [] if results is None else list(results.columns)
+        text = "\n".join("|" + "|".join(cells) + "|" for cells in (heads, ["---"] * len(heads), *rows))
+        pooled = {f"summary/{metric}": values[0] for metric, values in group.content["pooled"].items()}
+        options = {"model": name, "folds": ",".join(map(str, group.content["folds"])), "data": group.content["data"]}
+        write_summary_run(folder / name, drawn, text, options, pooled)
+
+
+def _value(override: Any) -> str:
+    return str(override.get_value_element_as_str())

@@ -1,0 +1,86 @@
+import pandas as pd
+import pytest
+
+from conftest import CLASSES, PATTERN, write_picture
+from mpoxcv.data import MSLDDataModule
+from mpoxcv.data.protocol import fold_table, permute_labels
+from mpoxcv.errors import UserError
+
+
+@pytest.fixture
+def folds(tmp_path):
+    """Five folds of the same 90 pictures of 60 patients; picture i is tested in fold i % 5, of 4 folds only."""
+    root = tmp_path / "set"
+    for c, name in enumerate(CLASSES):
+        for i in range(30):
+            stem = f"{name[:3].upper()}_{i // 3 * 2 + (i % 3 == 2):02d}_{i:02d}"
+            for fold in range(1, 6):
+                split = "Test" if i % 5 == fold - 1 and fold < 5 else "Valid" if i % 5 == fold % 5 else "Train"
+                write_picture(root / f"FOLDS/fold{fold}/{split}/{name}/{stem}.jpg", 100 * c + i, 16)
+                if split == "Train":
+                    write_picture(
+                        root / f"FOLDS_AUG/fold{fold}_AUG/Train/{name}/{stem}_a_1.jpg", 1000 + 100 * c + i, 16
+                    )
+            if not (root / f"FOLDS/fold5/Test/{name}").is_dir():
+                write_picture(root / f"FOLDS/fold5/Test/{name}/{name[:3].upper()}_90_90.jpg", 5000 + c, 16)
+    return root
+
+
+def table_of(root, fold, **options):
+    return fold_table(root, CLASSES, PATTERN, fold, **options)
+
+
+def test_grouped_folds_tile_the_data_by_patient_without_copying(folds, tmp_path):
+    before = sorted(p for p in folds.rglob("*"))
+    tables = {fold: table_of(folds, fold, protocol="grouped") for fold in range(1, 6)}
+    tested = pd.concat(t[t["split"] == "test"]["image"] for t in tables.values())
+    assert len(tested) == 93 and tested.is_unique
+    for table in tables.values():
+        assert table.groupby(["class", "patient"])["split"].nunique().max() == 1
+        train = table[table["split"] == "train"]
+        assert set(table[table["augmented"]]["original"]) <= set(train[~train["augmented"]]["original"])
+        assert table["augmented"].sum() > 30 and (table[table["augmented"]]["split"] == "train").all()
+        assert not table["path"].duplicated().any()
+    assert sorted(p for p in folds.rglob("*")) == before
+    kept = pd.read_csv(tmp_path / "set_grouped_folds.csv")
+    assert len(kept) == 5 * 93
+
+
+def test_the_split_file_is_the_truth(folds, tmp_path):
+    file = tmp_path / "mine.csv"
+    first = table_of(folds, 2, protocol="grouped", split_file=file, seed=1)
+    assert table_of(folds, 2, protocol="grouped", split_file=file, seed=2).equals(first)
+    assert not table_of(folds, 2, protocol="grouped", seed=2).equals(first)
+    next(folds.glob(f"FOLDS/fold5/Test/{CLASSES[0]}/*.jpg")).unlink()
+    write_picture(folds / f"FOLDS/fold5/Test/{CLASSES[0]}/CHI_91_91.jpg", 1, 16)
+    with pytest.raises(UserError, match="other pictures"):
+        table_of(folds, 2, protocol="grouped", split_file=file)
+    file.write_text("nonsense\n")
+    with pytest.raises(UserError, match="no table of folds"):
+        table_of(folds, 2, protocol="grouped", split_file=file)
+
+
+def test_pooled_folds_test_what_they_train_on_and_say_so(folds, tmp_path):
+    table = table_of(folds, "pooled")
+    test, train = table[table["split"] == "test"], table[table["split"] == "train"]
+    assert test["image"].is_unique and len(set(test["image"]) & set(train["image"])) > 60
+    data = MSLDDataModule(folds, CLASSES, PATTERN, "pooled", cache_dir=tmp_path / "cache")
+    assert "TRAINED ON" in data.source
+    with pytest.raises(UserError, match="pooled_"):
+        MSLDDataModule(folds, CLASSES, PATTERN, "pooled_")
+
+
+def test_permuted_labels_move_with_the_patient_and_leave_test_alone(folds):
+    table = table_of(folds, 1)
+    permuted = permute_labels(table, seed=3)
+    assert permuted.equals(permute_labels(table, seed=3)) and not permuted.equals(permute_labels(table, seed=4))
+    test = table["split"] == "test"
+    assert permuted[test].equals(table[test])
+    assert permuted[~test].groupby(table["class"] + table["patient"])["label"].nunique().max() == 1
+    assert 0.2 < (permuted[~test]["label"] == table[~test]["label"]).mean() < 0.55
+    units = [
+        t[~test].assign(key=table["class"] + table["patient"]).drop_duplicates("key")["class"]
+        for t in (table, permuted)
+    ]
+    assert units[0].value_counts().to_dict() == units[1].value_counts().to_dict()
+    assert [CLASSES[i] for i in permuted["label"]] == permuted["class"].tolist()

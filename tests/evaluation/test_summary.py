@@ -1,0 +1,193 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
+
+from mpoxcv.errors import UserError
+from mpoxcv.evaluation.report import write_report
+from mpoxcv.evaluation.summary import summarise
+
+CLASSES = ["Chickenpox", "Healthy", "Monkeypox"]
+PICTURES = [f"{name}/P{i}_{j}.jpg" for name in CLASSES for i in range(20) for j in range(2)]
+
+
+def write_run(root, fold, seed=0, skill=1.0, overrides=(), status="finished", tests=None, **data):
+    """Write what a run leaves: each fold tests a fifth of the patients, unless ``tests`` names pictures."""
+    folder = root / f"fold={fold},seed={seed}{''.join(overrides).replace('/', '_')}"
+    (folder / ".hydra").mkdir(parents=True)
+    config = {"fold": fold, "seed": seed, "name": "lenet", "positive_class": "Monkeypox", "extra": list(overrides)}
+    (folder / ".hydra/config.yaml").write_text(yaml.safe_dump(config | {"data": {"root": "nowhere"}}))
+    (folder / ".hydra/overrides.yaml").write_text(yaml.safe_dump([f"fold={fold}", f"seed={seed}", *overrides]))
+    described = {"name": "msld_v2", "synthetic": False, "protocol": "published", "permuted_labels": False, "fold": fold}
+    described |= {"fingerprint": f"print{fold}", "counts": counts()} | data
+    provenance = {"status": status, "data": described, "command": "python scripts/train.py", "packages": {}}
+    (folder / "provenance.json").write_text(json.dumps(provenance))
+    if status != "finished":
+        return folder
+    rng = np.random.default_rng([fold if isinstance(fold, int) else 9, seed, round(skill * 10)])
+    test = tests or [
+        p for p in PICTURES if int(p.split("/P")[1].split("_")[0]) % 5 == (fold - 1 if fold != "pooled" else 0)
+    ]
+    val = [p for p in PICTURES if p not in test][::7]
+    parts = []
+    for split, pictures in (("val", val), ("test", test)):
+        labels = [p.split("/")[0] for p in pictures]
+        logits = rng.normal(size=(len(pictures), 3)) + skill * np.eye(3)[[CLASSES.index(x) for x in labels]]
+        p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+        table = pd.DataFrame(
+            {"image": pictures, "patient": [x.rpartition("_")[0] for x in pictures], "data": "msld_v2"}
+        )
+        table = table.assign(fold=fold, split=split, label=labels, prediction=[CLASSES[i] for i in p.argmax(1)])
+        parts.append(pd.concat([table, pd.DataFrame(p, columns=[f"p_{c}" for c in CLASSES])], axis=1))
+    table = pd.concat(parts)
+    table.to_csv(folder / "predictions.csv", index=False)
+    one = parts[1]
+    metrics = {
+        "accuracy": (one.label == one.prediction).mean(),
+        "f1_macro": f1_score(one.label, one.prediction, average="macro"),
+    }
+    metrics["balanced_accuracy"] = balanced_accuracy_score(one.label, one.prediction)
+    (folder / "metrics.json").write_text(json.dumps({f"test/{k}": v for k, v in metrics.items()}))
+    baseline = table.assign(prediction="Healthy", p_Chickenpox=0.3, p_Healthy=0.4, p_Monkeypox=0.3)
+    baseline.assign(model="majority class").to_csv(folder / "baselines.csv", index=False)
+    return folder
+
+
+def counts():
+    sizes = {"train": 66, "val": 14, "test": 12}
+    return {s: {c: {"pictures": n, "copies": 0, "patients": n} for c in CLASSES} for s, n in sizes.items()}
+
+
+def read(folder):
+    return pd.read_csv(folder / "predictions.csv").query("split == 'test'")
+
+
+def test_five_folds_are_pooled_and_averaged(tmp_path):
+    folders = [write_run(tmp_path, fold) for fold in range(1, 6)]
+    content = summarise([tmp_path]).content
+    (group,) = content["groups"]
+    rows = pd.concat(map(read, folders))
+    assert content["complete"] and content["problems"] == [] and len(rows) == 120
+    p = rows[[f"p_{c}" for c in CLASSES]]
+    labels = rows.label.map(CLASSES.index)
+    expected = {
+        "accuracy": accuracy_score(rows.label, rows.prediction),
+        "balanced_accuracy": balanced_accuracy_score(rows.label, rows.prediction),
+        "f1_macro": f1_score(rows.label, rows.prediction, average="macro"),
+        "auroc_macro": roc_auc_score(labels, p, multi_class="ovr", average="macro"),
+    }
+    for name, value in expected.items():
+        found, low, high = group["pooled"][name]
+        assert found == pytest.approx(value, abs=1e-9) and low < value < high
+    by_fold = [accuracy_score(read(f).label, read(f).prediction) for f in folders]
+    assert group["mean_sd"]["accuracy"] == pytest.approx([np.mean(by_fold), np.std(by_fold, ddof=1), 5])
+    assert group["baselines"]["majority class"]["balanced_accuracy"][0] == pytest.approx(1 / 3)
+    assert np.array(group["confusion"]).sum() == 120
+    assert group["coverage"] == {"total": 276, "tested": 120, "tested_twice": 0, "never_tested": 156}
+
+
+def test_a_picture_in_two_test_sets_counts_once(tmp_path):
+    write_run(tmp_path, 1, tests=PICTURES[:40] + PICTURES[60:100])
+    write_run(tmp_path, 2, tests=PICTURES[20:60] + PICTURES[100:])
+    content = summarise([tmp_path], folds=2).content
+    (group,) = content["groups"]
+    assert np.array(group["confusion"]).sum() == pytest.approx(len(PICTURES))
+    assert group["coverage"]["tested_twice"] == 20 and group["wilson_accuracy"] is None
+
+
+def test_missing_failed_and_interrupted_folds_are_named(tmp_path):
+    write_run(tmp_path, 1)
+    failed = write_run(tmp_path, 2, status="failed")
+    (failed / "job.json").write_text(json.dumps({"status": "failed", "cause": "no such picture"}))
+    write_run(tmp_path, 3, status="fitting")
+    content = summarise([tmp_path]).content
+    found = {p["fold"]: (p["status"], p["cause"]) for p in content["problems"]}
+    assert not content["complete"] and set(found) == {2, 3, 4, 5}
+    assert found[2] == ("failed", "no such picture") and found[3][0] == "interrupted" and found[5][0] == "never began"
+    write_report(summarise([tmp_path]), tmp_path / "out")
+    for name in ("report.html", "report.md", "summary.json"):
+        assert "no such picture" in (tmp_path / "out" / name).read_text()
+
+
+def test_expected_runs_are_those_of_the_command(tmp_path):
+    write_run(tmp_path, 1, overrides=["model=a"])
+    jobs = [{"fold": "1", "model": "a"}, {"fold": "1", "model": "b"}]
+    (problem,) = summarise([tmp_path], jobs).content["problems"]
+    assert problem["options"] == {"fold": "1", "model": "b"}
+
+
+def test_models_are_told_apart_and_compared_with_holm(tmp_path):
+    for fold in range(1, 6):
+        for skill, model in ((3.0, "good"), (0.2, "bad"), (0.25, "worse")):
+            write_run(tmp_path, fold, skill=skill, overrides=[f"model={model}"])
+    content = summarise([tmp_path]).content
+    assert [g["name"] for g in content["groups"]] == ["model=bad", "model=good", "model=worse"]
+    by_pair = {(c["one"], c["other"]): c for c in content["comparisons"]}
+    assert len(by_pair) == 3
+    clear = by_pair["model=bad", "model=good"]
+    assert clear["balanced_accuracy"]["high"] < 0 and clear["balanced_accuracy"]["p_holm"] < 0.05
+    assert clear["sentence"].startswith("model=good is better")
+    assert by_pair["model=bad", "model=worse"]["sentence"].startswith("No difference")
+    assert all(c["balanced_accuracy"]["p_holm"] >= c["balanced_accuracy"]["p"] for c in by_pair.values())
+
+
+def test_seeds_are_averaged_and_told_apart_from_folds(tmp_path):
+    folders = {(f, s): write_run(tmp_path, f, s) for f in range(1, 6) for s in (1, 2)}
+    (group,) = summarise([tmp_path]).content["groups"]
+    by_seed = [pd.concat(read(folders[f, s]) for f in range(1, 6)) for s in (1, 2)]
+    expected = [accuracy_score(rows.label, rows.prediction) for rows in by_seed]
+    assert group["pooled"]["accuracy"][0] == pytest.approx(np.mean(expected))
+    assert group["seeds"] == [1, 2] and group["mean_sd"]["accuracy"][2] == 5
+    assert set(group["variance"]) and group["pictures"] == 120
+    assert group["per_class"]["Healthy"]["support"] == pytest.approx(40)
+
+
+def test_what_would_count_twice_is_refused(tmp_path):
+    write_run(tmp_path / "a", 1)
+    write_run(tmp_path / "b", 1)
+    with pytest.raises(UserError, match="count twice"):
+        summarise([tmp_path])
+    folder = write_run(tmp_path / "c", 1)
+    table = pd.read_csv(folder / "predictions.csv")
+    pd.concat([table, table.tail(1)]).to_csv(folder / "predictions.csv", index=False)
+    (problem, *_) = summarise([tmp_path / "a", tmp_path / "c"], folds=1).content["problems"]
+    assert "two rows" in problem["cause"]
+
+
+def test_a_pooled_run_says_that_it_leaks_and_is_never_compared(tmp_path):
+    for fold in range(1, 6):
+        write_run(tmp_path, fold)
+    write_run(tmp_path, "pooled", skill=9, tests=PICTURES)
+    summary = summarise([tmp_path])
+    assert summary.content["complete"] and summary.content["comparisons"] == []
+    write_report(summary, tmp_path / "out")
+    assert "LEAKS" in (tmp_path / "out/report.md").read_text()
+
+
+def test_permuted_labels_are_judged(tmp_path):
+    for fold in range(1, 6):
+        write_run(tmp_path / "chance", fold, skill=0.0, permuted_labels=True)
+        write_run(tmp_path / "leak", fold, skill=3.0, permuted_labels=True)
+    assert summarise([tmp_path / "chance"]).content["groups"][0]["permutation_control"] is True
+    assert summarise([tmp_path / "leak"]).content["groups"][0]["permutation_control"] is False
+
+
+def test_the_report_is_one_page_with_the_same_tables_for_a_paper(tmp_path):
+    for fold in range(1, 6):
+        write_run(tmp_path, fold)
+    write_report(summarise([tmp_path]), tmp_path / "out")
+    page = (tmp_path / "out/report.html").read_text()
+    outside = page.split("</script>", 1)[1]  # plotly's own script names addresses that it doesn't load
+    assert 'src="http' not in page and '<link rel="stylesheet' not in page and "http" not in outside.split("<script")[0]
+    table = pd.read_csv(tmp_path / "out/tables/results.csv")
+    assert list(table["model"]) == ["lenet", "majority class (baseline)"]
+    assert "\\toprule" in (tmp_path / "out/tables/results.tex").read_text()
+    assert (
+        len(pd.read_csv(tmp_path / "out/folds.csv")) == 5 and len(pd.read_csv(tmp_path / "out/predictions.csv")) == 120
+    )
+    markdown = (tmp_path / "out/report.md").read_text()
+    for cell in table.loc[0, ["balanced accuracy", "macro F1"]]:
+        assert cell in page and cell in markdown
