@@ -92,7 +92,7 @@ def read_run(folder: Path, stored: Any = None) -> Run:
     assert isinstance(lines, list)
     overrides = dict(str(line).lstrip("+~").partition("=")[::2] for line in lines)
     provenance, metrics, job = (_json(folder / name) for name in ("provenance.json", "metrics.json", "job.json"))
-    status, cause = provenance.get("status", "interrupted"), provenance.get("error") or job.get("cause")
+    status, cause = provenance.get("status", "interrupted"), job.get("cause") or provenance.get("error")
     predictions = baselines = history = None
     if status == "finished":
         try:

@@ -52,7 +52,7 @@ def scores(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -> d
     for name, value in _rates(counts).items():
         values[f"{name}_macro"] = _average(np.nan_to_num(value), occurs)
         values[f"{name}_weighted"] = _average(np.nan_to_num(value), support)
-    auroc = _auroc(labels, probabilities, weights)
+    auroc, _ = _areas(labels, probabilities, weights)
     values["auroc_macro"] = _average(auroc, ~np.isnan(auroc))
     values["auroc_weighted"] = _average(auroc, np.where(np.isnan(auroc), 0, support))
 
@@ -86,12 +86,13 @@ def per_class(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -
     """
     labels, probabilities, weights = np.asarray(labels), np.asarray(probabilities, float), np.asarray(weights, float)
     counts = _counts(confusion(labels, probabilities.argmax(1), probabilities.shape[1], weights))
+    auroc, average_precision = _areas(labels, probabilities, weights)
     return _rates(counts) | {
         "support": counts["support"],
         "specificity": _ratio(counts["tn"], counts["negatives"]),
         "npv": _ratio(counts["tn"], counts["unflagged"]),
-        "auroc": _auroc(labels, probabilities, weights),
-        "average_precision": _average_precision(labels, probabilities, weights),
+        "auroc": auroc,
+        "average_precision": average_precision,
     }
 
 
@@ -341,27 +342,21 @@ def _average(values: Floats, weights: NDArray) -> Floats:
     return _ratio((np.where(weights > 0, values, 0) * weights).sum(1), weights.sum(1))
 
 
-def _auroc(labels: NDArray, probabilities: Floats, weights: Floats) -> Floats:
-    areas = []
-    for label, p in enumerate(probabilities.T):
-        positive = labels == label
-        wins = np.heaviside(p[positive][:, None] - p[~positive], 0.5)  # positives x negatives, a tie wins half
-        won = ((weights[:, positive] @ wins) * weights[:, ~positive]).sum(1)
-        areas.append(_ratio(won, weights[:, positive].sum(1) * weights[:, ~positive].sum(1)))
-    return np.stack(areas, 1)
-
-
-def _average_precision(labels: NDArray, probabilities: Floats, weights: Floats) -> Floats:
-    values = []
+def _areas(labels: NDArray, probabilities: Floats, weights: Floats) -> tuple[Floats, Floats]:
+    """Return AUROC and average precision, (R, C): sorted sums, for positives x negatives would not fit for many rows."""
+    auroc, average_precision = [], []
     for label, p in enumerate(probabilities.T):
         order = np.argsort(-p, kind="stable")
         last = np.append(np.flatnonzero(np.diff(p[order])), len(p) - 1)  # of each run of equal scores
-        sorted_weights = weights[:, order]
-        flagged = sorted_weights.cumsum(1)[:, last]
-        hits = (sorted_weights * (labels[order] == label)).cumsum(1)[:, last]
-        steps = np.diff(hits, axis=1, prepend=0)
-        values.append(_ratio((steps * np.nan_to_num(_ratio(hits, flagged))).sum(1), hits[:, -1]))
-    return np.stack(values, 1)
+        sorted_weights, positive = weights[:, order], labels[order] == label
+        hits = (sorted_weights * positive).cumsum(1)[:, last]
+        alarms = (sorted_weights * ~positive).cumsum(1)[:, last]
+        new_hits, new_alarms = np.diff(hits, axis=1, prepend=0), np.diff(alarms, axis=1, prepend=0)
+        won = (new_alarms * (hits - new_hits / 2)).sum(1)  # pairs with the positive above; a tie wins half
+        auroc.append(_ratio(won, hits[:, -1] * alarms[:, -1]))
+        precision = np.nan_to_num(_ratio(hits, hits + alarms))
+        average_precision.append(_ratio((new_hits * precision).sum(1), hits[:, -1]))
+    return np.stack(auroc, 1), np.stack(average_precision, 1)
 
 
 def _logits(probabilities: ArrayLike) -> Floats:
