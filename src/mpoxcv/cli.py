@@ -62,8 +62,8 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                 code = 130
             except SystemExit as stop:  # Lightning's way to end after Ctrl-C
                 if isinstance(stop.code, str):
-                    raise
-                code = stop.code or 0
+                    sys.stderr.write(f"\nerror: {stop.code}\n")
+                code = 1 if isinstance(stop.code, str) else stop.code or 0
             except Exception as error:
                 message = explain(error, conf_dir, config_name, sys.argv[1:])
                 sys.stdout.flush()

@@ -45,16 +45,16 @@ class SummariseSweep(Callback):
                 f"python {shlex.join([sys.argv[0], '-m', *before['arguments']])} hydra.sweep.dir={folder} resume=true"
             )
             if not config.get("resume"):
-                raise SystemExit(f"\nerror: {folder} holds a multirun already. Go on with it:\n  {resume}")
+                raise SystemExit(f"{folder} holds a multirun already. Go on with it:\n  {resume}")
             if own != before["arguments"]:
-                raise SystemExit(f"\nerror: {folder} holds a multirun with other options. Go on with it:\n  {resume}")
+                raise SystemExit(f"{folder} holds a multirun with other options. Go on with it:\n  {resume}")
         values = [list(o.sweep_string_iterator()) if o.is_sweep_override() else [_value(o)] for o in overrides]
         names = [str(o.key_or_group) for o in overrides]
         jobs = [dict(zip(names, job, strict=True)) for job in itertools.product(*values)]
         jobs = [{name: value for name, value in job.items() if name != "resume"} for job in jobs]
         write_json(folder / "summary" / PLAN, {"arguments": own, "jobs": jobs})
         fixed = [
-            o.get_key_element() for o in overrides if not o.is_sweep_override() and o.key_or_group not in ALWAYS_NAMED
+            str(o.key_or_group) for o in overrides if not o.is_sweep_override() and o.key_or_group not in ALWAYS_NAMED
         ]
         with read_write(config), open_dict(config):
             keep = [o for o in config.hydra.overrides.hydra if not o.startswith("hydra.sweep.dir=")]
