@@ -100,7 +100,9 @@ def check_numbers(cfg: DictConfig, config_name: str) -> None:
     }
     if not words:
         return
-    defaults = compose(config_name, [o for o in overrides if "." not in (k := o.partition("=")[0]) and k not in words])
+    chosen = [o for o in overrides if "." not in (k := o.partition("=")[0]) and k not in words]
+    own_folders = [o for o in HydraConfig.get().overrides.hydra if o.startswith("hydra.searchpath=")]
+    defaults = compose(config_name, [*chosen, *own_folders])
     for key, word in words.items():
         default = OmegaConf.select(defaults, key)
         if isinstance(default, int | float) and not isinstance(default, bool):
