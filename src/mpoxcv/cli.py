@@ -55,6 +55,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands us the exception itself
             code = 0
             AT_END.clear()
+            sys.argv[1:] = map(quoted, sys.argv[1:])
             try:
                 hydra_main()
             except KeyboardInterrupt:
@@ -80,6 +81,12 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         return run
 
     return decorate
+
+
+def quoted(argument: str) -> str:
+    """Quote a value that holds an equals sign, such as the folder of a multirun's fold=1; Hydra's grammar has none bare."""
+    match = re.fullmatch(r"([\w.+~@/-]+)=([^=\s'\"\[\]{}(),]*=[^\s'\"\[\]{}(),]*)", argument)
+    return f"{match[1]}='{match[2]}'" if match else argument
 
 
 def check_numbers(cfg: DictConfig, config_name: str) -> None:
