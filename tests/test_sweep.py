@@ -168,3 +168,17 @@ def test_launchers_name_a_failing_fold(undisturbed, launcher, tmp_path):
     process.communicate(timeout=300)
     (problem,) = summary_of(tmp_path / "s")["problems"]
     assert process.returncode == 1 and problem["fold"] == 2 and picture.name in problem["cause"]
+
+
+@pytest.mark.slow
+def test_a_multirun_of_two_processes_a_fold(undisturbed, tmp_path):
+    _, tree = undisturbed
+    for name, ddp in (("one", []), ("two", ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"])):
+        given = [o for o in options(tree, tmp_path / name, epochs=2) if not (ddp and o == "trainer=cpu")]
+        process = start(["-m", "fold=1,2", *given, *ddp], tmp_path)
+        assert process.wait(300) == 0, process.stderr.read().decode()
+    one, two = (pd.read_csv(tmp_path / name / "summary/predictions.csv") for name in ("one", "two"))
+    assert (one["image"] == two["image"]).all() and len(one) == 72
+    columns = [c for c in one if c.startswith("p_")]
+    assert (one[columns] - two[columns]).abs().max().max() < 1e-4
+    assert not (tmp_path / "logs").exists()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
@@ -36,6 +37,7 @@ class SummariseSweep(Callback):
         Raises:
             SystemExit: the folder holds another multirun (Hydra swallows other errors of callbacks).
         """
+        self.script = sys.argv[0]
         folder = Path(config.hydra.sweep.dir).absolute()
         arguments = [str(argument) for argument in config.hydra.overrides.task]
         overrides = OverridesParser.create().parse_overrides(arguments)
@@ -65,6 +67,14 @@ class SummariseSweep(Callback):
             config.hydra.sweep.dir = str(folder)
         cli.AT_END.append(lambda: conclude(folder))
 
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Show the job its own command and folder: with ddp, Lightning starts more processes by them."""
+        if config.hydra.mode == RunMode.MULTIRUN:
+            own: Any = HydraConfig.get()
+            with read_write(own):
+                own.run.dir = config.hydra.runtime.output_dir
+            self.argv, sys.argv = sys.argv, [self.script, *map(str, config.hydra.overrides.task)]
+
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write how the job ended, and the summary of what is there."""
         if os.environ.get("LOCAL_RANK", "0") != "0":  # a process that only helps
@@ -77,7 +87,20 @@ class SummariseSweep(Callback):
             write_atomically(folder / "error.log", "".join(traceback.format_exception(error)))
         write_json(folder / "job.json", job)
         if config.hydra.mode == RunMode.MULTIRUN:
+            sys.argv = self.argv
+            leave_process_group()
             write_summary_of(Path(config.hydra.sweep.dir))
+
+
+def leave_process_group() -> None:
+    """End a job's distributed processes, so that the next job starts its own."""
+    if "torch" in sys.modules:
+        import torch.distributed
+
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+    for name in ("WORLD_SIZE", "NODE_RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        os.environ.pop(name, None)
 
 
 def read_plan(folder: Path) -> dict[str, Any] | None:

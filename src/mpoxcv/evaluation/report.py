@@ -188,7 +188,11 @@ def verdict(summary: Summary) -> list[str]:
         if content["protocol"] == "pooled":
             said += " This number says nothing: the network was trained on its test pictures."
         elif content["permuted_labels"]:
-            at = "as it must be" if content["permutation_control"] else "WHICH MEANS A LEAK, OR LUCK"
+            at = (
+                "as it must be"
+                if content["permutation_control"]
+                else "WHICH MEANS A LEAK, OR LUCK: repeat it with seed=1,2,3"
+            )
             inside = "holds" if content["permutation_control"] else "does not hold"
             said += f" Its labels were permuted: the interval {inside} chance, {at}."
         elif low <= chance:
