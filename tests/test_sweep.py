@@ -93,7 +93,7 @@ def test_honest_and_pooled_folds_side_by_side(run_script, tree, tmp_path):
     assert done.code == 0 and "TRAINED ON" in done.out
     assert "TRAINED ON" in pd.read_csv(pooled / "predictions.csv")["data"].iloc[0]
     done = run_script("summarize", f"runs=[{honest},{pooled}]", "folds=2", f"output={tmp_path / 'both'}")
-    assert done.code == 0 and "fold=pooled LEAKS" in done.out
+    assert done.code == 0 and "lenet, fold=pooled LEAKS" in done.out
     found = json.loads((tmp_path / "both/summary.json").read_text())
     assert [g["protocol"] for g in found["groups"]] == ["published", "pooled"] and found["comparisons"] == []
 

@@ -77,7 +77,8 @@ def test_permuted_labels_move_with_the_patient_and_leave_test_alone(folds):
     test = table["split"] == "test"
     assert permuted[test].equals(table[test])
     assert permuted[~test].groupby(table["class"] + table["patient"])["label"].nunique().max() == 1
-    assert 0.2 < (permuted[~test]["label"] == table[~test]["label"]).mean() < 0.55
+    shares = pd.crosstab(table[~test]["class"], permuted[~test]["class"], normalize="index").to_numpy()
+    assert 0.2 < shares.min() and shares.max() < 0.5  # a third of each class in every other, and in itself
     units = [
         t[~test].assign(key=table["class"] + table["patient"]).drop_duplicates("key")["class"]
         for t in (table, permuted)

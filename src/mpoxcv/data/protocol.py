@@ -98,14 +98,16 @@ def permute_labels(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Deal the classes of Train and Valid out anew among their patients; Test keeps its own.
 
     A negative control: whatever is learnt from such labels, a test score above chance comes from a leak (Yagis et al.
-    2021). Copies and other pictures of a patient stay together, and each class keeps its number of patients.
+    2021). Copies and other pictures of a patient stay together, and each class keeps its number of patients. The new
+    classes are spread evenly over each old one: where many patients keep theirs by luck, something true could be learnt.
     """
+    rng = np.random.default_rng(seed)
     seen = table["split"] != "test"
     patients = table.loc[seen, ["class", "label", "patient"]].drop_duplicates().sort_values(["label", "patient"])
-    order = np.random.default_rng(seed).permutation(len(patients))
-    dealt = patients.assign(
-        new_class=patients["class"].to_numpy()[order], new_label=patients["label"].to_numpy()[order]
-    )
+    patients = patients.iloc[rng.permutation(len(patients))].sort_values("label", kind="stable")
+    places = [(np.arange(n) + rng.random()) / n for n in patients.groupby("label").size()]
+    order = np.argsort(np.concatenate(places), kind="stable")
+    dealt = patients.assign(new_class=patients["class"].to_numpy()[order], new_label=patients["label"].to_numpy()[order])
     new = table[["class", "label", "patient"]].merge(dealt, how="left", on=["class", "label", "patient"])
     return table.assign(
         **{"class": np.where(seen, new["new_class"], table["class"])},

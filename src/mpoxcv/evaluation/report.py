@@ -92,7 +92,9 @@ def tables_of(summary: Summary) -> dict[str, pd.DataFrame]:
         tables["results"].append({"model": group.name, "protocol": content["data"]} | _result_cells(content))
         for name, values in content["baselines"].items():
             cells = {NAMES[metric]: _interval(values[metric]) for metric in HEADLINE}
-            tables["results"].append({"model": f"{name} (baseline)", "protocol": content["data"]} | cells)
+            row = {"model": f"{name} (baseline)", "protocol": content["data"]} | cells
+            if row not in tables["results"]:  # of another model on the same pictures
+                tables["results"].append(row)
         for run in content["runs"]:
             cells = {NAMES[metric]: _number(run["metrics"].get(f"test/{metric}")) for metric in HEADLINE}
             sizes = {"pictures": str(run["pictures"]), "patients": str(run["patients"])}
@@ -140,7 +142,8 @@ def _result_cells(content: Mapping[str, Any]) -> dict[str, str]:
     for metric in HEADLINE[:3]:
         if metric in content["mean_sd"]:
             mean, sd, n = content["mean_sd"][metric]
-            cells[f"{NAMES[metric]}, mean ± SD"] = f"{mean:.3f} ± {sd:.3f} (n = {n})"
+            if n > 1:
+                cells[f"{NAMES[metric]}, mean ± SD"] = f"{mean:.3f} ± {sd:.3f} (n = {n})"
     return cells
 
 

@@ -150,10 +150,8 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     names = []
     for options, members in zip(own, experiments.values(), strict=True):
         parts = [f"{k}={v}" for k, v in options.items() if (k, v) not in shared]
-        apart = ", ".join([*parts, *["fold=pooled"] * members[0].pooled])
-        names.append(
-            apart or str(members[0].config.get("name", "runs")) if len(own) == 1 or apart else "as the default"
-        )
+        name = ", ".join(parts) or str(members[0].config.get("name", "runs"))
+        names.append(f"{name}, fold=pooled" if members[0].pooled else name)
     names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
     return dict(zip(names, experiments.values(), strict=True))
 
