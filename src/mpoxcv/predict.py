@@ -1,17 +1,13 @@
 """New pictures through trained networks: one run's, or the average of a multirun's.
 
-Legend: N pictures, C classes, R runs, S picture size in pixels.
+Legend: N pictures, C classes, S picture size in pixels.
 """
 
 import glob
-import json
-import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pandas as pd
@@ -19,7 +15,6 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from mpoxcv.checkpoint_io import AtomicCheckpointIO
@@ -27,14 +22,9 @@ from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.data.images import decode
 from mpoxcv.data.loader import BatchLoader
-from mpoxcv.data.protocol import fold_table
-from mpoxcv.data.tree import PICTURE_SUFFIXES, SYSTEM_NAMES, compile_name_pattern
+from mpoxcv.data.tree import PICTURE_SUFFIXES, compile_name_pattern
 from mpoxcv.errors import UserError, shorten
-from mpoxcv.evaluation.predictions import read_predictions
 from mpoxcv.files import write_atomically
-
-CHUNK = 512  # pictures decoded at once: bounds the memory
-NAMED = 50  # pictures left out that are named one by one
 
 
 @dataclass(frozen=True)
@@ -43,102 +33,159 @@ class TrainedRun:
 
     Attributes:
         folder: of the run.
-        source: what it was trained on, as in the column ``data`` of its predictions.csv.
-        finished: whether the run came to its end.
         classifier: with the best checkpoint's weights, in evaluation mode.
         datamodule: as in the run, not set up.
     """
 
     folder: Path
-    source: str
-    finished: bool
     classifier: LesionClassifier
     datamodule: MSLDDataModule
 
-    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """Return float64 (N, C) for uint8 (N, S, S, 3), normalised as in the run.
-
-        Raises:
-            UserError: the network's scores are not finite.
-        """
-        data, n = self.datamodule, torch.arange(len(pixels))
-        images = torch.from_numpy(pixels)
-        loader = BatchLoader(images, n, torch.zeros_like(n), data.eval_batch_size, mean=data.mean, std=data.std)
-        with torch.inference_mode():
-            found = torch.cat([self.classifier(batch["image"]).float().softmax(1) for batch in loader])
-        if not found.isfinite().all():
-            raise UserError(f"The network of {self.folder} gives no finite numbers: its training has diverged.")
-        return found.numpy().astype(float)  # averaged in double precision, in which the runs' order does not matter
-
-    def saw(self, paths: Sequence[Path]) -> np.ndarray:
-        """Return which pictures' patients were in the run's Train or Valid: bool (N,), told by the file names.
-
-        Raises:
-            UserError: the run's data set is not there or is another one now, or a file name tells no patient.
-        """
+    def probabilities(self, files: Sequence[bytes]) -> np.ndarray:
+        """Return float32 (N, C) for N picture files' bytes, decoded and normalised as in the run."""
         data = self.datamodule
-        table = fold_table(
-            data.root, data.classes, data.name_pattern, data.fold, data.protocol, data.split_file, exclude=data.exclude
-        )
-        scored = read_predictions(self.folder / "predictions.csv")  # Valid and Test: a data set split anew shows here
-        if gone := set(zip(scored["split"], scored["image"])) - set(zip(table["split"], table["image"])):  # noqa: B905
-            raise UserError(
-                f"held_out=true reads the patients from {data.root}, but {self.folder} had other folds: {len(gone)} of its "
-                "pictures are not in the same split there. Give its own data set with data.root=DIR."
-            )
-        pattern = compile_name_pattern(data.name_pattern)
-        matches = [(path, pattern.fullmatch(path.stem)) for path in paths]
-        if unknown := [path for path, match in matches if match is None]:
-            raise UserError(
-                f"held_out=true needs the patient, and {len(unknown)} file name(s) do not tell it by data.name_pattern="
-                f"{data.name_pattern!r}:\n{shorten(unknown)}"
-            )
-        seen = set(table.loc[table["split"] != "test", "patient"])
-        return np.array([match is not None and match["patient"] in seen for _, match in matches])
+        pixels = torch.from_numpy(np.stack([decode(file, data.image_size) for file in files]))
+        n = torch.arange(len(files))
+        loader = BatchLoader(pixels, n, torch.zeros_like(n), data.eval_batch_size, mean=data.mean, std=data.std)
+        with torch.inference_mode():
+            return torch.cat([self.classifier(batch["image"]).softmax(1) for batch in loader]).float().numpy()
+
+    def seen_patients(self) -> set[str]:
+        """Return the patients of the run's Train and Valid, from its data set.
+
+        Raises:
+            UserError: the data set is not where it was.
+        """
+        self.datamodule.setup()
+        return {p for split in ("train", "val") for p in self.datamodule.table(split)["patient"]}
 
 
 def predict(cfg: DictConfig) -> pd.DataFrame:
-    """Classify pictures and write a table with one row a picture; those left out are named on stderr.
+    """Classify pictures and write a table with one row a picture.
+
+    Pictures that cannot be read are named on stderr and left out.
 
     Args:
         cfg: ``conf/predict.yaml`` as composed.
 
     Returns:
-        The table: ``image`` (path), ``prediction``, ``n_networks`` (how many were averaged), ``data`` (what they were
-        trained on) and float64 ``p_<class>`` for each class.
+        The table: ``image`` (path), ``prediction``, ``n_networks`` and ``p_<class>`` for each class, averaged over the runs.
 
     Raises:
-        UserError: an option is not as it must be, there are no runs or no pictures, no picture can be read or is left by
-            ``held_out``, or the runs do not fit together.
+        UserError: there are no runs or no pictures, none can be read, the runs do not fit together, or the output is there.
     """
-    _check_options(cfg)
-    output, paths = Path(str(cfg.output)), find_pictures(str(cfg.images))
-    runs = load_runs(Path(str(cfg.run)), cfg.data.root)
-    if early := [run.folder for run in runs if not run.finished]:
-        print(f"Not finished, and used with their best checkpoint so far:\n{shorten(early)}", file=sys.stderr)
-    used = np.array([~run.saw(paths) if cfg.held_out else np.ones(len(paths), bool) for run in runs])  # (R, N)
-    left_out = [f"{p}: every network has seen its patient" for p, n in zip(paths, used.sum(0), strict=True) if not n]
-    if len(left_out) == len(paths):
-        raise UserError(f"held_out=true leaves none of {len(paths)} picture(s): every network has seen their patients.")
-    chosen = np.flatnonzero(used.any(0))
-    classes, rows = runs[0].classifier.classes, []
-    sources = "; ".join(dict.fromkeys(run.source for run in runs))
-    steps = track(range(0, len(chosen), CHUNK), f"Classifying {len(chosen)} pictures", transient=True)
-    for part in (chosen[start : start + CHUNK] for start in steps):
-        pictures, failures = decode_files([paths[i] for i in part], {run.datamodule.image_size for run in runs})
-        left_out += failures.values()
-        if len(part := np.array([i for i in part if paths[i] not in failures], int)):
-            each = np.stack([run.probabilities(pictures[run.datamodule.image_size]) for run in runs])
-            weights = used[:, part, None]
-            averaged = (each * weights).sum(0) / weights.sum(0)
-            for i, p in zip(part, averaged, strict=True):
-                rows.append([str(paths[i]), classes[p.argmax()], used[:, i].sum(), sources, *p])
-    if not rows:
-        raise UserError(f"None of {len(paths)} picture(s) can be classified:\n{shorten(left_out)}")
-    names = ["image", "prediction", "n_networks", "data", *(f"p_{name}" for name in classes)]
-    table = pd.DataFrame(rows, columns=names)
+    output, folder, images = Path(cfg.output), Path(cfg.run), str(cfg.images)
+    if output.exists() and not cfg.overwrite:
+        raise UserError(f"{output} is there, and nothing is overwritten: output=FILE, or overwrite=true.")
+    paths = find_pictures(images)
+    runs = load_runs(folder, cfg.data.root)
+    files, kept, failures = [], [], []
+    for path in paths:
+        try:
+            data = path.read_bytes()
+            decode(data)
+        except UserError as error:
+            failures.append(f"{path}: {error}")
+        except OSError as error:
+            failures.append(f"{path}: cannot be read: {error.strerror}")
+        else:
+            files.append(data)
+            kept.append(path)
+    if not kept:
+        raise UserError(f"None of {len(paths)} picture(s) can be read:\n{shorten(failures)}")
+    probabilities = np.stack([run.probabilities(files) for run in runs])
+    counted = np.ones((len(runs), len(kept)), bool)
+    if cfg.held_out:
+        counted = np.stack([_unseen(run, kept) for run in runs])
+    averaged = (probabilities * counted[..., None]).sum(0) / np.maximum(counted.sum(0), 1)[:, None]
+    classes = runs[0].classifier.classes
+    table = pd.DataFrame(
+        {
+            "image": [str(path) for path in kept],
+            "prediction": [classes[label] for label in averaged.argmax(1)],
+            "n_networks": counted.sum(0),
+        }
+    )
+    table = pd.concat([table, pd.DataFrame(averaged, columns=[f"p_{name}" for name in classes])], axis=1)
+    seen = table["n_networks"] == 0
+    failures += [f"{image}: every network was trained on its patient" for image in table["image"][seen]]
+    table = table[~seen].reset_index(drop=True)
     write_atomically(output, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    if left_out:
-        print(f"{len(left_out)} picture(s) left out:\n{shorten(left_out, NAMED)}", file=sys.stderr)
-    _print(table, classes, f"{len(runs)} network(s) trained on {sources}", output)
+    if failures:
+        print(f"{len(failures)} picture(s) left out:\n{shorten(failures)}", file=sys.stderr)
+    _print(table, classes, len(runs), output)
     return table
+
+
+def find_pictures(images: str) -> list[Path]:
+    """Return the picture files of a file, a folder with all below it, or a glob; hidden ones are left out.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(images)
+    if path.is_file():
+        return [path]
+    names = path.rglob("*") if path.is_dir() else map(Path, glob.glob(images, recursive=True))  # noqa: PTH207  absolute ones
+    found = [p for p in names if p.is_file() and p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
+    if not found:
+        raise UserError(
+            f"images={images} names no picture. Give a picture, a folder, or a glob: 'images=\"new/*.jpg\"'"
+        )
+    return sorted(found)
+
+
+def load_runs(folder: Path, data_root: str | None = None) -> list[TrainedRun]:
+    """Load the trained networks in a run's or a multirun's folder.
+
+    Args:
+        folder: of the run, or one with runs below it.
+        data_root: the data set's folder, if it has moved since.
+
+    Raises:
+        UserError: there is no trained run, or the runs have different classes.
+    """
+    checkpoints = sorted(folder.rglob("checkpoints/best.ckpt"))
+    found = [file.parent.parent for file in checkpoints if (file.parent.parent / ".hydra/config.yaml").is_file()]
+    if not found:
+        raise UserError(f"There is no trained run in {folder}: a run's folder holds .hydra and checkpoints/best.ckpt.")
+    runs = []
+    for run in found:
+        stored = OmegaConf.load(run / ".hydra" / "config.yaml")
+        assert isinstance(stored, DictConfig)
+        stored.output_dir = str(run)
+        stored.data.root = data_root or stored.data.root
+        classifier: LesionClassifier = instantiate(stored.classifier)
+        checkpoint = AtomicCheckpointIO().load_checkpoint(run / "checkpoints" / "best.ckpt", "cpu")
+        classifier.on_load_checkpoint(checkpoint)
+        classifier.load_state_dict(checkpoint["state_dict"])
+        runs.append(TrainedRun(run, classifier.eval(), instantiate(stored.data)))
+        if runs[-1].classifier.classes != runs[0].classifier.classes:
+            raise UserError(f"{run} and {runs[0].folder} have different classes: their networks cannot be averaged.")
+    return runs
+
+
+def _unseen(run: TrainedRun, paths: Sequence[Path]) -> np.ndarray:
+    """Return which pictures are of patients that the run never saw: bool (N,), told by the data set's name pattern."""
+    pattern, seen = compile_name_pattern(run.datamodule.name_pattern), run.seen_patients()
+    matches = [pattern.fullmatch(path.stem) for path in paths]
+    if unknown := [str(path) for path, match in zip(paths, matches, strict=True) if match is None]:
+        raise UserError(
+            f"held_out=true needs the patient, and {len(unknown)} file name(s) do not tell it:\n{shorten(unknown)}"
+        )
+    return np.array([match is not None and match["patient"] not in seen for match in matches])
+
+
+def _print(table: pd.DataFrame, classes: Sequence[str], networks: int, output: Path, most: int = 10) -> None:
+    console = Console(highlight=False)
+    grid = Table(title=f"{len(table)} picture(s) by {networks} network(s)", title_justify="left")
+    for heading in ("picture", "prediction", "probability"):
+        grid.add_column(heading)
+    for _, row in table.head(most).iterrows():
+        grid.add_row(Path(row["image"]).name, row["prediction"], f"{row['p_' + row['prediction']]:.3f}")
+    console.print(grid)
+    counts = table["prediction"].value_counts().reindex(list(classes), fill_value=0)
+    console.print(
+        "All: " + ", ".join(f"{name} {n}" for name, n in counts.items()) + f". Written to {output}", soft_wrap=True
+    )
+    console.print("Research only: not for diagnosis.")
