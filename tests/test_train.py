@@ -172,7 +172,7 @@ def test_data_moved_since_the_run(run_script, tree, tmp_path):
         "data.sampler=weighted data.train_images=augmented",
         "data.train_images=original data.mean=[0.5,0.5,0.5] data.std=[0.2,0.2,0.2]",
         "+data.augment={_target_:torchvision.transforms.v2.RandomHorizontalFlip}",
-        "model=torchvision model.name=mobilenet_v3_small data.image_size=40",
+        pytest.param("model=torchvision model.name=mobilenet_v3_small data.image_size=40", marks=pytest.mark.slow),
         "experiment=lenet_original",
     ],
 )
@@ -181,6 +181,7 @@ def test_options_work(run_script, tree, option):
     assert done.code == 0, done.err
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_result_of_one(tree, tmp_path):
     """Real processes: pytest's own must not become rank 0."""
     options = [*small(tree), "data.batch_size=4", "trainer.max_epochs=3", "classifier.class_weights=balanced"]

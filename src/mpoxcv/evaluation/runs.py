@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,7 @@ def read_run(folder: Path, stored: Any = None) -> Run:
     config = _flat(OmegaConf.to_container(stored)) | {"name": OmegaConf.select(stored, "name")}
     lines = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
     assert isinstance(lines, list)
-    overrides = dict(str(line).lstrip("+~").partition("=")[::2] for line in lines)
+    overrides = plain_options(dict(str(line).lstrip("+~").partition("=")[::2] for line in lines))
     provenance, metrics, job = (_json(folder / name) for name in ("provenance.json", "metrics.json", "job.json"))
     status, cause = provenance.get("status", "interrupted"), job.get("cause") or provenance.get("error")
     predictions = baselines = history = None
@@ -111,6 +111,12 @@ def read_run(folder: Path, stored: Any = None) -> Run:
         folder, overrides, config, config["fold"], config["seed"], status, cause, metrics, provenance, predictions,
         baselines, history,
     )  # fmt: skip
+
+
+def plain_options(options: Mapping[str, str]) -> dict[str, str]:
+    """Return the options with true, false and null in small letters: a multirun writes True where a person types true."""
+    words = ("true", "false", "null")
+    return {name: value.lower() if value.lower() in words else value for name, value in options.items()}
 
 
 def checked(predictions: pd.DataFrame) -> pd.DataFrame:

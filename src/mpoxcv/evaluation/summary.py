@@ -14,7 +14,7 @@ import pandas as pd
 
 from mpoxcv.evaluation import statistics as st
 from mpoxcv.evaluation.predictions import classes_of, probabilities_of
-from mpoxcv.evaluation.runs import NEUTRAL, Run, find_runs, group_runs
+from mpoxcv.evaluation.runs import NEUTRAL, Run, find_runs, group_runs, plain_options
 
 HEADLINE = ("balanced_accuracy", "f1_macro", "accuracy", "auroc_macro")
 PRIMARY = HEADLINE[0]
@@ -116,7 +116,7 @@ def _never_began(
     if expected is not None:
         runs = [run for members in grouped.values() for run in members]
         for options in expected:
-            telling = {k: v for k, v in options.items() if k not in NEUTRAL - {"fold", "seed"}}
+            telling = {k: v for k, v in plain_options(options).items() if k not in NEUTRAL - {"fold", "seed"}}
             if not any(telling.items() <= run.overrides.items() for run in runs):
                 missing.append({"options": dict(options), "fold": options.get("fold"), "seed": options.get("seed")})
     else:
