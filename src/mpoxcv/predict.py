@@ -1,11 +1,11 @@
-"""New pictures through trained networks: one run's, or the average of a multirun's.
-
-Legend: N pictures, C classes, S picture size in pixels.
-"""
+"""New pictures through trained networks: one run's, or a multirun's averaged. N pictures, C classes, R runs, S pixels."""
 
 import glob
+import json
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,170 +22,170 @@ from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.data.images import decode
 from mpoxcv.data.loader import BatchLoader
-from mpoxcv.data.tree import PICTURE_SUFFIXES, compile_name_pattern
+from mpoxcv.data.protocol import fold_table
+from mpoxcv.data.tree import PICTURE_SUFFIXES, SYSTEM_NAMES, compile_name_pattern
 from mpoxcv.errors import UserError, shorten
+from mpoxcv.evaluation.predictions import read_predictions
 from mpoxcv.files import write_atomically
+
+SEEN = "every network has seen its patient, or its name tells none"
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """One run's network, ready for pictures.
-
-    Attributes:
-        folder: of the run.
-        classifier: with the best checkpoint's weights, in evaluation mode.
-        datamodule: as in the run, not set up.
-    """
+    """One run's network with its best checkpoint's weights, and its DataModule, not set up."""
 
     folder: Path
+    source: str  # what it was trained on, as in the column data of its predictions.csv
     classifier: LesionClassifier
-    datamodule: MSLDDataModule
+    data: MSLDDataModule
 
-    def probabilities(self, files: Sequence[bytes]) -> np.ndarray:
-        """Return float32 (N, C) for N picture files' bytes, decoded and normalised as in the run."""
-        data = self.datamodule
-        pixels = torch.from_numpy(np.stack([decode(file, data.image_size) for file in files]))
-        n = torch.arange(len(files))
-        loader = BatchLoader(pixels, n, torch.zeros_like(n), data.eval_batch_size, mean=data.mean, std=data.std)
+    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
+        """Return float64 (N, C) for uint8 (N, S, S, 3), normalised as in the run; UserError where they are not finite."""
+        data, n = self.data, torch.arange(len(pixels))
+        images = torch.from_numpy(pixels)
+        loader = BatchLoader(images, n, torch.zeros_like(n), data.eval_batch_size, mean=data.mean, std=data.std)
         with torch.inference_mode():
-            return torch.cat([self.classifier(batch["image"]).softmax(1) for batch in loader]).float().numpy()
+            found = torch.cat([self.classifier(batch["image"]).softmax(1) for batch in loader])
+        if not found.isfinite().all():
+            raise UserError(f"The network in {self.folder} gives no finite numbers: its training has diverged.")
+        return found.numpy().astype(float)
 
-    def seen_patients(self) -> set[str]:
-        """Return the patients of the run's Train and Valid, from its data set.
+    def saw(self, paths: Sequence[Path]) -> np.ndarray:
+        """Return whether Train or Valid had each picture's patient, or its name tells none: bool (N,).
 
         Raises:
-            UserError: the data set is not where it was.
+            UserError: the run's data set is not there, or is split otherwise now.
         """
-        self.datamodule.setup()
-        return {p for split in ("train", "val") for p in self.datamodule.table(split)["patient"]}
+        d, keys = self.data, ["split", "image"]
+        table = fold_table(d.root, d.classes, d.name_pattern, d.fold, d.protocol, d.split_file, exclude=d.exclude)
+        scored = read_predictions(self.folder / "predictions.csv")
+        if gone := set(map(tuple, scored[keys].to_numpy())) - set(map(tuple, table[keys].to_numpy())):
+            raise UserError(
+                f"{d.root} is not the data set of {self.folder}, or was split anew: {len(gone)} of the run's Valid and Test "
+                "pictures are not in the same split there. held_out=true needs the run's own: data.root=DIR."
+            )
+        seen, pattern = set(table.loc[table["split"] != "test", "patient"]), compile_name_pattern(d.name_pattern)
+        matches = [pattern.fullmatch(path.stem) for path in paths]
+        return np.array([match is None or match["patient"] in seen for match in matches])
 
 
 def predict(cfg: DictConfig) -> pd.DataFrame:
-    """Classify pictures and write a table with one row a picture.
-
-    Pictures that cannot be read are named on stderr and left out.
+    """Classify pictures and write a table with one row a picture; those that are left out are named on stderr.
 
     Args:
         cfg: ``conf/predict.yaml`` as composed.
 
     Returns:
-        The table: ``image`` (path), ``prediction``, ``n_networks`` and ``p_<class>`` for each class, averaged over the runs.
+        The table: ``image`` (path), ``prediction``, ``n_networks`` (how many were averaged), ``data`` (what they were
+        trained on) and ``p_<class>`` (float64) for each class.
 
     Raises:
-        UserError: there are no runs or no pictures, none can be read, the runs do not fit together, or the output is there.
+        UserError: an option is wrong, there is no run or no picture, none is left, or the runs do not fit together.
     """
-    output, folder, images = Path(cfg.output), Path(cfg.run), str(cfg.images)
-    if output.exists() and not cfg.overwrite:
-        raise UserError(f"{output} is there, and nothing is overwritten: output=FILE, or overwrite=true.")
-    paths = find_pictures(images)
-    runs = load_runs(folder, cfg.data.root)
-    files, kept, failures = [], [], []
-    for path in paths:
-        try:
-            data = path.read_bytes()
-            decode(data)
-        except UserError as error:
-            failures.append(f"{path}: {error}")
-        except OSError as error:
-            failures.append(f"{path}: cannot be read: {error.strerror}")
-        else:
-            files.append(data)
-            kept.append(path)
-    if not kept:
-        raise UserError(f"None of {len(paths)} picture(s) can be read:\n{shorten(failures)}")
-    probabilities = np.stack([run.probabilities(files) for run in runs])
-    counted = np.ones((len(runs), len(kept)), bool)
-    if cfg.held_out:
-        counted = np.stack([_unseen(run, kept) for run in runs])
-    averaged = (probabilities * counted[..., None]).sum(0) / np.maximum(counted.sum(0), 1)[:, None]
-    classes = runs[0].classifier.classes
-    table = pd.DataFrame(
-        {
-            "image": [str(path) for path in kept],
-            "prediction": [classes[label] for label in averaged.argmax(1)],
-            "n_networks": counted.sum(0),
-        }
-    )
-    table = pd.concat([table, pd.DataFrame(averaged, columns=[f"p_{name}" for name in classes])], axis=1)
-    seen = table["n_networks"] == 0
-    failures += [f"{image}: every network was trained on its patient" for image in table["image"][seen]]
-    table = table[~seen].reset_index(drop=True)
-    write_atomically(output, table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
-    if failures:
-        print(f"{len(failures)} picture(s) left out:\n{shorten(failures)}", file=sys.stderr)
-    _print(table, classes, len(runs), output)
+    _check(cfg)
+    paths, runs = find_pictures(str(cfg.images)), load_runs(Path(str(cfg.run)), cfg.data.root)
+    used = np.array([~run.saw(paths) if cfg.held_out else np.ones(len(paths), bool) for run in runs])  # (R, N)
+    sizes = {run.data.image_size for run in runs}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        decoded = list(pool.map(lambda path, n: _decode(path, sizes) if n else SEEN, paths, used.sum(0)))
+    left_out = {path: found for path, found in zip(paths, decoded, strict=True) if isinstance(found, str)}
+    pictures = {path: found for path, found in zip(paths, decoded, strict=True) if not isinstance(found, str)}
+    reasons = shorten([f"{path}: {reason}" for path, reason in left_out.items()], limit=100)
+    if not pictures:
+        raise UserError(f"None of {len(paths)} picture(s) can be classified:\n{reasons}")
+    used = used[:, [path in pictures for path in paths]]
+    each = [run.probabilities(np.stack([sized[run.data.image_size] for sized in pictures.values()])) for run in runs]
+    averaged = (np.stack(each) * used[..., None]).sum(0) / used.sum(0)[:, None]
+    classes, sources = runs[0].classifier.classes, "; ".join(dict.fromkeys(run.source for run in runs))
+    predicted = [classes[label] for label in averaged.argmax(1)]
+    keys = {"image": list(map(str, pictures)), "prediction": predicted, "n_networks": used.sum(0), "data": sources}
+    table = pd.DataFrame(keys | {f"p_{name}": p for name, p in zip(classes, averaged.T, strict=True)})
+    write_atomically(str(cfg.output), table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    if left_out:
+        print(f"{len(left_out)} of {len(paths)} picture(s) left out:\n{reasons}", file=sys.stderr)
+    print(f"{len(table)} picture(s) by {len(runs)} network(s) trained on {sources}")
+    _print(table, classes)
+    print(f"Written to {cfg.output}. Research only: not for diagnosis.")
     return table
 
 
 def find_pictures(images: str) -> list[Path]:
-    """Return the picture files of a file, a folder with all below it, or a glob; hidden ones are left out.
+    """Return the pictures of a file, a folder with all below it, or a glob, without hidden and system files.
 
     Raises:
         UserError: there is none.
+        OSError: a folder cannot be read.
     """
     path = Path(images)
     if path.is_file():
         return [path]
-    names = path.rglob("*") if path.is_dir() else map(Path, glob.glob(images, recursive=True))  # noqa: PTH207  absolute ones
-    found = [p for p in names if p.is_file() and p.suffix.lower() in PICTURE_SUFFIXES and not p.name.startswith(".")]
-    if not found:
-        raise UserError(
-            f"images={images} names no picture. Give a picture, a folder, or a glob: 'images=\"new/*.jpg\"'"
-        )
-    return sorted(found)
+    found = _below(path) if path.is_dir() else map(Path, glob.glob(images, recursive=True))  # noqa: PTH207  absolute ones
+    if pictures := {path for path in found if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()}:
+        return sorted(pictures)
+    raise UserError(f"images={images} names no picture. Give a picture, a folder, or a glob: 'images=\"new/*.jpg\"'")
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():  # links to folders may go in circles, and are left out
+        if not path.name.startswith(".") and path.name.lower() not in SYSTEM_NAMES:
+            yield from _below(path) if path.is_dir() and not path.is_symlink() else (path,)
 
 
 def load_runs(folder: Path, data_root: str | None = None) -> list[TrainedRun]:
-    """Load the trained networks in a run's or a multirun's folder.
-
-    Args:
-        folder: of the run, or one with runs below it.
-        data_root: the data set's folder, if it has moved since.
+    """Load the networks of the runs in ``folder`` or below it; ``data_root`` is for data that have moved since.
 
     Raises:
-        UserError: there is no trained run, or the runs have different classes.
+        UserError: there is no trained run, a checkpoint does not fit, or the runs have different classes.
     """
-    checkpoints = sorted(folder.rglob("checkpoints/best.ckpt"))
-    found = [file.parent.parent for file in checkpoints if (file.parent.parent / ".hydra/config.yaml").is_file()]
-    if not found:
-        raise UserError(f"There is no trained run in {folder}: a run's folder holds .hydra and checkpoints/best.ckpt.")
-    runs = []
-    for run in found:
+    runs: list[TrainedRun] = []
+    for file in sorted(folder.rglob("checkpoints/best.ckpt")):
+        run = file.parent.parent
+        if not (run / ".hydra" / "config.yaml").is_file():
+            continue
         stored = OmegaConf.load(run / ".hydra" / "config.yaml")
-        assert isinstance(stored, DictConfig)
-        stored.output_dir = str(run)
-        stored.data.root = data_root or stored.data.root
+        stored.output_dir, stored.data.root = str(run), data_root or stored.data.root
+        stored.classifier.compile = False  # compiling takes longer than the pictures
         classifier: LesionClassifier = instantiate(stored.classifier)
-        checkpoint = AtomicCheckpointIO().load_checkpoint(run / "checkpoints" / "best.ckpt", "cpu")
+        checkpoint = AtomicCheckpointIO().load_checkpoint(file, "cpu")
         classifier.on_load_checkpoint(checkpoint)
         classifier.load_state_dict(checkpoint["state_dict"])
-        runs.append(TrainedRun(run, classifier.eval(), instantiate(stored.data)))
-        if runs[-1].classifier.classes != runs[0].classifier.classes:
+        if runs and classifier.classes != runs[0].classifier.classes:
             raise UserError(f"{run} and {runs[0].folder} have different classes: their networks cannot be averaged.")
+        record = run / "provenance.json"
+        provenance = json.loads(record.read_text()) if record.is_file() else {}
+        if provenance.get("status") != "finished":
+            print(f"{run} is not finished: its best checkpoint so far is used.", file=sys.stderr)
+        source = provenance.get("data", {}).get("name", stored.data.name)
+        runs.append(TrainedRun(run, source, classifier.eval(), instantiate(stored.data)))
+    if not runs:
+        raise UserError(f"There is no trained run in {folder}: a run's folder holds .hydra and checkpoints/best.ckpt.")
     return runs
 
 
-def _unseen(run: TrainedRun, paths: Sequence[Path]) -> np.ndarray:
-    """Return which pictures are of patients that the run never saw: bool (N,), told by the data set's name pattern."""
-    pattern, seen = compile_name_pattern(run.datamodule.name_pattern), run.seen_patients()
-    matches = [pattern.fullmatch(path.stem) for path in paths]
-    if unknown := [str(path) for path, match in zip(paths, matches, strict=True) if match is None]:
-        raise UserError(
-            f"held_out=true needs the patient, and {len(unknown)} file name(s) do not tell it:\n{shorten(unknown)}"
-        )
-    return np.array([match is not None and match["patient"] not in seen for match in matches])
+def _check(cfg: DictConfig) -> None:
+    if missing := [option for option in ("run", "images") if OmegaConf.is_missing(cfg, option)]:
+        raise UserError(f"{missing[0]}= is missing: python scripts/predict.py run=DIR images=PATH (--help tells more).")
+    if wrong := [option for option in ("overwrite", "held_out") if not isinstance(cfg[option], bool)]:
+        raise UserError(f"{wrong[0]}={cfg[wrong[0]]} should be true or false.")
+    output = Path(str(cfg.output))
+    if output.is_dir() or (output.exists() and not cfg.overwrite):
+        raise UserError(f"{output} is there, and nothing is overwritten: give another output=FILE, or overwrite=true.")
 
 
-def _print(table: pd.DataFrame, classes: Sequence[str], networks: int, output: Path, most: int = 10) -> None:
-    console = Console(highlight=False)
-    grid = Table(title=f"{len(table)} picture(s) by {networks} network(s)", title_justify="left")
-    for heading in ("picture", "prediction", "probability"):
-        grid.add_column(heading)
-    for _, row in table.head(most).iterrows():
+def _decode(path: Path, sizes: set[int]) -> dict[int, np.ndarray] | str:
+    """Return a picture by its size, or why there is none."""
+    try:
+        str(path).encode()  # the table is UTF-8
+        data = path.read_bytes()
+        return {size: decode(data, size) for size in sizes}
+    except (UserError, OSError, UnicodeEncodeError) as error:
+        return str(error)
+
+
+def _print(table: pd.DataFrame, classes: Sequence[str]) -> None:
+    grid, console = Table("picture", "prediction", "probability"), Console(highlight=False, markup=False)
+    for _, row in table.head(10).iterrows():
         grid.add_row(Path(row["image"]).name, row["prediction"], f"{row['p_' + row['prediction']]:.3f}")
     console.print(grid)
-    counts = table["prediction"].value_counts().reindex(list(classes), fill_value=0)
-    console.print(
-        "All: " + ", ".join(f"{name} {n}" for name, n in counts.items()) + f". Written to {output}", soft_wrap=True
-    )
-    console.print("Research only: not for diagnosis.")
+    console.print(", ".join(f"{name} {(table['prediction'] == name).sum()}" for name in classes), soft_wrap=True)
