@@ -162,7 +162,9 @@ def conclude(folder: Path) -> int:
 
 
 def write_tensorboard(summary: Any, folder: Path) -> None:
-    """Write each group as a TensorBoard run of its own, and its figures as PNG files too."""
+    """Write each group's figures and mean metrics as a TensorBoard run of its own, and the figures as PNG files too."""
+    import pandas as pd
+
     from mpoxcv.evaluation import figures
     from mpoxcv.evaluation.report import tables_of
     from mpoxcv.tensorboard import write_summary_run
@@ -184,9 +186,10 @@ def write_tensorboard(summary: Any, folder: Path) -> None:
         rows = [] if results is None else results.astype(str).to_numpy().tolist()
         heads = [] if results is None else list(results.columns)
         text = "\n".join("|" + "|".join(cells) + "|" for cells in (heads, ["---"] * len(heads), *rows))
-        pooled = {f"summary/{metric}": values[0] for metric, values in group.content["pooled"].items()}
-        options = {"model": name, "folds": ",".join(map(str, group.content["folds"])), "data": group.content["data"]}
-        write_summary_run(folder / name, drawn, text, options, pooled)
+        runs = pd.DataFrame([run["metrics"] for run in group.content["runs"]]).astype(float)
+        means = {str(k).replace("val/", "val_best/"): float(v) for k, v in runs.mean().dropna().items()}
+        options = {"name": group.name, "data.name": group.content["data"]}
+        write_summary_run(folder / name, drawn, text, options, means)
 
 
 def _value(override: Any) -> str:

@@ -89,19 +89,17 @@ def write_summary_run(
         figures: by tag.
         text: Markdown, for the TEXT page.
         options: for the HPARAMS page.
-        metrics: for the HPARAMS page, by tag.
+        metrics: by ``<split>/<metric>``: points in the charts of the single runs, and columns of the HPARAMS page.
     """
-    for old in Path(folder).glob("events.out.tfevents.*"):
+    for old in Path(folder).rglob("events.out.tfevents.*"):
         old.unlink()
-    with SummaryWriter(str(folder)) as writer:
-        for tag, figure in figures.items():
-            writer.add_figure(tag, figure)
-        writer.add_text("summary", text)
-        assert writer.file_writer is not None
-        for summary in hparams(dict(options), dict(metrics)):
-            writer.file_writer.add_summary(summary)
-        for tag, value in metrics.items():
-            writer.add_scalar(tag, value)
+    logger = SplitTensorBoardLogger(folder)
+    for tag, figure in figures.items():
+        logger.experiment.add_figure(tag, figure)
+    logger.experiment.add_text("summary", text)
+    logger.log_metrics(metrics, 0)
+    logger.log_final(options, metrics)
+    logger.finalize("success")
 
 
 def split_and_tag(name: str) -> tuple[str, str]:

@@ -107,7 +107,9 @@ def permute_labels(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     patients = patients.iloc[rng.permutation(len(patients))].sort_values("label", kind="stable")
     places = [(np.arange(n) + rng.random()) / n for n in patients.groupby("label").size()]
     order = np.argsort(np.concatenate(places), kind="stable")
-    dealt = patients.assign(new_class=patients["class"].to_numpy()[order], new_label=patients["label"].to_numpy()[order])
+    dealt = patients.assign(
+        new_class=patients["class"].to_numpy()[order], new_label=patients["label"].to_numpy()[order]
+    )
     new = table[["class", "label", "patient"]].merge(dealt, how="left", on=["class", "label", "patient"])
     return table.assign(
         **{"class": np.where(seen, new["new_class"], table["class"])},
