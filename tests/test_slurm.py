@@ -1,7 +1,9 @@
 """A multirun as Slurm jobs, on a real Slurm of one node that the test starts and stops."""
 
+import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -123,3 +125,21 @@ def test_slurm_gives_the_summary_of_the_basic_launcher_and_names_a_failing_fold(
     process.communicate(timeout=300)
     (problem,) = summary_of(tmp_path / "broken")["problems"]
     assert process.returncode == 1 and problem["fold"] == 2 and picture.name in problem["cause"]
+
+
+def test_a_slurm_job_that_is_cancelled_goes_on(slurm, tmp_path):
+    tree = write_tree(tmp_path / "set", pictures=12, aug=8)
+    assert start(["-m", "fold=1,2", *options(tree, tmp_path / "basic", epochs=60)], tmp_path).wait(300) == 0
+    sweep = tmp_path / "s"
+    command = ["-m", "fold=2,1", *LAUNCHER, *options(tree, sweep, epochs=60)]
+    process = start(command, tmp_path)
+    while not (sweep / "fold=2/checkpoints/last.ckpt").is_file():
+        assert process.poll() is None
+        time.sleep(0.02)
+    os.kill(json.loads((sweep / "fold=2/job.json").read_text())["pid"], signal.SIGKILL)
+    process.communicate(timeout=300)
+    (problem,) = summary_of(sweep)["problems"]
+    assert process.returncode == 1 and problem["fold"] == 2 and "killed" in problem["cause"]
+    assert start([*command, "resume=true"], tmp_path).wait(300) == 0
+    for name in ("predictions.csv", "tables/results.csv"):
+        assert (sweep / "summary" / name).read_bytes() == (tmp_path / "basic/summary" / name).read_bytes()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from conftest import CLASSES, PATTERN, PROJECT, write_picture
+from conftest import CLASSES, PATTERN, PROJECT, write_picture, write_tree
 
 TRAIN = [sys.executable, str(PROJECT / "scripts" / "train.py")]
 
@@ -114,8 +114,6 @@ def start(command: list[str], folder: Path) -> subprocess.Popen:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    from conftest import write_tree
-
     folder = tmp_path_factory.mktemp("sweeps")
     tree = write_tree(folder / "set", pictures=12, aug=8)
     process = start(["-m", "fold=1,2", *options(tree, folder / "basic", epochs=60)], folder)
@@ -160,14 +158,46 @@ def test_launchers_give_the_same_summary_to_the_last_digit(undisturbed, launcher
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_launchers_name_a_failing_fold(undisturbed, launcher, tmp_path):
-    from conftest import write_tree
-
     tree = write_tree(tmp_path / "set")
     picture = break_picture(tree)
     process = start(["-m", "fold=1,2", f"hydra/launcher={launcher}", *options(tree, tmp_path / "s")], tmp_path)
     process.communicate(timeout=300)
     (problem,) = summary_of(tmp_path / "s")["problems"]
     assert process.returncode == 1 and problem["fold"] == 2 and picture.name in problem["cause"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_a_job_that_is_killed_costs_no_finished_one(undisturbed, launcher):
+    folder, tree = undisturbed
+    sweep = folder / f"killed_{launcher}"
+    one_by_one = ["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []
+    order = "fold=1,2" if launcher == "joblib" else "fold=2,1"
+    command = ["-m", order, f"hydra/launcher={launcher}", *one_by_one, *options(tree, sweep, epochs=60)]
+    process = start(command, folder)
+    while not (sweep / "fold=2/checkpoints/last.ckpt").is_file():
+        assert process.poll() is None
+        time.sleep(0.02)
+    job = json.loads((sweep / "fold=2/job.json").read_text())
+    os.kill(job["pid"], signal.SIGKILL)
+    err = process.communicate(timeout=300)[1].decode()
+    assert process.returncode == 1 and "resume=true" in err
+    (problem,) = summary_of(sweep)["problems"]
+    assert problem["fold"] == 2 and "killed" in problem["cause"]
+    assert start([*command, "resume=true"], folder).wait(300) == 0
+    for name in ("predictions.csv", "tables/results.csv"):
+        assert (sweep / "summary" / name).read_bytes() == (folder / "basic/summary" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_folds_side_by_side_see_a_gpu_each(tmp_path, monkeypatch):
+    tree = write_tree(tmp_path / "set", folds=4)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    given = ["hydra/launcher=joblib_gpus", "hydra.launcher.n_jobs=2", *options(tree, tmp_path / "s", epochs=20)]
+    process = start(["-m", "fold=1,2,3,4", *given], tmp_path)
+    assert process.wait(300) == 0, process.stderr.read().decode()
+    found = [json.loads(file.read_text()) for file in (tmp_path / "s").glob("fold=*/provenance.json")]
+    assert {run["accelerator"]["visible"] for run in found} == {"5", "7"}
 
 
 @pytest.mark.slow

@@ -23,6 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 from mpoxcv.errors import UserError, did_you_mean
 
 WORDS_ALLOWED = frozenset({"fold", "trainer.devices"})  # numbers by default, but words mean something, too
+# what joblib and submitit raise when a job's process has ended without a word; named, so that they need not be imported
+KILLED = frozenset({"TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError"})
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
 
 AT_END: list[Callable[[], int]] = []  # what a multirun does at its end, however it ends; returns an exit code
@@ -133,6 +135,8 @@ def explain(error: BaseException, conf_dir: Path, config_name: str, arguments: l
         if isinstance(cause, OSError) and not isinstance(cause, HydraException) and cause.errno in DISK_ERRORS:
             where = f": {cause.filename}" if cause.filename else ""
             return f"{cause.strerror}{where}. What was finished before is whole; make room or change the folder, and try again."
+    if any(type(cause).__name__ in KILLED for cause in _chain(error)):
+        return "A job's process was killed: by the system, for want of memory or time, or by someone. Others are kept."
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         options = ", ".join(error.options)

@@ -1,4 +1,5 @@
 import json
+import os
 
 import numpy as np
 import pandas as pd
@@ -7,6 +8,7 @@ import yaml
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from mpoxcv.errors import UserError
+from mpoxcv.evaluation.process import whoami
 from mpoxcv.evaluation.report import write_report
 from mpoxcv.evaluation.summary import summarise
 
@@ -96,6 +98,46 @@ def test_a_picture_in_two_test_sets_counts_once(tmp_path):
     (group,) = content["groups"]
     assert np.array(group["confusion"]).sum() == pytest.approx(len(PICTURES))
     assert group["coverage"]["tested_twice"] == 20 and group["wilson_accuracy"] is None
+
+
+def test_the_average_of_all_networks_that_never_saw_a_picture(tmp_path):
+    folders = [write_run(tmp_path, fold, seed=seed) for fold in range(1, 6) for seed in (1, 2)]
+    rows = pd.concat(map(read, folders))
+    averaged = rows.groupby("image").agg({"label": "first", **{f"p_{c}": "mean" for c in CLASSES}})
+    predicted = averaged[[f"p_{c}" for c in CLASSES]].to_numpy().argmax(1)
+    (group,) = summarise([tmp_path]).content["groups"]
+    value, low, high = group["ensemble"]["pooled"]["balanced_accuracy"]
+    expected = balanced_accuracy_score(averaged["label"].map(CLASSES.index), predicted)
+    assert group["ensemble"]["networks"] == [2, 2] and value == pytest.approx(expected) and low < value < high
+    write_report(summarise([tmp_path]), tmp_path / "out")
+    assert "average of its 2 networks" in (tmp_path / "out/tables/results.csv").read_text()
+
+
+def test_patients_with_right_and_wrong_pictures_are_named(tmp_path):
+    folder = write_run(tmp_path, 1, skill=9)
+    table = pd.read_csv(folder / "predictions.csv")
+    table["prediction"] = table["label"]
+    row = table.index[(table["split"] == "test") & (table["label"] == "Healthy")][0]
+    table.loc[row, "prediction"] = "Monkeypox"
+    table.to_csv(folder / "predictions.csv", index=False)
+    (group,) = summarise([tmp_path], folds=1).content["groups"]
+    patient = table.loc[row, "patient"]
+    assert group["disagreeing"] == {"several": 12, "disagree": 1, "patients": [patient]}
+    assert "No picture was left out." in report_of(tmp_path)
+
+
+def report_of(folder):
+    write_report(summarise([folder], folds=1), folder / "out")
+    return (folder / "out/report.md").read_text()
+
+
+@pytest.mark.parametrize(("pid", "said"), [(2**22 + 1, "is gone"), (1, "is at work"), (os.getpid(), "was interrupted")])
+def test_an_unfinished_run_tells_whether_its_process_lives(tmp_path, pid, said):
+    write_run(tmp_path, 1)
+    folder = write_run(tmp_path, 2, status="fitting")
+    (folder / "job.json").write_text(json.dumps({"status": "started", **whoami(), "pid": pid}))
+    (problem,) = summarise([tmp_path], folds=2).content["problems"]
+    assert problem["status"] == "interrupted" and said in problem["cause"]
 
 
 def test_missing_failed_and_interrupted_folds_are_named(tmp_path):

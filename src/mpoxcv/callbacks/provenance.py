@@ -1,5 +1,6 @@
 """provenance.json: what a run was made of, and how it ended."""
 
+import hashlib
 import json
 import os
 import platform
@@ -67,6 +68,9 @@ class Provenance(L.Callback):
         self._describe(trainer)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
+        if best.is_file():
+            self.content["checkpoint_sha256"] = hashlib.sha256(best.read_bytes()).hexdigest()
         self._stage_ends(trainer, "score", "finished")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:  # noqa: D102
@@ -83,6 +87,7 @@ class Provenance(L.Callback):
             "synthetic": datamodule.synthetic,
             "fold": datamodule.fold,
             "fingerprint": datamodule.fingerprint,
+            "citation": datamodule.citation,
             "protocol": datamodule.protocol,
             "permuted_labels": datamodule.permute_labels,
             "counts": datamodule.counts(),
@@ -94,6 +99,7 @@ class Provenance(L.Callback):
         self.content["accelerator"] = {
             "type": device.type,
             "name": name,
+            "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
             "threads": torch.get_num_threads(),

@@ -33,6 +33,7 @@ class MSLDDataModule(L.LightningDataModule):
         protocol: ``published`` folds, or ``grouped`` ones made anew (see ``mpoxcv.data.protocol.fold_table``).
         split_file: of the grouped folds.
         name: of the data set, written into every result.
+        citation: source, licence and labelling of the pictures, as the report states them.
         train_images: train on the ``augmented`` pictures, the ``original`` ones, or ``both``.
         image_size: pixels; pictures are resized to a square.
         batch_size: training pictures a step, over all processes together.
@@ -59,6 +60,7 @@ class MSLDDataModule(L.LightningDataModule):
         name_pattern: str,
         fold: int | str,
         name: str = "msld_v2",
+        citation: str | None = None,
         protocol: str = "published",
         split_file: str | os.PathLike[str] | None = None,
         train_images: str = "both",
@@ -93,7 +95,7 @@ class MSLDDataModule(L.LightningDataModule):
             if value is not None and (not isinstance(value, Sequence) or len(value) != 3):
                 raise UserError(f"{option}={value} should be three numbers, for red, green and blue: [0.5,0.5,0.5].")
         self.root, self.classes, self.name_pattern = Path(root), list(classes), name_pattern
-        self.fold, self.dataset_name, self.train_images = fold, name, train_images
+        self.fold, self.dataset_name, self.citation, self.train_images = fold, name, citation, train_images
         self.protocol, self.split_file, self.permute_labels = protocol, split_file, permute_labels
         self.image_size, self.batch_size, self.eval_batch_size = image_size, batch_size, eval_batch_size
         self.mean = None if mean is None else torch.tensor(list(mean), dtype=torch.float32)

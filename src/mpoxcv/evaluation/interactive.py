@@ -6,8 +6,8 @@ import plotly.graph_objects as go
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
 from mpoxcv.evaluation.figures import CALIBRATION_BINS, COLOURS
+from mpoxcv.evaluation.groups import PRIMARY, Group
 from mpoxcv.evaluation.predictions import probabilities_of
-from mpoxcv.evaluation.summary import PRIMARY, Group
 
 DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 GRID = np.linspace(0, 1, 101)

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import classes_of, read_predictions
+from mpoxcv.evaluation.process import why_unfinished
 
 # options that do not make another experiment: where things lie, and what the report tells apart by itself
 NEUTRAL = frozenset({
@@ -99,10 +100,10 @@ def read_run(folder: Path, stored: Any = None) -> Run:
             predictions = checked(read_predictions(folder / "predictions.csv"))
         except UserError as error:
             status, cause = "failed", str(error)
-    elif job.get("status") == "failed" or status == "failed":
+    elif job.get("status", status) == "failed":
         status = "failed"
     else:
-        status, cause = "interrupted", "it began, and never ended: killed, interrupted, or still at work"
+        status, cause = "interrupted", why_unfinished(job)
     if status == "finished" and (folder / "baselines.csv").is_file():
         baselines = pd.read_csv(folder / "baselines.csv", keep_default_na=False)
     if (folder / "learning_curves.csv").is_file():

@@ -1,0 +1,30 @@
+"""Which process a run belongs to, and whether it still lives."""
+
+import os
+import socket
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+
+def whoami() -> dict[str, Any]:
+    """Return host, process number and the time, for job.json."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def why_unfinished(job: Mapping[str, Any]) -> str:
+    """Return what is known of a job that began and has not ended, from its job.json."""
+    if not {"host", "pid", "since"} <= job.keys():
+        return "it began, and never ended: killed, interrupted, or still at work"
+    where = f"process {job['pid']} on {job['host']}"
+    if job["host"] != socket.gethostname():
+        return f"it began at {job['since']}, {where}, and has not ended: at work, or killed"
+    if job["pid"] == os.getpid():  # a process has one job at a time, and this one sums up
+        return "it was interrupted"
+    try:
+        os.kill(int(job["pid"]), 0)
+    except ProcessLookupError:
+        return f"its {where} is gone: killed, or the machine went down"
+    except PermissionError:  # another user's: it lives
+        pass
+    return f"it is at work since {job['since']}, {where}"

@@ -1,0 +1,99 @@
+"""A summary in plain sentences: the verdict, what must be read first, how the numbers came about, and what is missing."""
+
+from mpoxcv.evaluation.figures import SYNTHETIC_NOTE
+from mpoxcv.evaluation.groups import PRIMARY
+from mpoxcv.evaluation.summary import Summary
+from mpoxcv.evaluation.tables import NOT_REPORTED, number
+
+
+def verdict(summary: Summary) -> list[str]:
+    """Return the result in plain sentences: each group's, then what the comparisons allow to say."""
+    sentences = []
+    for group in summary.groups:
+        content = group.content
+        value, low, high = content["pooled"][PRIMARY]
+        chance = 1 / len(content["classes"])
+        learnt = "".join(
+            f", {name} has {number(values[PRIMARY][0])}"
+            for name, values in content["baselines"].items()
+            if values[PRIMARY][1] < values[PRIMARY][2]  # the majority vote has no interval
+        )
+        said = (
+            f"{group.name}: balanced accuracy {value:.3f} (95 % interval over patients {low:.3f} to {high:.3f}) on "
+            f"{content['pictures']} test pictures of {content['patients']} patients, {len(content['folds'])} fold(s), "
+            f"{len(content['seeds'])} seed(s); chance and the majority vote have {chance:.3f}{learnt}."
+        )
+        if content["protocol"] == "pooled":
+            said += " This number says nothing: the network was trained on its test pictures."
+        elif content["permuted_labels"]:
+            at = (
+                "as it must be"
+                if content["permutation_control"]
+                else "WHICH MEANS A LEAK, OR LUCK: repeat it with seed=1,2,3"
+            )
+            inside = "holds" if content["permutation_control"] else "does not hold"
+            said += f" Its labels were permuted: the interval {inside} chance, {at}."
+        elif low <= chance:
+            said += " It cannot be told from chance."
+        sentences.append(said)
+    return sentences + [comparison["sentence"] for comparison in summary.content["comparisons"]]
+
+
+def warnings_of(summary: Summary) -> list[str]:
+    """Return what must be read before the numbers."""
+    found = []
+    if any(g.content["synthetic"] for g in summary.groups):
+        found.append(f"{SYNTHETIC_NOTE}. No number here says anything of patients.")
+    for problem in summary.content["problems"]:
+        options = " ".join(f"{k}={v}" for k, v in problem["options"].items())
+        found.append(f"Fold {problem['fold']} {problem['status']} ({options}): {problem['cause']}")
+    for group in summary.groups:
+        if group.content["protocol"] == "pooled":
+            found.append(f"{group.name} LEAKS: all folds were pooled, so that its test pictures were trained on.")
+    protocols = {g.content["protocol"] for g in summary.groups}
+    if len(protocols) > 1:
+        found.append("The groups come from different protocols: their numbers stand side by side and are not compared.")
+    return found
+
+
+def protocol_of(summary: Summary) -> list[str]:
+    """Return how the numbers came about: what was tested on what, and what was chosen where."""
+    said = [
+        "The checkpoint with the best macro F1 on Valid is tested once. Balanced accuracy was named as primary beforehand."
+    ]
+    for content in (group.content for group in summary.groups):
+        coverage = content["coverage"]
+        lines = [f"Data: {content['data']}. {content['citation'] or f'Source and licence: {NOT_REPORTED}.'}"]
+        lines.append(
+            f"Left out: {', '.join(content['excluded'])}." if content["excluded"] else "No picture was left out."
+        )
+        if content["protocol"] != "pooled" and coverage["total"]:
+            once = coverage["tested"] == coverage["total"] and not coverage["tested_twice"]
+            lines.append(
+                f"The test sets of {len(content['folds'])} fold(s) {'' if once else 'do not '}tile the data: "
+                f"{coverage['tested']} of {coverage['total']} pictures are tested, {coverage['tested_twice']} of them in "
+                "several folds (they count once, as a mean)."
+            )
+        said += [line for line in lines if line not in said]
+    return said
+
+
+def gaps_of(summary: Summary) -> list[str]:
+    """Return what a reviewer looks for and this report does not hold."""
+    gaps = [
+        "How many configurations were tried before this one: only who ran them knows.",
+        "Independence of the splits: near-duplicates between Train, Valid and Test were not looked for.",
+        "Negative control: see a run with data.permute_labels=true.",
+        "Subgroups: skin tone, age and sex are not in the metadata.",
+        "External validation: none. Not for clinical use.",
+        "The intervals leave out the variance of training (Bates, Hastie and Tibshirani 2023): they are too narrow.",
+    ]
+    if any(g.content["permuted_labels"] for g in summary.groups):
+        gaps = [gap for gap in gaps if not gap.startswith("Negative control")]
+    if any(len(g.content["seeds"]) < 3 for g in summary.groups):
+        gaps.append("Seeds: fewer than three, so that luck in training cannot be told from the folds' spread.")
+    for group in summary.groups:
+        coverage = group.content["coverage"]
+        if coverage["never_tested"]:
+            gaps.append(f"{group.name}: {coverage['never_tested']} of {coverage['total']} pictures are in no test set.")
+    return gaps
