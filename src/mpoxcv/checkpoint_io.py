@@ -1,8 +1,10 @@
 """Checkpoints that are whole or not there, and run no code when they are read."""
 
+import contextlib
 import io
 import os
 import pickle
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +12,8 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mpoxcv.errors import UserError
 from mpoxcv.files import write_atomically
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -22,13 +26,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
-        """Save ``checkpoint`` under ``path``.
+        """Save ``checkpoint`` under ``path``; the ``last.ckpt`` before it stays as ``previous.ckpt``.
 
         Raises:
             OSError: the disk is full or the folder cannot be written to; what was under ``path`` is still there.
         """
         buffer = io.BytesIO()  # torch.save itself hides the reason of a failed write
         torch.save(checkpoint, buffer)
+        if (last := Path(path)).name == LAST and last.is_file():
+            previous = last.with_name(PREVIOUS)
+            previous.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a disk without links
+                os.link(last, previous)
         write_atomically(path, buffer.getbuffer())
 
     def load_checkpoint(
@@ -41,7 +50,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         try:
             checkpoint = super().load_checkpoint(str(path), map_location, weights_only=True)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        except (
+            pickle.UnpicklingError,
+            RuntimeError,
+            EOFError,
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            OSError,
+        ) as error:
             reason = "it is damaged, no checkpoint at all, or holds more than tensors and plain values"
             raise UserError(f"The checkpoint {path} cannot be read: {reason} ({str(error).splitlines()[0]}).") from None
         if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:

@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from mpoxcv.data.loader import Batch
+from mpoxcv.data.loader import Batch, mix
 from mpoxcv.errors import UserError
 from mpoxcv.metrics import classification_metrics
 
@@ -57,6 +57,7 @@ class LesionClassifier(L.LightningModule):
             training pictures (King and Zeng 2001, as in scikit-learn); None weighs all pictures the same.
         label_smoothing: in [0, 1): share of the target that is spread over all classes.
         compile: run the network through ``torch.compile``.
+        seed: of dropout and the like, drawn anew in each step from (seed, epoch, step), so that a resumed run goes on alike.
 
     Raises:
         UserError: an argument has a value that it cannot have.
@@ -71,6 +72,7 @@ class LesionClassifier(L.LightningModule):
         class_weights: str | Sequence[float] | None = None,
         label_smoothing: float = 0.0,
         compile: bool = False,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         if isinstance(class_weights, str) and class_weights != "balanced":
@@ -87,7 +89,7 @@ class LesionClassifier(L.LightningModule):
         self.classes = list(classes)
         self.optimizer, self.scheduler = optimizer, scheduler
         self.class_weights = class_weights if isinstance(class_weights, str | None) else list(class_weights)
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.seed = label_smoothing, seed
         self.outputs: dict[str, SplitOutputs] = {}
         self.metrics: dict[str, dict[str, float]] = {}
         self.history: list[dict[str, float]] = []
@@ -118,6 +120,9 @@ class LesionClassifier(L.LightningModule):
         """Cross entropy with class weights and label smoothing, as in ``torch.nn.CrossEntropyLoss``."""
         weight = None if self._weight is None else self._weight.to(logits)
         return F.cross_entropy(logits, labels, weight, reduction=reduction, label_smoothing=self.label_smoothing)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
+        torch.manual_seed(mix(self.seed, self.current_epoch, batch_idx, 1 + self.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the batch's loss."""
@@ -187,14 +192,19 @@ class LesionClassifier(L.LightningModule):
         self.history[-1] |= values
 
     def _gather(self) -> SplitOutputs:
-        kept = [torch.cat(parts).cpu() for parts in zip(*self._steps, strict=True)]
+        logits, labels, index = self._all_steps()
         self._steps.clear()
-        if self.trainer.world_size > 1:
-            shares: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(shares, kept)
-            kept = [torch.cat(parts) for parts in zip(*shares, strict=True)]
-        order = kept[2].argsort(stable=True)
-        return SplitOutputs(kept[0][order].float(), kept[1][order], kept[2][order])
+        order = index.argsort(stable=True)
+        return SplitOutputs(logits[order].float(), labels[order], index[order])
+
+    def _all_steps(self) -> list[Tensor]:
+        """Return logits, labels and index of all steps and processes."""
+        kept = [torch.cat(parts).cpu() for parts in zip(*self._steps, strict=True)]
+        if self.trainer.world_size == 1:
+            return kept
+        shares: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(shares, kept)
+        return [torch.cat(parts) for parts in zip(*shares, strict=True)]
 
     def configure_optimizers(self) -> Any:
         """Build what the arguments ask for, in Lightning's form."""
@@ -208,8 +218,9 @@ class LesionClassifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the history along, so that a resumed run's curves are whole."""
+        """Take along the history and what a half epoch has seen, so that a resumed run's curves are whole."""
         checkpoint["history"] = self.history
+        checkpoint["steps"] = self._all_steps() if self._steps else []
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other classes or of another network, with the first differences.
@@ -218,6 +229,8 @@ class LesionClassifier(L.LightningModule):
             UserError: they do not fit.
         """
         self.history = [dict(row) for row in checkpoint.get("history", [])]
+        steps = checkpoint.get("steps", [])
+        self._steps = [(steps[0], steps[1], steps[2])] if steps and self.global_rank == 0 else []
         classes = checkpoint.get("hyper_parameters", {}).get("classes")
         if classes is not None and list(classes) != self.classes:
             raise UserError(

@@ -20,6 +20,7 @@ from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.figures import SYNTHETIC_NOTE
+from mpoxcv.run_folder import finished_metrics, resume_path
 from mpoxcv.tensorboard import SplitTensorBoardLogger
 
 LOGGED_OPTIONS = (
@@ -119,33 +120,6 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
     return datamodule, classifier, trainer
-
-
-def finished_metrics(folder: Path) -> dict[str, float] | None:
-    """Return metrics.json of a run's folder if the run is finished."""
-    provenance, metrics = folder / "provenance.json", folder / "metrics.json"
-    if not (provenance.is_file() and metrics.is_file()):
-        return None
-    return json.loads(metrics.read_text()) if json.loads(provenance.read_text())["status"] == "finished" else None
-
-
-def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
-    """Return the checkpoint to go on from: None, ``last`` of this run's folder, or a file.
-
-    Raises:
-        UserError: it is not there.
-    """
-    if ckpt_path is None:
-        return None
-    path = output_dir / "checkpoints" / "last.ckpt" if ckpt_path == "last" else Path(ckpt_path)
-    if path.is_file():
-        return str(path)
-    hint = (
-        " ckpt_path=last goes on in the folder of an interrupted run: give it with hydra.run.dir=DIR."
-        if ckpt_path == "last"
-        else " Give a file, or ckpt_path=last with hydra.run.dir=DIR of an interrupted run."
-    )
-    raise UserError(f"There is no checkpoint {path}.{hint}")
 
 
 def score(

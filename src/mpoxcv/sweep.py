@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
+from filelock import BaseFileLock, FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
@@ -18,10 +18,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from mpoxcv import cli
+from mpoxcv.evaluation.process import whoami
 from mpoxcv.files import write_atomically, write_json
+from mpoxcv.run_folder import claim, refuse_used
 
 ALWAYS_NAMED = ("fold", "seed")  # in a run's folder, also where they don't vary
 PLAN = "expected.json"
+GPU_LOCKS: list[BaseFileLock] = []  # held until the process ends
 
 
 class SummariseSweep(Callback):
@@ -29,7 +32,18 @@ class SummariseSweep(Callback):
 
     A run's folder gets ``job.json`` (status and cause) and, where it failed, ``error.log`` (the traceback). The multirun's
     folder gets ``summary/``. The folders of the runs are named by the options that vary.
+
+    Args:
+        gpu_each: give each process of a multirun one of the machine's GPUs.
     """
+
+    def __init__(self, gpu_each: bool = False) -> None:
+        self.gpu_each = gpu_each
+
+    def on_run_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
+        """Keep what a folder of training holds."""
+        if config_name == "train" and leads():
+            refuse_used(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write down which runs are expected, and settle where they lie.
@@ -68,8 +82,13 @@ class SummariseSweep(Callback):
         cli.AT_END.append(lambda: conclude(folder))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Show the job its own command and folder: with ddp, Lightning starts more processes by them."""
+        """Write that the job is at work; show it its own command and folder, by which ddp starts more processes."""
+        if leads():
+            self.lock = claim(Path(config.hydra.runtime.output_dir))
+            write_json(Path(config.hydra.runtime.output_dir) / "job.json", {"status": "started", **whoami()})
         if config.hydra.mode == RunMode.MULTIRUN:
+            if self.gpu_each:
+                claim_gpu(Path(config.hydra.sweep.dir))
             own: Any = HydraConfig.get()
             with read_write(own):
                 own.run.dir = config.hydra.runtime.output_dir
@@ -77,7 +96,7 @@ class SummariseSweep(Callback):
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write how the job ended, and the summary of what is there."""
-        if os.environ.get("LOCAL_RANK", "0") != "0":  # a process that only helps
+        if not leads():
             return
         folder = Path(config.hydra.runtime.output_dir)
         job: dict[str, Any] = {"status": job_return.status.name.lower()}
@@ -86,10 +105,37 @@ class SummariseSweep(Callback):
             job["cause"] = cli.cause_of(error)
             write_atomically(folder / "error.log", "".join(traceback.format_exception(error)))
         write_json(folder / "job.json", job)
+        self.lock.release()
         if config.hydra.mode == RunMode.MULTIRUN:
             sys.argv = self.argv
             leave_process_group()
             write_summary_of(Path(config.hydra.sweep.dir))
+
+
+def leads() -> bool:
+    """Return whether this is not one of the processes that only help with ddp."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def claim_gpu(folder: Path) -> None:
+    """Let this process see one GPU that no other process of the multirun has taken, for as long as it lives.
+
+    With more processes than GPUs the last ones see all of them.
+    """
+    if GPU_LOCKS:
+        return
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    for device in filter(None, visible.split(",")):
+        lock = FileLock(folder / "summary" / f".gpu-{device}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            continue
+        GPU_LOCKS.append(lock)
+        os.environ["CUDA_VISIBLE_DEVICES"] = device
+        return
 
 
 def leave_process_group() -> None:
@@ -166,7 +212,7 @@ def write_tensorboard(summary: Any, folder: Path) -> None:
     import pandas as pd
 
     from mpoxcv.evaluation import figures
-    from mpoxcv.evaluation.report import tables_of
+    from mpoxcv.evaluation.tables import tables_of
     from mpoxcv.tensorboard import write_summary_run
 
     draw = {

@@ -64,6 +64,15 @@ class BatchLoader:
         self.augment = augment
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
+        self._taken = self._skip = 0  # batches of this iteration, and those to leave out in the next
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches of the epoch are done, for a checkpoint from the middle of it; Lightning asks."""
+        return {"step": self._taken % max(1, len(self))}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next iteration after that many batches."""
+        self._skip = state["step"]
 
     @property
     def sampler(self) -> "BatchLoader":
@@ -78,9 +87,11 @@ class BatchLoader:
         return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        order = self._order()
-        for step, chosen in enumerate(order.split(self.batch_size)):
-            yield self._batch(chosen, step)
+        skip, self._skip = self._skip, 0
+        for step, chosen in enumerate(self._order().split(self.batch_size)):
+            self._taken = step + 1
+            if step >= skip:
+                yield self._batch(chosen, step)
 
     def _order(self) -> Tensor:
         n = len(self.rows)

@@ -1,0 +1,78 @@
+"""A training run in a process of its own that kills itself at a chosen moment."""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+from conftest import PROJECT
+
+PROCESSES = multiprocessing.get_context("forkserver")  # imports once, forks for each run
+PROCESSES.set_forkserver_preload(["mpoxcv.experiment", "mpoxcv.callbacks", "mpoxcv.sweep", "torchvision.transforms.v2"])
+MOMENTS = ("training_step", "validation_step", "test_step", "before_write", "half_write", "after_write")
+
+
+def start(arguments: list[str], folder: Path, moment: str | None = None, count: int = 0) -> multiprocessing.Process:
+    """Start ``scripts/train.py``; the process ends itself at the ``count``-th occurrence of ``moment``."""
+    process = PROCESSES.Process(target=_train, args=(arguments, folder, moment, count))
+    process.start()
+    return process
+
+
+def _train(arguments: list[str], folder: Path, moment: str | None, count: int) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    os.chdir(folder)
+    log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    if moment:
+        _plan(moment, count)
+    script = str(PROJECT / "scripts/train.py")
+    sys.argv = [script, *arguments]
+    runpy.run_path(script, run_name="__main__")
+
+
+def _plan(moment: str, count: int) -> None:
+    from mpoxcv import files
+    from mpoxcv.classifier import LesionClassifier
+
+    left = [count]
+
+    def now() -> bool:
+        left[0] -= 1
+        return left[0] < 0
+
+    def end() -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if moment.endswith("_step"):
+        step = getattr(LesionClassifier, moment)
+
+        def stepped(self, batch, batch_idx):
+            if now():
+                end()
+            return step(self, batch, batch_idx)
+
+        setattr(LesionClassifier, moment, stepped)
+        return
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        if moment == "half_write" and now():
+            os.ftruncate(descriptor, os.fstat(descriptor).st_size // 2)
+            end()
+        fsync(descriptor)
+
+    def replaced(self: Path, target: Path) -> Path:
+        if moment == "before_write" and now():
+            end()
+        done = replace(self, target)
+        if moment == "after_write" and now():
+            end()
+        return done
+
+    files.os.fsync, Path.replace = synced, replaced
