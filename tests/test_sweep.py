@@ -171,9 +171,8 @@ def test_launchers_name_a_failing_fold(undisturbed, launcher, tmp_path):
 def test_a_job_that_is_killed_costs_no_finished_one(undisturbed, launcher):
     folder, tree = undisturbed
     sweep = folder / f"killed_{launcher}"
-    one_by_one = ["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []
-    order = "fold=1,2" if launcher == "joblib" else "fold=2,1"
-    command = ["-m", order, f"hydra/launcher={launcher}", *one_by_one, *options(tree, sweep, epochs=60)]
+    two = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    command = ["-m", "fold=2,1", f"hydra/launcher={launcher}", *two, *options(tree, sweep, epochs=60)]
     process = start(command, folder)
     while not (sweep / "fold=2/checkpoints/last.ckpt").is_file():
         assert process.poll() is None
@@ -182,8 +181,8 @@ def test_a_job_that_is_killed_costs_no_finished_one(undisturbed, launcher):
     os.kill(job["pid"], signal.SIGKILL)
     err = process.communicate(timeout=300)[1].decode()
     assert process.returncode == 1 and "resume=true" in err
-    (problem,) = summary_of(sweep)["problems"]
-    assert problem["fold"] == 2 and "killed" in problem["cause"]
+    causes = {problem["fold"]: problem["cause"] for problem in summary_of(sweep)["problems"]}
+    assert "killed" in causes[2] and (launcher == "joblib" or len(causes) == 1)  # joblib ends all jobs at work
     assert start([*command, "resume=true"], folder).wait(300) == 0
     for name in ("predictions.csv", "tables/results.csv"):
         assert (sweep / "summary" / name).read_bytes() == (folder / "basic/summary" / name).read_bytes()

@@ -114,16 +114,17 @@ def reliability(group: Group) -> go.Figure:
 
 def histories(group: Group) -> go.Figure:
     """Draw the loss of every run over its epochs, train and val."""
-    figure = _figure("epoch", "loss (cross entropy)", 420)
-    for number, run in enumerate(group.finished):
+    figure, folds = _figure("epoch", "loss (cross entropy)", 420), group.content["folds"]
+    for run in group.finished:
         if run.history is None:
             continue
         for split, dash in (("train", "dot"), ("val", "solid")):
-            line = {"color": COLOURS[number % len(COLOURS)], "dash": dash, "width": 1.5}
-            name = f"{split}, fold {run.fold}, seed {run.seed}"
-            figure.add_trace(
-                go.Scatter(x=run.history["epoch"], y=run.history[f"{split}/loss"], mode="lines", line=line, name=name)
-            )
+            line = {"color": COLOURS[folds.index(run.fold) % len(COLOURS)], "dash": dash, "width": 1.5}
+            name = f"{split}, fold {run.fold}"
+            figure.add_trace(go.Scatter(
+                x=run.history["epoch"], y=run.history[f"{split}/loss"], mode="lines", line=line, name=name,
+                legendgroup=name, showlegend=run.seed == group.content["seeds"][0], text=f"seed {run.seed}",
+            ))  # fmt: skip
     return figure.update_yaxes(rangemode="tozero")
 
 

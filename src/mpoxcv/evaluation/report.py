@@ -18,7 +18,7 @@ from rich.table import Table
 from mpoxcv.evaluation.figures import most_confident_mistakes
 from mpoxcv.evaluation.groups import HEADLINE, Group
 from mpoxcv.evaluation.predictions import probabilities_of
-from mpoxcv.evaluation.statements import gaps_of, protocol_of, verdict, warnings_of
+from mpoxcv.evaluation.statements import gaps_of, notes_of, protocol_of, verdict, warnings_of
 from mpoxcv.evaluation.summary import FEW, Summary
 from mpoxcv.evaluation.tables import NAMES, TITLES, tables_of
 from mpoxcv.files import write_atomically
@@ -58,7 +58,7 @@ def write_report(summary: Summary, folder: str | os.PathLike[str]) -> None:
     common = {
         "summary": summary.content, "groups": summary.groups, "verdict": verdict(summary), "tables": tables,
         "warnings": warnings_of(summary), "protocol": protocol_of(summary), "gaps": gaps_of(summary), "few": FEW,
-        "titles": TITLES,
+        "titles": TITLES, "notes": notes_of(summary),
     }  # fmt: skip
     write_atomically(folder / "report.md", environment.get_template("report.md.j2").render(common))
     page = environment.get_template("report.html.j2")

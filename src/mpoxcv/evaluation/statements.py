@@ -56,6 +56,25 @@ def warnings_of(summary: Summary) -> list[str]:
     return found
 
 
+def notes_of(summary: Summary) -> list[str]:
+    """Return what stands below the table of results: the baselines, the spread, and Wilson's interval."""
+    notes = [
+        "Baselines: the commonest class of Train; and logistic regression on a histogram of colours, which knows no shapes."
+    ]
+    for content in (group.content for group in summary.groups):
+        if spread := content["variance"]:
+            notes.append(
+                f"{content['name']}: SD of the balanced accuracy between folds {spread['fold']:.3f}, between seeds "
+                f"{spread['seed']:.3f}, and what is left {spread['residual']:.3f} (random effects by the method of moments)."
+            )
+        if wilson := content["wilson_accuracy"]:
+            low, high = wilson
+            notes.append(
+                f"{content['name']}: Wilson's interval of the accuracy {low:.3f} to {high:.3f}, as if independent."
+            )
+    return notes
+
+
 def protocol_of(summary: Summary) -> list[str]:
     """Return how the numbers came about: what was tested on what, and what was chosen where."""
     said = [

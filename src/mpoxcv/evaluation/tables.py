@@ -12,7 +12,7 @@ from mpoxcv.evaluation.summary import Summary
 NOT_REPORTED = "NOT REPORTED"
 NAMES = {
     "balanced_accuracy": "balanced accuracy", "f1_macro": "macro F1", "accuracy": "accuracy", "auroc_macro": "macro AUROC",
-    "ece": "ECE", "brier": "Brier score", "log_loss": "log loss", "precision": "PPV (precision)", "npv": "NPV",
+    "ece": "ECE", "brier": "Brier score", "log_loss": "log loss", "precision": "PPV (precision)", "npv": "NPV", "ppv": "PPV",
     "recall": "sensitivity (recall)", "f1": "F1", "auroc": "AUROC", "average_precision": "average precision",
 }  # fmt: skip
 
