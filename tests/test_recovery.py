@@ -51,8 +51,8 @@ def test_killed_runs_end_like_an_undisturbed_one(undisturbed):
         command = options(tree, run, cache=f"cache{number}" if number % 3 == 0 else "cache")
         if moment == "at a random time":
             process = start(command, folder)
-            time.sleep(rng.uniform(0.3, 3))
-            os.kill(process.pid, signal.SIGKILL)
+            time.sleep(rng.uniform(0.2, 1.5))
+            process.kill()
         else:
             most = {"training_step": 39, "validation_step": 4, "test_step": 0}.get(moment, 40)
             process = start(command, folder, moment, rng.randint(0, most))
