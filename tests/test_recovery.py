@@ -11,7 +11,7 @@ import pytest
 from conftest import CLASSES, PATTERN, write_tree
 from killing import MOMENTS, start
 
-KILLS = int(os.environ.get("MPOXCV_KILLS", "12"))
+KILLS = int(os.environ.get("MPOXCV_KILLS", "16"))
 RESULTS = ("predictions.csv", "metrics.json", "learning_curves.csv", "baselines.csv")
 NETWORK = (
     "classifier.network={_target_:torch.nn.Sequential,_args_:[{_target_:torch.nn.Flatten},"
@@ -47,14 +47,14 @@ def test_killed_runs_end_like_an_undisturbed_one(undisturbed):
     killed = dict.fromkeys((*MOMENTS, "at a random time"), 0)
     for number in range(KILLS):
         run = f"run{number}"
-        moment = (*MOMENTS, "at a random time")[number % (len(MOMENTS) + 1)]
+        moment = (*MOMENTS, "training_step", "at a random time")[number % (len(MOMENTS) + 2)]
         command = options(tree, run, cache=f"cache{number}" if number % 3 == 0 else "cache")
         if moment == "at a random time":
             process = start(command, folder)
             time.sleep(rng.uniform(0.2, 1.5))
             process.kill()
         else:
-            most = {"training_step": 39, "validation_step": 4, "test_step": 0}.get(moment, 40)
+            most = {"training_step": 39, "validation_step": 4, "test_step": 0}.get(moment, 25)
             process = start(command, folder, moment, rng.randint(0, most))
         process.join(200)
         killed[moment] += process.exitcode == -signal.SIGKILL

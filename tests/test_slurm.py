@@ -143,3 +143,20 @@ def test_a_slurm_job_that_is_cancelled_goes_on(slurm, tmp_path):
     assert start([*command, "resume=true"], tmp_path).wait(300) == 0
     for name in ("predictions.csv", "tables/results.csv"):
         assert (sweep / "summary" / name).read_bytes() == (tmp_path / "basic/summary" / name).read_bytes()
+
+
+def test_ctrl_c_leaves_slurm_jobs_at_work_and_says_so(slurm, tmp_path):
+    tree = write_tree(tmp_path / "set", pictures=12, aug=8)
+    sweep = tmp_path / "s"
+    process = start(["-m", "fold=1,2", *LAUNCHER, *options(tree, sweep, epochs=200)], tmp_path)
+    while not (sweep / "fold=1/checkpoints/last.ckpt").is_file():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    err = process.communicate(timeout=100)[1].decode()
+    assert process.returncode == 1 and "Jobs that are at work" in err and "hydra/launcher=slurm_cpu" in err
+    for _ in range(1200):
+        if summary_of(sweep)["complete"]:
+            break
+        time.sleep(0.1)
+    assert summary_of(sweep)["complete"]

@@ -180,7 +180,7 @@ def test_a_job_that_is_killed_costs_no_finished_one(undisturbed, launcher):
     job = json.loads((sweep / "fold=2/job.json").read_text())
     os.kill(job["pid"], signal.SIGKILL)
     err = process.communicate(timeout=300)[1].decode()
-    assert process.returncode == 1 and "resume=true" in err
+    assert process.returncode == 1 and f"hydra/launcher={launcher}" in err and "resume=true" in err
     causes = {problem["fold"]: problem["cause"] for problem in summary_of(sweep)["problems"]}
     assert "killed" in causes[2] and (launcher == "joblib" or len(causes) == 1)  # joblib ends all jobs at work
     assert start([*command, "resume=true"], folder).wait(300) == 0

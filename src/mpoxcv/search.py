@@ -2,10 +2,12 @@
 
 import copy
 import logging
+import shlex
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from mpoxcv.errors import UserError
@@ -75,10 +77,14 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     head = f"# @package _global_\n# Found by a search: {found}.\n"
     write_atomically(folder / "best.yaml", head + OmegaConf.to_yaml(nested))
     print(f"Best of {len(study.trials)} trials: {found}")
-    print(
-        "Now test it, once:\n  python scripts/train.py -m fold=1,2,3,4,5 "
-        + " ".join(f"{k}={v}" for k, v in best.items())
-    )
+    own = [
+        o
+        for o in map(str, HydraConfig.get().overrides.task)
+        if not o.startswith(("hparams_search", "callbacks", "logger"))
+    ]
+    folds = ",".join(map(str, plan.folds))
+    command = ["scripts/train.py", "-m", f"fold={folds}", *own, *(f"{k}={v}" for k, v in best.items())]
+    print(f"Now test it, once:\n  python {shlex.join(command)}")
     return best
 
 

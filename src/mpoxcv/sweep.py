@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,11 @@ class SummariseSweep(Callback):
         arguments = [str(argument) for argument in config.hydra.overrides.task]
         overrides = OverridesParser.create().parse_overrides(arguments)
         own = [a for a in arguments if not a.startswith("resume=")]
+        launcher = [
+            str(o) for o in config.hydra.overrides.hydra if str(o).startswith(("hydra/launcher", "hydra.launcher"))
+        ]
         if before := read_plan(folder):
-            resume = (
-                f"python {shlex.join([sys.argv[0], '-m', *before['arguments']])} hydra.sweep.dir={folder} resume=true"
-            )
+            resume = going_on(folder, before)
             if not config.get("resume"):
                 raise SystemExit(f"{folder} holds a multirun already. Go on with it:\n  {resume}")
             if own != before["arguments"]:
@@ -68,7 +70,7 @@ class SummariseSweep(Callback):
         names = [str(o.key_or_group) for o in overrides]
         jobs = [dict(zip(names, job, strict=True)) for job in itertools.product(*values)]
         jobs = [{name: value for name, value in job.items() if name != "resume"} for job in jobs]
-        write_json(folder / "summary" / PLAN, {"arguments": own, "jobs": jobs})
+        write_json(folder / "summary" / PLAN, {"arguments": own, "launcher": launcher, "jobs": jobs})
         fixed = [
             str(o.key_or_group) for o in overrides if not o.is_sweep_override() and o.key_or_group not in ALWAYS_NAMED
         ]
@@ -155,6 +157,12 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     return dict(json.loads(file.read_text())) if file.is_file() else None
 
 
+def going_on(folder: Path, plan: Mapping[str, Any]) -> str:
+    """Return the command that goes on with a multirun."""
+    own = [*plan.get("arguments", []), *plan.get("launcher", []), f"hydra.sweep.dir={folder}", "resume=true"]
+    return f"python {shlex.join([sys.argv[0], '-m', *own])}"
+
+
 def write_summary_of(folder: Path) -> Any:
     """Write a multirun's summary; None as long as no run began."""
     from mpoxcv.errors import UserError
@@ -201,9 +209,10 @@ def conclude(folder: Path) -> int:
         print_summary(summary, folder / "summary")
     if summary is not None and summary.content["complete"]:
         return 0
-    command = [sys.argv[0], "-m", *(plan["arguments"] if plan else []), f"hydra.sweep.dir={folder}", "resume=true"]
     sys.stdout.flush()
-    print(f"\nNot all runs are finished. Go on with:\n  python {shlex.join(command)}", file=sys.stderr)
+    if summary is not None and any("it is at work" in str(problem["cause"]) for problem in summary.content["problems"]):
+        print("\nJobs that are at work may end by themselves, and then write the summary anew.", file=sys.stderr)
+    print(f"\nNot all runs are finished. Go on with:\n  {going_on(folder, plan or {})}", file=sys.stderr)
     return 1
 
 
