@@ -224,16 +224,10 @@ def write_tensorboard(summary: Any, folder: Path) -> None:
     from mpoxcv.evaluation.tables import tables_of
     from mpoxcv.tensorboard import write_summary_run
 
-    draw = {
-        "confusion_matrix": figures.confusion_figure,
-        "roc": figures.roc_figure,
-        "precision_recall": figures.precision_recall_figure,
-        "reliability": figures.reliability_figure,
-    }
     results = tables_of(summary).get("results")
     for group in summary.groups:
         name = group.name.replace("/", "_")
-        drawn = {f"summary/{tag}": function(group.rows) for tag, function in draw.items()}
+        drawn = {f"summary/{tag}": figure for tag, figure in figures.draw_all(group.rows).items()}
         for tag, figure in drawn.items():
             file = folder / "figures" / name / f"{tag.rpartition('/')[2]}.png"
             file.parent.mkdir(parents=True, exist_ok=True)

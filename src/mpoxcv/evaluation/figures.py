@@ -5,17 +5,16 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import auc, average_precision_score, confusion_matrix, precision_recall_curve, roc_curve
+from sklearn.metrics import confusion_matrix
 
+from mpoxcv.evaluation.curves import AXES, CALIBRATION_BINS, curve, reliability
 from mpoxcv.evaluation.predictions import classes_of, is_synthetic, probabilities_of
 
 # Okabe and Ito (2008): told apart by the colour-blind; with line styles, in grey print as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
-CALIBRATION_BINS = 15
 SYNTHETIC_NOTE = "SYNTHETIC DATA: procedural pictures, not patients"
 
 
@@ -65,75 +64,46 @@ def confusion_figure(predictions: pd.DataFrame, normalise: bool = False) -> Figu
     return figure
 
 
-def roc_figure(predictions: pd.DataFrame) -> Figure:
-    """Draw each class's ROC curve against the rest, with its area."""
-
-    def curve(axes: Axes, truth: np.ndarray, scores: np.ndarray, name: str, line: dict[str, Any]) -> None:
-        false_positives, true_positives, _ = roc_curve(truth, scores)
-        area = auc(false_positives, true_positives)
-        axes.plot(false_positives, true_positives, label=f"{name}: AUROC {area:.3f}", **line)
-
-    figure, axes = _one_against_rest("ROC, one class against the rest", predictions, curve)
-    axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
-    axes.set(xlabel="1 - specificity (false-positive rate)", ylabel="sensitivity (recall)")
-    return figure
-
-
-def precision_recall_figure(predictions: pd.DataFrame) -> Figure:
-    """Draw each class's precision-recall curve against the rest, with its average precision and prevalence."""
-
-    def curve(axes: Axes, truth: np.ndarray, scores: np.ndarray, name: str, line: dict[str, Any]) -> None:
-        precision, recall, _ = precision_recall_curve(truth, scores)
-        area = average_precision_score(truth, scores)
-        label = f"{name}: AP {area:.3f} (prevalence {truth.mean():.2f})"
-        axes.step(recall, precision, where="post", label=label, **line)
-
-    figure, axes = _one_against_rest("Precision and recall, one class against the rest", predictions, curve)
-    axes.set(xlabel="recall (sensitivity)", ylabel="precision (positive predictive value)")
-    return figure
-
-
-def _one_against_rest(
-    title: str, predictions: pd.DataFrame, curve: Callable[[Axes, np.ndarray, np.ndarray, str, dict[str, Any]], None]
-) -> tuple[Figure, Axes]:
+def curves_figure(predictions: pd.DataFrame, kind: str) -> Figure:
+    """Draw each class's ROC or precision-recall curve against the rest, with its area; ``kind`` as in ``curves.AXES``."""
+    title, x_name, y_name, area_name = AXES[kind]
     figure = new_figure(f"{title}\n{describe(predictions)}", is_synthetic(predictions), 6.4, 7.2)
     axes = figure.subplots()
-    probabilities = probabilities_of(predictions)
     for label, name in enumerate(classes_of(predictions)):
-        truth = (predictions["label"] == name).to_numpy()
         line: dict[str, Any] = {"color": COLOURS[label % len(COLOURS)], "linestyle": STYLES[label % len(STYLES)]}
-        if 0 < truth.sum() < len(truth):
-            curve(axes, truth, probabilities[:, label], f"{name} (n={truth.sum()})", line)
+        n, found = (predictions["label"] == name).sum(), curve(predictions, name, kind)
+        if found is None:
+            axes.plot([], [], label=f"{name}: not defined (n={n})", **line)
         else:
-            axes.plot([], [], label=f"{name}: not defined (n={truth.sum()})", **line)
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+            x, y, area = found
+            axes.plot(
+                x,
+                y,
+                drawstyle="default" if kind == "roc" else "steps-post",
+                label=f"{name} (n={n}): {area_name} {area:.3f}",
+                **line,
+            )
+    if kind == "roc":
+        axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
+    axes.set(xlabel=x_name, ylabel=y_name, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.grid(alpha=0.3)
     figure.legend(fontsize=8, loc="outside lower center", ncols=2)
-    return figure, axes
+    return figure
 
 
 def reliability_figure(predictions: pd.DataFrame) -> Figure:
     """Draw accuracy against confidence in equal bins, the number of pictures in each, and the expected calibration error."""
-    probabilities = probabilities_of(predictions)
-    confidence = probabilities.max(1)
-    correct = (predictions["label"] == predictions["prediction"]).to_numpy()
-    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)
-    bins = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, CALIBRATION_BINS - 1)
-    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
-    used = counts > 0
-    mean_confidence = np.bincount(bins, confidence, CALIBRATION_BINS)[used] / counts[used]
-    accuracy = np.bincount(bins, correct, CALIBRATION_BINS)[used] / counts[used]
-    ece = float((counts[used] * np.abs(accuracy - mean_confidence)).sum() / counts.sum())
+    bins = reliability(predictions)
+    ece = float((bins["n"] * (bins["right"] - bins["confidence"]).abs()).sum() / bins["n"].sum())
     figure = new_figure(f"Reliability: ECE {ece:.3f}\n{describe(predictions)}", is_synthetic(predictions), 6.0, 6.4)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, label="perfectly calibrated")
-    upper.plot(mean_confidence, accuracy, "o-", color=COLOURS[0], label="this network")
+    upper.plot(bins["confidence"], bins["right"], "o-", color=COLOURS[0], label="this network")
     upper.set(ylabel="share of correct predictions", ylim=(-0.02, 1.02))
     upper.legend(fontsize=8, loc="upper left")
     upper.grid(alpha=0.3)
-    lower.bar(
-        edges[:-1], counts, width=np.diff(edges), align="edge", color=COLOURS[5], edgecolor="black", linewidth=0.5
-    )
+    width = 1 / CALIBRATION_BINS
+    lower.bar(bins.index * width, bins["n"], width, align="edge", color=COLOURS[5], edgecolor="black", linewidth=0.5)
     lower.set(xlabel="confidence (largest probability)", ylabel="pictures", xlim=(0, 1))
     return figure
 
@@ -203,13 +173,14 @@ def learning_curves_figure(history: pd.DataFrame, title: str, synthetic: bool) -
     return figure
 
 
-def draw_all(predictions: pd.DataFrame, picture_of: Callable[[pd.Series], np.ndarray]) -> dict[str, Figure]:
-    """Return every figure of one split's predictions by name."""
-    return {
+def draw_all(
+    predictions: pd.DataFrame, picture_of: Callable[[pd.Series], np.ndarray] | None = None
+) -> dict[str, Figure]:
+    """Return every figure of one split's predictions by name; the mistakes only with their pictures."""
+    figures = {
         "confusion_matrix": confusion_figure(predictions),
         "confusion_matrix_normalised": confusion_figure(predictions, normalise=True),
-        "roc": roc_figure(predictions),
-        "precision_recall": precision_recall_figure(predictions),
+        **{kind: curves_figure(predictions, kind) for kind in AXES},
         "reliability": reliability_figure(predictions),
-        "mistakes": mistakes_figure(predictions, picture_of),
     }
+    return figures | ({"mistakes": mistakes_figure(predictions, picture_of)} if picture_of else {})

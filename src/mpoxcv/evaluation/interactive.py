@@ -1,13 +1,11 @@
 """The report's figures, to hover over and zoom into: plotly, with the script bundled in the page."""
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
-from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
-from mpoxcv.evaluation.figures import CALIBRATION_BINS, COLOURS
+from mpoxcv.evaluation.curves import AXES, CALIBRATION_BINS, curve, reliability
+from mpoxcv.evaluation.figures import COLOURS
 from mpoxcv.evaluation.groups import PRIMARY, Group
-from mpoxcv.evaluation.predictions import probabilities_of
 
 DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 GRID = np.linspace(0, 1, 101)
@@ -17,9 +15,8 @@ def figures_of(group: Group) -> dict[str, go.Figure]:
     """Return a group's figures by title."""
     figures = {
         "Confusion matrix": confusion(group),
-        "ROC, one class against the rest": curves(group, "roc"),
-        "Precision and recall, one class against the rest": curves(group, "pr"),
-        "Reliability": reliability(group),
+        **{AXES[kind][0]: curves(group, kind) for kind in AXES},
+        "Reliability": reliability_bars(group),
     }
     if any(run.history is not None for run in group.finished):
         figures["Training curves of all folds"] = histories(group)
@@ -43,73 +40,49 @@ def confusion(group: Group) -> go.Figure:
 
 
 def curves(group: Group, kind: str) -> go.Figure:
-    """Draw each class's pooled ROC or precision-recall curve; of the first class also the folds' mean ± SD as a band."""
-    labels = ("1 - specificity", "sensitivity") if kind == "roc" else ("recall", "precision")
-    figure = _figure(*labels, 460)
+    """Draw each class's pooled ROC or precision-recall curve; of the positive class also the runs' mean ± SD as a band."""
+    _, x_name, y_name, _ = AXES[kind]
+    figure = _figure(x_name, y_name, 460)
     figure.update_xaxes(range=[0, 1]).update_yaxes(range=[0, 1.01])
     positive = (group.content["mpox"] or {}).get("class", group.content["classes"][0])
     for number, name in enumerate(group.content["classes"]):
-        truth, score = (group.rows["label"] == name).to_numpy(), group.rows[f"p_{name}"].to_numpy()
-        if not 0 < truth.sum() < len(truth):
+        if (found := curve(group.rows, name, kind)) is None:
             continue
         colour = COLOURS[number % len(COLOURS)]
-        if name == positive:
-            bands = [_on_grid(part, name, kind) for _, part in group.rows.groupby("run")]
-            folds = np.array([band for band in bands if band is not None])
-            if len(folds) > 1:
-                mean, sd = folds.mean(0), folds.std(0, ddof=1)
-                figure.add_trace(
-                    go.Scatter(
-                        x=[*GRID, *GRID[::-1]], y=[*np.clip(mean + sd, 0, 1), *np.clip(mean - sd, 0, 1)[::-1]],
-                        fill="toself", fillcolor=colour, opacity=0.2, line={"width": 0}, hoverinfo="skip",
-                        name=f"{name}: mean ± SD of {len(folds)} runs",
-                    )
-                )  # fmt: skip
-        x, y, area = _curve(truth, score, kind)
+        by_run = [curve(part, name, kind) for _, part in group.rows.groupby("run")] if name == positive else []
+        if len(bands := [_on_grid(*points[:2]) for points in by_run if points is not None]) > 1:
+            mean, sd = np.mean(bands, axis=0), np.std(bands, axis=0, ddof=1)
+            figure.add_trace(go.Scatter(
+                x=[*GRID, *GRID[::-1]], y=[*np.clip(mean + sd, 0, 1), *np.clip(mean - sd, 0, 1)[::-1]],
+                fill="toself", fillcolor=colour, opacity=0.2, line={"width": 0}, hoverinfo="skip",
+                name=f"{name}: mean ± SD of {len(bands)} runs",
+            ))  # fmt: skip
+        x, y, area = found
         line = {"color": colour, "dash": DASHES[number % len(DASHES)], "width": 2}
         figure.add_trace(go.Scatter(x=x, y=y, mode="lines", line=line, name=f"{name}: {area:.3f}"))
-    if kind == "roc":
-        grey = {"color": "#888", "width": 1}
-        figure.add_trace(
-            go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line=grey, name="chance: 0.500", hoverinfo="skip")
-        )
-    return figure
+    return _diagonal(figure, "chance: 0.500") if kind == "roc" else figure
 
 
-def _curve(truth: np.ndarray, score: np.ndarray, kind: str) -> tuple[np.ndarray, np.ndarray, float]:
-    if kind == "roc":
-        false_positives, true_positives, _ = roc_curve(truth, score)
-        return false_positives, true_positives, float(auc(false_positives, true_positives))
-    precision, recall, _ = precision_recall_curve(truth, score)
-    return recall, precision, float(average_precision_score(truth, score))
-
-
-def _on_grid(rows: pd.DataFrame, name: str, kind: str) -> np.ndarray | None:
-    truth = (rows["label"] == name).to_numpy()
-    if not 0 < truth.sum() < len(truth):
-        return None
-    x, y, _ = _curve(truth, rows[f"p_{name}"].to_numpy(), kind)
+def _on_grid(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     order = np.argsort(x, kind="stable")
     return np.interp(GRID, x[order], y[order])
 
 
-def reliability(group: Group) -> go.Figure:
+def reliability_bars(group: Group) -> go.Figure:
     """Draw the share of right predictions against the confidence, in equal bins."""
-    confidence = probabilities_of(group.rows).max(1)
-    right = (group.rows["label"] == group.rows["prediction"]).to_numpy()
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
-    table = pd.DataFrame({"bin": bins, "confidence": confidence, "right": right}).groupby("bin").agg(
-        confidence=("confidence", "mean"), right=("right", "mean"), n=("right", "size")
-    )  # fmt: skip
+    bins = reliability(group.rows)
     figure = _figure("confidence", "share of right predictions", 420)
-    figure.update_xaxes(range=[0, 1]).update_yaxes(range=[0, 1])
+    figure.update_xaxes(range=[0, 1.03]).update_yaxes(range=[0, 1])
     figure.add_trace(go.Bar(
-        x=table["confidence"], y=table["right"], width=0.8 / CALIBRATION_BINS, marker_color=COLOURS[5], text=table["n"],
+        x=bins["confidence"], y=bins["right"], width=0.8 / CALIBRATION_BINS, marker_color=COLOURS[5], text=bins["n"],
         textposition="outside", name="pictures in the bin", hovertemplate="%{y:.2f} right of %{text}<extra></extra>",
     ))  # fmt: skip
+    return _diagonal(figure, "perfect")
+
+
+def _diagonal(figure: go.Figure, name: str) -> go.Figure:
     grey = {"color": "#888", "width": 1}
-    figure.add_trace(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line=grey, name="perfect", hoverinfo="skip"))
-    return figure
+    return figure.add_trace(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line=grey, name=name, hoverinfo="skip"))
 
 
 def histories(group: Group) -> go.Figure:

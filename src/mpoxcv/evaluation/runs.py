@@ -17,6 +17,7 @@ from mpoxcv.evaluation.process import why_unfinished
 # options that do not make another experiment: where things lie, and what the report tells apart by itself
 NEUTRAL = frozenset({
     "fold", "seed", "ckpt_path", "resume", "output_dir", "logger", "data.root", "data.cache_dir", "data.threads", "debug",
+    "callbacks", "hydra", "name",
 })  # fmt: skip
 POOLED = "pooled"
 
@@ -56,14 +57,18 @@ class Run:
     @property
     def experiment(self) -> str:
         """All options that make the experiment, as one text: equal for runs that differ in fold and seed alone."""
-        kept = {k: v for k, v in self.config.items() if not any(k == n or k.startswith(f"{n}.") for n in NEUTRAL)}
-        kept = {k: v for k, v in kept.items() if k.partition(".")[0] not in ("callbacks", "hydra", "name")}
+        kept = {name: value for name, value in self.config.items() if tells_apart(name)}
         return json.dumps([kept, self.pooled], sort_keys=True, default=str)
 
     @property
     def pooled(self) -> bool:
         """Whether it was trained on all folds together, and so on its test pictures."""
         return self.fold == POOLED
+
+
+def tells_apart(option: str) -> bool:
+    """Return whether an option, or one of its group's, makes another experiment."""
+    return not any(option == name or option.startswith(f"{name}.") for name in NEUTRAL)
 
 
 def find_runs(folders: Iterable[str | os.PathLike[str]]) -> list[Run]:
@@ -152,7 +157,7 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
                     f"Two runs of the same experiment have fold {run.fold} and seed {run.seed}, and one picture would "
                     f"count twice:\n  {other.folder}\n  {run.folder}\nTake one of them away."
                 )
-    own = [{k: v for k, v in members[0].overrides.items() if k not in NEUTRAL} for members in experiments.values()]
+    own = [{k: v for k, v in members[0].overrides.items() if tells_apart(k)} for members in experiments.values()]
     shared = {item for item in own[0].items() if all(item in options.items() for options in own)}
     names = []
     for options, members in zip(own, experiments.values(), strict=True):

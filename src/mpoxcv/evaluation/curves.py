@@ -1,0 +1,50 @@
+"""The points that figures draw, in print and on the page alike."""
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
+
+from mpoxcv.evaluation.predictions import probabilities_of
+
+CALIBRATION_BINS = 15
+AXES = {  # kind: title, x, y, name of the area
+    "roc": (
+        "ROC, one class against the rest",
+        "1 - specificity (false-positive rate)",
+        "sensitivity (recall)",
+        "AUROC",
+    ),
+    "precision_recall": (
+        "Precision and recall, one class against the rest",
+        "recall (sensitivity)",
+        "precision (positive predictive value)",
+        "AP",
+    ),
+}
+
+
+def curve(rows: pd.DataFrame, name: str, kind: str) -> tuple[np.ndarray, np.ndarray, float] | None:
+    """Return x, y and the area of a class's ROC or precision-recall curve; None without positives or negatives.
+
+    Args:
+        rows: a table of predictions.
+        name: of the class.
+        kind: a key of ``AXES``.
+    """
+    truth, score = (rows["label"] == name).to_numpy(), rows[f"p_{name}"].to_numpy(float)
+    if not 0 < truth.sum() < len(truth):
+        return None
+    if kind == "roc":
+        false_positives, true_positives, _ = roc_curve(truth, score)
+        return false_positives, true_positives, float(auc(false_positives, true_positives))
+    precision, recall, _ = precision_recall_curve(truth, score)
+    return recall, precision, float(average_precision_score(truth, score))
+
+
+def reliability(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return ``confidence`` (mean), ``right`` (share) and ``n`` of each bin of the top probability that holds pictures."""
+    confidence = probabilities_of(rows).max(1)
+    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    right = (rows["label"] == rows["prediction"]).to_numpy()
+    table = pd.DataFrame({"bin": bins, "confidence": confidence, "right": right}).groupby("bin")
+    return table.agg(confidence=("confidence", "mean"), right=("right", "mean"), n=("right", "size"))
