@@ -10,6 +10,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.process import whoami
 from mpoxcv.evaluation.report import write_report
+from mpoxcv.evaluation.runs import tells_apart
 from mpoxcv.evaluation.summary import summarise
 
 CLASSES = ["Chickenpox", "Healthy", "Monkeypox"]
@@ -61,6 +62,15 @@ def write_run(root, fold, seed=0, skill=1.0, overrides=(), status="finished", te
 def counts():
     sizes = {"train": 66, "val": 14, "test": 12}
     return {s: {c: {"pictures": n, "copies": 0, "patients": n} for c in CLASSES} for s, n in sizes.items()}
+
+
+@pytest.mark.parametrize(
+    ("option", "another"),
+    [("callbacks.early_stopping.patience", True), ("callbacks.figures", False), ("callbacks.figures.folder", False),
+     ("data.root", False), ("data.batch_size", True), ("debug", False), ("optimizer", True)],
+)  # fmt: skip
+def test_which_options_make_another_experiment(option, another):
+    assert tells_apart(option) is another
 
 
 def read(folder):

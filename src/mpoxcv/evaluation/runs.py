@@ -17,7 +17,9 @@ from mpoxcv.evaluation.process import why_unfinished
 # options that do not make another experiment: where things lie, and what the report tells apart by itself
 NEUTRAL = frozenset({
     "fold", "seed", "ckpt_path", "resume", "output_dir", "logger", "data.root", "data.cache_dir", "data.threads", "debug",
-    "callbacks", "hydra", "name",
+    "hydra", "name", *(f"callbacks.{name}" for name in (
+        "learning_rate", "progress", "samples", "history", "results", "baselines", "figures", "provenance", "within_epoch",
+    )),
 })  # fmt: skip
 POOLED = "pooled"
 

@@ -16,7 +16,7 @@ from mpoxcv.evaluation import statistics as st
 from mpoxcv.evaluation.comparisons import compare_groups
 from mpoxcv.evaluation.groups import BOOTSTRAP_SEED, PRIMARY, Group, codes, fold_means, pooled, scores, tested_rows
 from mpoxcv.evaluation.predictions import classes_of, probabilities_of
-from mpoxcv.evaluation.runs import NEUTRAL, Run, find_runs, group_runs, plain_options
+from mpoxcv.evaluation.runs import Run, find_runs, group_runs, plain_options, tells_apart
 
 FEW = 10  # pictures of a class, below which its numbers say little
 
@@ -90,7 +90,7 @@ def _never_began(
     if expected is not None:
         runs = [run for members in grouped.values() for run in members]
         for options in expected:
-            telling = {k: v for k, v in plain_options(options).items() if k not in NEUTRAL - {"fold", "seed"}}
+            telling = {k: v for k, v in plain_options(options).items() if k in ("fold", "seed") or tells_apart(k)}
             if not any(telling.items() <= run.overrides.items() for run in runs):
                 missing.append({"options": dict(options), "fold": options.get("fold"), "seed": options.get("seed")})
     else:
