@@ -11,11 +11,12 @@ from typing import Any
 
 import lightning as L
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from mpoxcv import lockstep
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
@@ -58,8 +59,11 @@ def train(cfg: DictConfig) -> dict[str, float]:
         return finished
     if cfg.resume and (folder / "checkpoints" / "last.ckpt").is_file():
         cfg.ckpt_path = "last"
+    OmegaConf.resolve(cfg)  # another run may begin before this one ends
     datamodule, classifier, trainer = build(cfg)
     resume = resume_path(cfg.ckpt_path, folder)
+    if (member := lockstep.current()) and (reason := member.join_in(classifier, datamodule, trainer)):
+        print(f"{folder.name} is trained alone: {reason}.")
     trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     metrics = score(trainer, classifier, datamodule, best)
@@ -118,7 +122,11 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
     loggers = [instantiate(logger) for logger in (cfg.get("logger") or {}).values() if logger]
     if not loggers:  # Lightning refuses the monitor without a logger
         callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
-    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers)
+    options = {}
+    if lockstep.current():  # it has a progress bar of its own
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+        options["enable_progress_bar"] = False
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, **options)
     return datamodule, classifier, trainer
 
 

@@ -40,6 +40,8 @@ class SummariseSweep(Callback):
 
     def __init__(self, gpu_each: bool = False) -> None:
         self.gpu_each = gpu_each
+        self.argv: list[str] = []  # of the multirun
+        self.locks: dict[Path, BaseFileLock] = {}
 
     def on_run_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
         """Keep what a folder of training holds."""
@@ -86,15 +88,17 @@ class SummariseSweep(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write that the job is at work; show it its own command and folder, by which ddp starts more processes."""
         if leads():
-            self.lock = claim(Path(config.hydra.runtime.output_dir))
-            write_json(Path(config.hydra.runtime.output_dir) / "job.json", {"status": "started", **whoami()})
+            folder = Path(config.hydra.runtime.output_dir)
+            self.locks[folder] = claim(folder)
+            write_json(folder / "job.json", {"status": "started", **whoami()})
         if config.hydra.mode == RunMode.MULTIRUN:
             if self.gpu_each:
                 claim_gpu(Path(config.hydra.sweep.dir))
             own: Any = HydraConfig.get()
             with read_write(own):
                 own.run.dir = config.hydra.runtime.output_dir
-            self.argv, sys.argv = sys.argv, [self.script, *map(str, config.hydra.overrides.task)]
+            self.argv = self.argv or sys.argv
+            sys.argv = [self.script, *map(str, config.hydra.overrides.task)]
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write how the job ended, and the summary of what is there."""
@@ -107,7 +111,7 @@ class SummariseSweep(Callback):
             job["cause"] = cli.cause_of(error)
             write_atomically(folder / "error.log", "".join(traceback.format_exception(error)))
         write_json(folder / "job.json", job)
-        self.lock.release()
+        self.locks.pop(folder).release()
         if config.hydra.mode == RunMode.MULTIRUN:
             sys.argv = self.argv
             leave_process_group()

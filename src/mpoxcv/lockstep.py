@@ -1,0 +1,226 @@
+"""Several runs in one process, their networks trained as one: each run stays a run of its own, with its own Trainer.
+
+A run's Trainer lives in a thread. For every epoch of training the thread stops, the epochs of all runs are computed side by
+side in the main thread, and the threads go on, one at a time, with what is left of the epoch: validation, metrics,
+checkpoints, early stop. Only one thread ever runs.
+
+Legend: F runs, B batch, C classes.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from mpoxcv.classifier import LesionClassifier
+from mpoxcv.data.datamodule import MSLDDataModule
+from mpoxcv.data.loader import Batch, BatchLoader
+from mpoxcv.models.grouped import GroupedLeNet
+from mpoxcv.models.lenet import LeNet
+
+_own = threading.local()
+
+
+def current() -> "Member | None":
+    """Return the member whose thread this is."""
+    return getattr(_own, "member", None)
+
+
+class Member(threading.Thread):
+    """A run that takes part; a run that cannot be grouped goes through without a stop.
+
+    Args:
+        job: the whole run; calls ``join_in`` before it fits.
+    """
+
+    def __init__(self, job: Callable[[], Any]) -> None:
+        super().__init__(daemon=True)
+        self.job, self.result, self.error = job, None, None  # type: tuple[Callable[[], Any], Any, BaseException | None]
+        self.waiting = self.stopped = False
+        self.outputs: tuple[Tensor, Tensor, Tensor]  # logits, labels and index of the last epoch
+        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
+
+    def run(self) -> None:
+        """Run the job in this thread."""
+        _own.member = self
+        self._go.acquire()
+        try:
+            self.result = self.job()
+        except BaseException as error:  # raised again in the main thread
+            self.error = error
+        self.waiting = False
+        self._back.release()
+
+    def go_on(self) -> None:
+        """Let the thread run until its next epoch of training, or its end; called by the main thread."""
+        self._go.release()
+        self._back.acquire()
+        if self.error is not None:
+            raise self.error
+
+    def join_in(self, classifier: LesionClassifier, datamodule: MSLDDataModule, trainer: L.Trainer) -> str | None:
+        """Let this run's epochs be computed with the others'; return why not, where they cannot be."""
+        if reason := why_alone(classifier, trainer):
+            return reason
+        self.classifier, self.trainer = classifier, trainer
+        self._own_loader = datamodule.train_dataloader
+        datamodule.train_dataloader = self._one_item  # type: ignore[method-assign, assignment]
+        classifier.training_step = self._epoch  # type: ignore[method-assign]
+        classifier.backward = _nothing  # type: ignore[method-assign]
+        classifier.optimizer_step = _only_closure  # type: ignore[method-assign, assignment]
+        self._on_save, self._on_end = classifier.on_save_checkpoint, classifier.on_train_epoch_end
+        classifier.on_save_checkpoint = self._save  # type: ignore[method-assign]
+        classifier.on_train_epoch_end = self._count_batches  # type: ignore[method-assign]
+        return None
+
+    def _one_item(self) -> list[dict[str, Tensor]]:
+        self.loader: BatchLoader = self._own_loader()
+        return [{"label": torch.zeros(1)}]
+
+    def _epoch(self, batch: Any, batch_idx: int) -> Tensor:
+        """Stand in for an epoch's steps: wait until they are computed."""
+        self.loader.set_epoch(self.trainer.current_epoch)
+        self.waiting = True
+        self._back.release()
+        self._go.acquire()
+        self.waiting = False
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.classifier._steps.append(self.outputs)
+        loop = self.trainer.fit_loop.epoch_loop
+        optimizer = loop.automatic_optimization.optim_progress.optimizer
+        self._count(optimizer.step, optimizer.zero_grad)
+        loop._batches_that_stepped += len(self.loader) - 1
+        return torch.zeros((), requires_grad=True)
+
+    def _count_batches(self) -> None:
+        """Let checkpoints hold the numbers of batches that the run has seen."""
+        self._count(self.trainer.fit_loop.epoch_loop.batch_progress)
+        self._on_end()
+
+    def _count(self, *progresses: Any) -> None:
+        """Add to Lightning's counters, which have counted one step, the epoch's others."""
+        for count in (count for progress in progresses for count in (progress.total, progress.current)):
+            for name in vars(count):
+                setattr(count, name, getattr(count, name) + len(self.loader) - 1)
+
+    def _save(self, checkpoint: dict[str, Any]) -> None:
+        # a view would be written with all that it is a view of
+        checkpoint["state_dict"] = {name: value.clone() for name, value in checkpoint["state_dict"].items()}
+        self._on_save(checkpoint)
+
+
+def _nothing(*args: Any, **kwargs: Any) -> None:
+    pass
+
+
+def _only_closure(epoch: int, batch: int, optimizer: Any, closure: Callable[[], Any]) -> None:
+    closure()
+
+
+def why_alone(classifier: LesionClassifier, trainer: L.Trainer) -> str | None:
+    """Return why a run's epochs cannot be computed with others', or None."""
+    if type(classifier.network) is not LeNet:
+        return f"the network is {type(classifier.network).__name__}, and only LeNets are grouped"
+    if classifier.network._compiled_call_impl is not None:
+        return "classifier.compile=true"
+    if trainer.world_size > 1 or str(trainer.precision) != "32-true" or trainer.accumulate_grad_batches != 1:
+        return "trainer.strategy, trainer.precision or trainer.accumulate_grad_batches is not the default"
+    if trainer.max_steps != -1 or trainer.limit_train_batches != 1.0 or getattr(trainer, "overfit_batches", False):
+        return "trainer.max_steps, trainer.limit_train_batches or trainer.overfit_batches is set"
+    return None
+
+
+def run_together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
+    """Run all jobs, as if one after another, and return what they return.
+
+    Raises:
+        BaseException: what a job raised; the others are stopped as by Ctrl-C.
+    """
+    members = [Member(job) for job in jobs]
+    try:
+        for member in members:
+            member.start()
+            member.go_on()
+        with Progress(transient=True) as bar:
+            task = bar.add_task("")
+            group: Group | None = None
+            while waiting := [member for member in members if member.waiting]:
+                for own in _alike(waiting):
+                    epoch, last = own[0].trainer.current_epoch + 1, own[0].trainer.max_epochs
+                    bar.update(task, description=f"{len(own)} runs, epoch {epoch}/{last}", completed=epoch, total=last)
+                    if group is None or group.members != own:
+                        group = Group(own)
+                    group.run_epoch()
+                for member in waiting:
+                    member.go_on()
+    except BaseException:
+        for member in members:
+            if member.waiting:
+                member.stopped = True
+                member._go.release()
+                member.join()
+        raise
+    return [member.result for member in members]
+
+
+def _alike(members: Sequence[Member]) -> Iterator[list[Member]]:
+    """Yield the members whose networks can be one."""
+    kinds: dict[Any, list[Member]] = {}
+    for member in members:
+        kinds.setdefault((len(member.classifier.classes), member.classifier.device), []).append(member)
+    yield from kinds.values()
+
+
+class Group:
+    """Members whose networks are computed as one."""
+
+    def __init__(self, members: list[Member]) -> None:
+        self.members = members
+        self.network = GroupedLeNet([member.classifier.network for member in members])
+        self.gradients = [[p.grad for p in member.classifier.parameters()] for member in members]
+        self.images = torch.zeros(0)
+
+    def run_epoch(self) -> None:
+        """Train all members for one epoch: each on its own batches, with its own loss and optimizer."""
+        for member, gradients in zip(self.members, self.gradients, strict=True):
+            for parameter, gradient in zip(member.classifier.parameters(), gradients, strict=True):
+                parameter.grad = gradient  # Lightning takes them away
+        batches = [iter(member.loader) for member in self.members]
+        outputs: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.members]
+        for _ in range(max(len(member.loader) for member in self.members)):
+            step = [next(own, None) for own in batches]
+            logits = self.network(self._side_by_side(step))
+            losses, kept = [], logits.detach()
+            for i, (member, batch) in enumerate(zip(self.members, step, strict=True)):
+                if batch is not None:
+                    n, labels = len(batch["label"]), batch["label"].to(kept.device)
+                    losses.append(member.classifier.loss(logits[i, :n], labels))
+                    outputs[i].append((kept[i, :n], labels, batch["index"]))
+            self.network.clear_gradients()
+            torch.stack(losses).sum().backward()
+            for member, batch in zip(self.members, step, strict=True):
+                if batch is not None:
+                    if clip := member.trainer.gradient_clip_val:
+                        torch.nn.utils.clip_grad_norm_(member.classifier.parameters(), clip)
+                    member.trainer.optimizers[0].step()
+        for member, parts in zip(self.members, outputs, strict=True):
+            logits, labels, index = (torch.cat(part) for part in zip(*parts, strict=True))
+            member.outputs = (logits, labels, index)
+
+    def _side_by_side(self, step: Sequence[Batch | None]) -> Tensor:
+        """Return the batches' pictures, float (B, 3 F, S, S), B that of the largest; other rows are left as they were."""
+        largest = max((batch["image"] for batch in step if batch is not None), key=len)
+        n, channels, height, width = largest.shape
+        if len(self.images) < n:
+            shape = (n, height, width, channels * len(step))
+            self.images = torch.zeros(shape, device=self.members[0].classifier.device).permute(0, 3, 1, 2)
+        for i, batch in enumerate(step):
+            if batch is not None:
+                image = batch["image"]
+                self.images[: len(image), channels * i : channels * (i + 1)].copy_(image)
+        return self.images[:n]
