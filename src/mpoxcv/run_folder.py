@@ -8,7 +8,6 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from mpoxcv.checkpoint_io import LAST, PREVIOUS, AtomicCheckpointIO
 from mpoxcv.errors import UserError
 
 # options that may differ when a run goes on
@@ -83,6 +82,8 @@ def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
             hint = "Give a file, or ckpt_path=last with hydra.run.dir=DIR of an interrupted run."
             raise UserError(f"There is no checkpoint {ckpt_path}. {hint}")
         return str(ckpt_path)
+    from mpoxcv.checkpoint_io import LAST, PREVIOUS, AtomicCheckpointIO  # here, since Lightning takes seconds
+
     last, previous = (output_dir / "checkpoints" / name for name in (LAST, PREVIOUS))
     if not last.is_file():
         hint = "ckpt_path=last goes on in the folder of an interrupted run: give it with hydra.run.dir=DIR."
