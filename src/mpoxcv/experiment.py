@@ -112,6 +112,9 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
     # Lightning's advice on loader workers and unused metrics is not for batches from memory.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    warnings.filterwarnings(
+        "ignore", message="Checkpoint directory .* exists and is not empty"
+    )  # of a run that goes on
     warnings.filterwarnings("ignore", message="The `srun` command is available")  # hydra/launcher=slurm_cpu uses it
     # Importing Lightning sets it to 1; torch's Adam then looks for a GPU's library in every step: 0.4 ms on a CPU.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"

@@ -89,7 +89,7 @@ class Member(threading.Thread):
         self._go.acquire()
         self.waiting = False
         if self.stopped:
-            raise KeyboardInterrupt
+            raise SystemExit(130)  # Lightning answers KeyboardInterrupt in the main thread only
         self.classifier._steps.append(self.outputs)
         loop = self.trainer.fit_loop.epoch_loop
         optimizer = loop.automatic_optimization.optim_progress.optimizer

@@ -74,7 +74,7 @@ class Provenance(L.Callback):
         self._stage_ends(trainer, "score", "finished")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:  # noqa: D102
-        if isinstance(exception, KeyboardInterrupt):
+        if isinstance(exception, KeyboardInterrupt | SystemExit):
             self._stage_ends(trainer, "interrupted", "interrupted")
             return
         self.content["error"] = f"{type(exception).__name__}: {exception}"

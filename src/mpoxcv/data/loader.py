@@ -4,6 +4,7 @@ Legend: N pictures of the split, B batch, S picture size in pixels.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypedDict
 
 import numpy as np
@@ -107,11 +108,11 @@ class BatchLoader:
         share = slice(self.rank, None, self.world_size)
         if self.augment is None:
             chosen = chosen[share]
-        image = self.pixels[self.rows[chosen]].permute(0, 3, 1, 2)  # a view: channels_last
+        # index_select, ten times faster than indexing; the rest is a view: channels_last
+        image = self.pixels.index_select(0, self.rows[chosen]).permute(0, 3, 1, 2)
         if self.augment is not None:
             # every process draws for the whole batch, so that a picture's draw does not depend on their number
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(mix(self.seed, self.epoch, step))
+            with seeded(mix(self.seed, self.epoch, step)):
                 image = augment_batch(self.augment, image)[share]
             image, chosen = image.contiguous(memory_format=torch.channels_last), chosen[share]
         image = image.float()
@@ -119,6 +120,17 @@ class BatchLoader:
             image.sub_(self.shift)
         image.div_(self.scale)
         return {"image": image, "label": self.labels[chosen], "index": chosen}
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's generator of the CPU, and put it back afterwards (``torch.manual_seed`` and ``fork_rng`` take 0.2 ms)."""
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
 
 
 def mix(*numbers: int) -> int:
