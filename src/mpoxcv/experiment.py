@@ -59,7 +59,7 @@ def train(cfg: DictConfig) -> dict[str, float]:
         return finished
     if cfg.resume and (folder / "checkpoints" / "last.ckpt").is_file():
         cfg.ckpt_path = "last"
-    OmegaConf.resolve(cfg)  # another run may begin before this one ends
+    cfg.output_dir = str(folder)  # not an interpolation any more: another run may begin before this one ends
     datamodule, classifier, trainer = build(cfg)
     resume = resume_path(cfg.ckpt_path, folder)
     if (member := lockstep.current()) and (reason := member.join_in(classifier, datamodule, trainer)):
