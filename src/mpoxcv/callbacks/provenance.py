@@ -26,6 +26,7 @@ PACKAGES = (
     "mpoxcv", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pandas",
     "scikit-learn", "matplotlib", "pillow", "tensorboard",
 )  # fmt: skip
+ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE")  # changes results
 
 
 class Provenance(L.Callback):
@@ -49,6 +50,7 @@ class Provenance(L.Callback):
             "python": platform.python_version(),
             "platform": platform.platform(),
             "packages": {name: package_version(name) for name in PACKAGES},
+            "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         }
         self.durations: dict[str, float] = {}
         self._mark = self._begin = time.perf_counter()
@@ -103,6 +105,8 @@ class Provenance(L.Callback):
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
             "threads": torch.get_num_threads(),
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "float32_matmul": torch.get_float32_matmul_precision(),
         }
 
     def _stage_ends(self, trainer: L.Trainer, stage: str, status: str) -> None:
