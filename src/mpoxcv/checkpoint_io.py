@@ -14,6 +14,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from mpoxcv.errors import UserError
 from mpoxcv.files import write_atomically
 
+KINDS: dict[str, type] = {  # of what Lightning and our classifier read
+    "hyper_parameters": dict, "callbacks": dict, "loops": dict, "history": list, "steps": list, "optimizer_states": list,
+    "lr_schedulers": list, "epoch": int, "global_step": int, "pytorch-lightning_version": str,
+}  # fmt: skip
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
@@ -76,6 +80,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
         if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
             raise UserError(f"{path} is not a checkpoint of a run: it holds no state_dict of tensors.")
+        if wrong := [key for key, kind in KINDS.items() if not isinstance(checkpoint.get(key, kind()), kind)]:
+            raise UserError(f"{path} is not a checkpoint of a run: its {wrong[0]} is no {KINDS[wrong[0]].__name__}.")
+        classes = checkpoint.get("hyper_parameters", {}).get("classes") or []
+        if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
+            raise UserError(f"{path} is not a checkpoint of a run: its classes are no names.")
         return checkpoint
 
     def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:

@@ -24,6 +24,11 @@ def visible(text: str) -> str:
     return INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+def holds_invisible(name: str) -> bool:
+    """Tell whether a name has what :func:`visible` escapes, a newline or a tab: no table or report holds it as it is."""
+    return visible(name) != name or "\n" in name or "\t" in name
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known words, or ``""`` if none is close."""
     close = difflib.get_close_matches(word, list(dict.fromkeys(known)), n=3, cutoff=0.6)

@@ -23,9 +23,10 @@ from mpoxcv.data.images import decode
 from mpoxcv.data.loader import BatchLoader
 from mpoxcv.data.protocol import fold_table
 from mpoxcv.data.tree import PICTURE_SUFFIXES, SYSTEM_NAMES, compile_name_pattern
-from mpoxcv.errors import UserError, shorten, visible
+from mpoxcv.errors import UserError, holds_invisible, shorten, visible
 from mpoxcv.evaluation.predictions import read_predictions
 from mpoxcv.files import read_json, write_atomically
+from mpoxcv.markup import for_spreadsheets, one_line
 from mpoxcv.stored_config import instantiable, load_config
 
 SEEN = "every network has seen its patient, or its name tells none"
@@ -91,7 +92,7 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
         decoded = list(pool.map(lambda path, n: _decode(path, sizes) if n else SEEN, paths, used.sum(0)))
     left_out = {path: found for path, found in zip(paths, decoded, strict=True) if isinstance(found, str)}
     pictures = {path: found for path, found in zip(paths, decoded, strict=True) if not isinstance(found, str)}
-    reasons = shorten([f"{path}: {reason}" for path, reason in left_out.items()], limit=100)
+    reasons = shorten([f"{one_line(str(path))}: {reason}" for path, reason in left_out.items()], limit=100)
     if not pictures:
         raise UserError(f"None of {len(paths)} picture(s) can be classified:\n{reasons}")
     used = used[:, [path in pictures for path in paths]]
@@ -99,9 +100,11 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     averaged = (np.stack(each) * used[..., None]).sum(0) / used.sum(0)[:, None]
     classes, sources = runs[0].classifier.classes, "; ".join(dict.fromkeys(run.source for run in runs))
     predicted = [classes[label] for label in averaged.argmax(1)]
-    keys = {"image": list(map(str, pictures)), "prediction": predicted, "n_networks": used.sum(0), "data": sources}
+    keys = {"image": list(map(_shown, pictures)), "prediction": predicted, "n_networks": used.sum(0), "data": sources}
     table = pd.DataFrame(keys | {f"p_{name}": p for name, p in zip(classes, averaged.T, strict=True)})
-    write_atomically(str(cfg.output), table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    write_atomically(
+        str(cfg.output), for_spreadsheets(table).to_csv(index=False, float_format="%.9g", lineterminator="\n")
+    )
     if left_out:
         print(f"{len(left_out)} of {len(paths)} picture(s) left out:\n{visible(reasons)}", file=sys.stderr)
     print(f"{len(table)} picture(s) by {len(runs)} network(s) trained on {sources}")
@@ -173,13 +176,19 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(f"{output} is there, and nothing is overwritten: give another output=FILE, or overwrite=true.")
 
 
+def _shown(path: Path) -> str:
+    """Return the path, which a spreadsheet would not take for a formula."""
+    return f"./{path}" if str(path).startswith(("=", "+", "-", "@", "|", "%")) else str(path)
+
+
 def _decode(path: Path, sizes: set[int]) -> dict[int, np.ndarray] | str:
     """Return a picture by its size, or why there is none."""
     try:
-        str(path).encode()  # the table is UTF-8
+        if holds_invisible(str(path)):
+            return "has control characters, text directions or no UTF-8 in its name"
         data = path.read_bytes()
         return {size: decode(data, size) for size in sizes}
-    except (UserError, OSError, UnicodeEncodeError) as error:
+    except (UserError, OSError) as error:
         return str(error)
 
 

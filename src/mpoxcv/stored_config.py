@@ -93,7 +93,8 @@ def instantiable(config: DictConfig, key: str, file: Path, trust: Sequence[str] 
         UserError: names the file, the target, and how to go on.
     """
     try:
-        part = OmegaConf.to_container(config[key], resolve=True)
+        node = config.get(key)
+        part = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else None
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is refused: its {key} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(part, dict) or "_target_" not in part:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mpoxcv.errors import UserError, did_you_mean, shorten, visible
+from mpoxcv.errors import UserError, did_you_mean, holds_invisible, shorten
 
 SPLITS = ("train", "val", "test")
 FOLDERS = {"train": "Train", "val": "Valid", "test": "Test"}  # as they are written
@@ -262,7 +262,7 @@ def _read_split(
 
 
 def _require_visible(folder: Path, names: Iterable[str]) -> None:
-    if bad := [name for name in names if visible(name) != name or "\n" in name or "\t" in name]:
+    if bad := list(filter(holds_invisible, names)):
         raise UserError(
             f"{len(bad)} name(s) in {folder} hold control characters, text directions or bytes that are no UTF-8:\n"
             f"{shorten(map(ascii, bad))}\nRename them: tables and reports could not hold them as they are."

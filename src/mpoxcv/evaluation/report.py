@@ -22,9 +22,9 @@ from mpoxcv.evaluation.groups import HEADLINE, Group
 from mpoxcv.evaluation.predictions import probabilities_of
 from mpoxcv.evaluation.statements import gaps_of, protocol_of, verdict, warnings_of
 from mpoxcv.evaluation.summary import FEW, Summary
-from mpoxcv.evaluation.tables import NAMES, TITLES, for_spreadsheets, tables_of
+from mpoxcv.evaluation.tables import NAMES, TITLES, tables_of
 from mpoxcv.files import write_atomically
-from mpoxcv.markup import markdown, one_line
+from mpoxcv.markup import for_spreadsheets, markdown, one_line
 
 MISTAKES, THUMBNAIL = 12, 112  # pictures shown, and their size in pixels
 

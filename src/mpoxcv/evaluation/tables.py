@@ -1,7 +1,6 @@
 """The tables of a summary, every cell as text: for the report, the terminal, and a paper."""
 
 import importlib.resources
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -121,19 +120,6 @@ def _origin_row(name: str, run: Mapping[str, Any]) -> dict[str, str]:
         "seconds": number(run["seconds"]), "command": run["command"] or NOT_REPORTED,
         "checkpoint (SHA-256)": (run["checkpoint"] or NOT_REPORTED)[:16],
     }  # fmt: skip
-
-
-PLAIN_NUMBER = r"-?\d+(\.\d+)?( \(-?[\d.]+ to -?[\d.]+\))?( \(p = [\w. ]+\))?"
-
-
-def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table for a CSV file: text that a spreadsheet would take for a formula begins with an apostrophe."""
-
-    def safe(value: Any) -> Any:
-        formula = isinstance(value, str) and re.match(r"\s*[=+\-@|%]|[\t\r\n]", value)
-        return f"'{value}" if formula and not re.fullmatch(PLAIN_NUMBER, value) else value
-
-    return table.map(safe).rename(columns=safe)
 
 
 def interval(values: Sequence[float]) -> str:
