@@ -34,6 +34,7 @@ from mpoxcv.data.images import decode
 from mpoxcv.data.tree import index_flat
 from mpoxcv.data.unzip import unpack
 from mpoxcv.errors import UserError, visible
+from mpoxcv.evaluation.figures import confusion_figure
 from mpoxcv.evaluation.predictions import read_predictions, write_predictions
 from mpoxcv.evaluation.report import write_report
 from mpoxcv.evaluation.summary import summarise
@@ -363,12 +364,25 @@ def test_an_odd_picture_is_classified(predicted, name):
 
 NAMES = [
     "two words", "quote'\"", "a,b;c", "=1+1", "+1", "-1+cmd|' /c calc'!A0", "@SUM(1)", "\t=1", "=cmd|'/c calc'!A1",
-    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>", "{{ 7 * 7 }}",
+    "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\"><svg onload=alert(1)>", "{{ 7 * 7 }}", "<a href='http://evil'>x</a>",
     "{% include '/etc/passwd' %}", "[link](javascript:alert(1))", "![x](http://evil/x.png)", "`code`", "a|b|c",
     "\\input{/etc/passwd}", "50% & $x_1^2$ #~{}", "[bold red]x[/]", "[/]", "\x1b[2J\x1b]0;evil\x07", "line\nbreak",
     "\r\n=1", "\u202egpj.exe", "ünï 图 \u0647 🦠", "../../etc/passwd", "..", "/etc/passwd", "-rf", "con", "a" * 255, "é" * 127,
     "</title></script><script>alert(1)</script>", "&lt;script&gt;", "NA", "nan", "1e5", "True",
 ]  # fmt: skip
+
+
+def test_a_name_is_no_formula_in_a_figure(tmp_path):
+    table = pd.DataFrame(
+        {
+            "label": ["$\\frac$", "b"] * 5,
+            "prediction": ["$\\frac$", "b", "b"] * 3 + ["b"],
+            "data": "x",
+            "fold": 1,
+            "split": "test",
+        }
+    )
+    confusion_figure(table.assign(**{"p_$\\frac$": 0.5, "p_b": 0.5})).savefig(tmp_path / "figure.png")
 
 
 class Page(HTMLParser):
@@ -423,6 +437,9 @@ def test_nothing_in_the_page_runs_or_loads(report):
     page = Page()
     page.feed((report / "report.html").read_text())
     assert page.active == []
+    assert not re.search(
+        r"\\u003c/?a\b", (report / "report.html").read_text().split("</style>")[1].split("</script>", 1)[1]
+    )
     assert {path.name for path in report.parent.iterdir()} == {"runs", "out"}
 
 

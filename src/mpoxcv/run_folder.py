@@ -79,12 +79,12 @@ def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
     """
     if ckpt_path is None:
         return None
-    if "://" in ckpt_path:
+    if "://" in str(ckpt_path):
         raise UserError(
             f"ckpt_path={ckpt_path} is refused: only files are read. Fetch it, look at it, and give its path."
         )
     if ckpt_path != "last":
-        if not Path(ckpt_path).is_file():
+        if not Path(str(ckpt_path)).is_file():
             hint = "Give a file, or ckpt_path=last with hydra.run.dir=DIR of an interrupted run."
             raise UserError(f"There is no checkpoint {ckpt_path}. {hint}")
         return str(ckpt_path)

@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,10 @@ def _figures(summary: Summary) -> dict[str, list[tuple[str, str]]]:
     from mpoxcv.evaluation.interactive import figures_of, folds_figure
 
     def html(figure: Any) -> str:
-        return str(
-            figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True, "displaylogo": False})
+        page = figure.to_html(
+            full_html=False, include_plotlyjs=False, config={"responsive": True, "displaylogo": False}
         )
+        return re.sub(r"\\u003c(?=/?a\b)", "&lt;", page, flags=re.IGNORECASE)  # plotly makes links of names
 
     found = {"": [("Every fold, and the pooled value with its interval", html(folds_figure(summary.groups)))]}
     for group in summary.groups:
