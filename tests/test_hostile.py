@@ -380,6 +380,8 @@ def test_a_name_is_no_formula_in_a_figure(tmp_path):
             "data": "x",
             "fold": 1,
             "split": "test",
+            "image": "i",
+            "patient": "$x",
         }
     )
     confusion_figure(table.assign(**{"p_$\\frac$": 0.5, "p_b": 0.5})).savefig(tmp_path / "figure.png")
