@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,10 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from mpoxcv.errors import UserError
 from mpoxcv.files import write_atomically
 
+KINDS: dict[str, type] = {  # of what Lightning and our classifier read
+    "hyper_parameters": dict, "callbacks": dict, "loops": dict, "history": list, "steps": list, "optimizer_states": list,
+    "lr_schedulers": list, "epoch": int, "global_step": int, "pytorch-lightning_version": str,
+}  # fmt: skip
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
 
@@ -49,7 +54,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             UserError: the file is no checkpoint, a damaged one, or one that holds code.
         """
         try:
-            checkpoint = super().load_checkpoint(str(path), map_location, weights_only=True)
+            if Path(path).is_file() and zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                        raise ValueError("its parts are packed, which torch never does: a bomb?")
+            # a path and no address, which Lightning's own way would fetch
+            checkpoint = torch.load(Path(path), map_location, weights_only=True)
         except (
             pickle.UnpicklingError,
             RuntimeError,
@@ -59,9 +69,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             TypeError,
             AttributeError,
             OSError,
+            MemoryError,
+            AssertionError,
+            RecursionError,
+            zipfile.BadZipFile,
         ) as error:
             reason = "it is damaged, no checkpoint at all, or holds more than tensors and plain values"
-            raise UserError(f"The checkpoint {path} cannot be read: {reason} ({str(error).splitlines()[0]}).") from None
-        if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-            raise UserError(f"{path} is not a checkpoint of a run: it holds no state_dict.")
+            first = next(iter(str(error).splitlines()), type(error).__name__)
+            raise UserError(f"The checkpoint {path} cannot be read: {reason} ({first}).") from None
+        weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
+        if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+            raise UserError(f"{path} is not a checkpoint of a run: it holds no state_dict of tensors.")
+        if wrong := [key for key, kind in KINDS.items() if not isinstance(checkpoint.get(key, kind()), kind)]:
+            raise UserError(f"{path} is not a checkpoint of a run: its {wrong[0]} is no {KINDS[wrong[0]].__name__}.")
+        classes = checkpoint.get("hyper_parameters", {}).get("classes") or []
+        if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
+            raise UserError(f"{path} is not a checkpoint of a run: its classes are no names.")
         return checkpoint
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Remove a checkpoint, and nothing else: which ones are old stands in a checkpoint that someone may have sent."""
+        if (file := Path(path)).suffix == ".ckpt" and file.is_file():
+            file.unlink()

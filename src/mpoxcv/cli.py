@@ -20,7 +20,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mpoxcv.errors import UserError, did_you_mean
+from mpoxcv.errors import UserError, did_you_mean, visible
 
 WORDS_ALLOWED = frozenset({"fold", "trainer.devices"})  # numbers by default, but words mean something, too
 # what joblib and submitit raise when a job's process has ended without a word; named, so that they need not be imported
@@ -65,7 +65,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                 code = 130
             except SystemExit as stop:  # Lightning's way to end after Ctrl-C
                 if isinstance(stop.code, str):
-                    sys.stderr.write(f"\nerror: {stop.code}\n")
+                    sys.stderr.write(f"\nerror: {visible(stop.code)}\n")
                 code = 1 if isinstance(stop.code, str) else stop.code or 0
             except Exception as error:
                 message = explain(error, conf_dir, config_name, sys.argv[1:])
@@ -73,7 +73,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                 if message is None:  # a bug
                     traceback.print_exc()
                 else:
-                    sys.stderr.write(f"\nerror: {message}\n")
+                    sys.stderr.write(f"\nerror: {visible(message)}\n")
                 code = 1
             for action in AT_END:
                 code = action() or code
@@ -156,7 +156,7 @@ def cause_of(error: BaseException) -> str:
     for cause in _chain(error):
         if isinstance(cause, UserError):
             return str(cause)
-    return f"{type(error).__name__}: {error}"
+    return visible(f"{type(error).__name__}: {error}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,6 +1,7 @@
 """The one exception whose message is written for the person at the keyboard."""
 
 import difflib
+import re
 from collections.abc import Iterable
 
 
@@ -9,6 +10,23 @@ class UserError(Exception):
 
     The scripts print its message without a traceback and exit with code 1.
     """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(visible(str(message)))
+
+
+# control characters but newline and tab, text that turns the line around, halves of characters
+INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""Return the text with what would steer a terminal, hide or not encode written as its escape, such as ``\x1b``."""
+    return INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def holds_invisible(name: str) -> bool:
+    """Tell whether a name has what :func:`visible` escapes, a newline or a tab: no table or report holds it as it is."""
+    return visible(name) != name or "\n" in name or "\t" in name
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

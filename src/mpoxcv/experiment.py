@@ -1,6 +1,5 @@
 """From a composed config to a finished run."""
 
-import json
 import logging
 import math
 import os
@@ -21,7 +20,9 @@ from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.figures import SYNTHETIC_NOTE
+from mpoxcv.files import read_metrics
 from mpoxcv.run_folder import finished_metrics, resume_path
+from mpoxcv.stored_config import instantiable, load_config
 from mpoxcv.tensorboard import SplitTensorBoardLogger
 
 LOGGED_OPTIONS = (
@@ -41,7 +42,7 @@ HEADLINE = (
 )
 
 
-def train(cfg: DictConfig) -> dict[str, float]:
+def train(cfg: DictConfig) -> Mapping[str, float | None]:
     """Fit, then validate and test the best checkpoint, and write all results.
 
     Args:
@@ -93,16 +94,16 @@ def test(cfg: DictConfig) -> dict[str, float]:
                 f"{run} is not the folder of a trained run: it lacks {file.relative_to(run)}. "
                 "Example: python scripts/test.py run=logs/runs/lenet/2026-01-31_12-00-00-000000"
             )
-    stored = OmegaConf.load(config_file)
-    assert isinstance(stored, DictConfig)
-    for key in ("output_dir", "trainer", "callbacks", "logger"):
-        stored[key] = cfg[key]
-    stored.data.root = cfg.data.root or stored.data.root
-    datamodule, classifier, trainer = build(stored)
+    stored = load_config(config_file, cfg.trust)
+    if cfg.data.root:
+        OmegaConf.update(stored, "data.root", cfg.data.root)
+    parts = {key: instantiable(stored, key, config_file, cfg.trust) for key in ("data", "classifier")}
+    own = {key: cfg[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
+    datamodule, classifier, trainer = build(OmegaConf.create({"seed": stored.get("seed", 0), **parts, **own}))
     metrics = score(trainer, classifier, datamodule, str(checkpoint))
     if trainer.is_global_zero:
         before = run / "metrics.json"
-        stored_metrics = json.loads(before.read_text()) if before.is_file() else {}
+        stored_metrics = read_metrics(before)
         print_results(metrics, datamodule, Path(cfg.output_dir), stored_metrics)
     return metrics
 
@@ -156,7 +157,7 @@ def print_results(
         folder: that holds the results.
         before: metrics of an earlier scoring of the same checkpoint, to compare with.
     """
-    console = Console()
+    console = Console(markup=False, highlight=False)
     table = Table(title=f"{datamodule.source}, fold {datamodule.fold}", title_justify="left")
     if datamodule.synthetic:
         table.title = f"{table.title} ({SYNTHETIC_NOTE})"

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+MAPPINGS = frozenset({"data", "durations", "git", "packages", "accelerator"})  # of provenance.json
+
 
 def write_atomically(path: str | os.PathLike[str], content: str | bytes | memoryview) -> None:
     """Write a file (text as UTF-8) beside ``path`` and rename it, so that no reader ever sees half of it.
@@ -31,6 +33,25 @@ def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None
     """Write JSON; numbers that are not finite become null, which every JSON reader takes."""
     clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in content.items()}
     write_atomically(path, json.dumps(clean, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return a JSON file's mapping; empty where the file is not there, damaged, or something else.
+
+    Where our own writing has a mapping (``data`` of provenance.json, for example), anything else is left out.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(content, dict):
+        return {}
+    return {k: v for k, v in content.items() if k not in MAPPINGS or isinstance(v, dict)}
+
+
+def read_metrics(path: str | os.PathLike[str]) -> dict[str, float | None]:
+    """Return the numbers of metrics.json, null for those that are not finite; what is no number is left out."""
+    return {k: v for k, v in read_json(path).items() if v is None or (isinstance(v, int | float) and abs(v) < 1e300)}
 
 
 def write_linked(paths: Sequence[Path], content: bytes) -> None:

@@ -1,7 +1,6 @@
 """New pictures through trained networks: one run's, or a multirun's averaged. N pictures, C classes, R runs, S pixels."""
 
 import glob
-import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,9 +23,11 @@ from mpoxcv.data.images import decode
 from mpoxcv.data.loader import BatchLoader
 from mpoxcv.data.protocol import fold_table
 from mpoxcv.data.tree import PICTURE_SUFFIXES, SYSTEM_NAMES, compile_name_pattern
-from mpoxcv.errors import UserError, shorten
+from mpoxcv.errors import UserError, holds_invisible, shorten, visible
 from mpoxcv.evaluation.predictions import read_predictions
-from mpoxcv.files import write_atomically
+from mpoxcv.files import read_json, write_atomically
+from mpoxcv.markup import for_spreadsheets, one_line
+from mpoxcv.stored_config import instantiable, load_config
 
 SEEN = "every network has seen its patient, or its name tells none"
 
@@ -84,14 +85,14 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
         UserError: an option is wrong, there is no run or no picture, none is left, or the runs do not fit together.
     """
     _check(cfg)
-    paths, runs = find_pictures(str(cfg.images)), load_runs(Path(str(cfg.run)), cfg.data.root)
+    paths, runs = find_pictures(str(cfg.images)), load_runs(Path(str(cfg.run)), cfg.data.root, cfg.trust)
     used = np.array([~run.saw(paths) if cfg.held_out else np.ones(len(paths), bool) for run in runs])  # (R, N)
     sizes = {run.data.image_size for run in runs}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         decoded = list(pool.map(lambda path, n: _decode(path, sizes) if n else SEEN, paths, used.sum(0)))
     left_out = {path: found for path, found in zip(paths, decoded, strict=True) if isinstance(found, str)}
     pictures = {path: found for path, found in zip(paths, decoded, strict=True) if not isinstance(found, str)}
-    reasons = shorten([f"{path}: {reason}" for path, reason in left_out.items()], limit=100)
+    reasons = shorten([f"{one_line(str(path))}: {reason}" for path, reason in left_out.items()], limit=100)
     if not pictures:
         raise UserError(f"None of {len(paths)} picture(s) can be classified:\n{reasons}")
     used = used[:, [path in pictures for path in paths]]
@@ -99,11 +100,13 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     averaged = (np.stack(each) * used[..., None]).sum(0) / used.sum(0)[:, None]
     classes, sources = runs[0].classifier.classes, "; ".join(dict.fromkeys(run.source for run in runs))
     predicted = [classes[label] for label in averaged.argmax(1)]
-    keys = {"image": list(map(str, pictures)), "prediction": predicted, "n_networks": used.sum(0), "data": sources}
+    keys = {"image": list(map(_shown, pictures)), "prediction": predicted, "n_networks": used.sum(0), "data": sources}
     table = pd.DataFrame(keys | {f"p_{name}": p for name, p in zip(classes, averaged.T, strict=True)})
-    write_atomically(str(cfg.output), table.to_csv(index=False, float_format="%.9g", lineterminator="\n"))
+    write_atomically(
+        str(cfg.output), for_spreadsheets(table).to_csv(index=False, float_format="%.9g", lineterminator="\n")
+    )
     if left_out:
-        print(f"{len(left_out)} of {len(paths)} picture(s) left out:\n{reasons}", file=sys.stderr)
+        print(f"{len(left_out)} of {len(paths)} picture(s) left out:\n{visible(reasons)}", file=sys.stderr)
     print(f"{len(table)} picture(s) by {len(runs)} network(s) trained on {sources}")
     _print(table, classes)
     print(f"Written to {cfg.output}. Research only: not for diagnosis.")
@@ -132,7 +135,7 @@ def _below(folder: Path) -> Iterator[Path]:
             yield from _below(path) if path.is_dir() and not path.is_symlink() else (path,)
 
 
-def load_runs(folder: Path, data_root: str | None = None) -> list[TrainedRun]:
+def load_runs(folder: Path, data_root: str | None = None, trust: Sequence[str] = ()) -> list[TrainedRun]:
     """Load the networks of the runs in ``folder`` or below it; ``data_root`` is for data that have moved since.
 
     Raises:
@@ -141,23 +144,23 @@ def load_runs(folder: Path, data_root: str | None = None) -> list[TrainedRun]:
     runs: list[TrainedRun] = []
     for file in sorted(folder.rglob("checkpoints/best.ckpt")):
         run = file.parent.parent
-        if not (run / ".hydra" / "config.yaml").is_file():
+        if not (config := run / ".hydra" / "config.yaml").is_file():
             continue
-        stored = OmegaConf.load(run / ".hydra" / "config.yaml")
-        stored.output_dir, stored.data.root = str(run), data_root or stored.data.root
-        stored.classifier.compile = False  # compiling takes longer than the pictures
-        classifier: LesionClassifier = instantiate(stored.classifier)
+        stored = load_config(config, trust)
+        parts = {key: instantiable(stored, key, config, trust) for key in ("data", "classifier")}
+        parts["data"].root = data_root or parts["data"].root
+        parts["classifier"].compile = False  # compiling takes longer than the pictures
+        classifier: LesionClassifier = instantiate(parts["classifier"])
         checkpoint = AtomicCheckpointIO().load_checkpoint(file, "cpu")
         classifier.on_load_checkpoint(checkpoint)
         classifier.load_state_dict(checkpoint["state_dict"])
         if runs and classifier.classes != runs[0].classifier.classes:
             raise UserError(f"{run} and {runs[0].folder} have different classes: their networks cannot be averaged.")
-        record = run / "provenance.json"
-        provenance = json.loads(record.read_text()) if record.is_file() else {}
+        provenance = read_json(run / "provenance.json")
         if provenance.get("status") != "finished":
             print(f"{run} is not finished: its best checkpoint so far is used.", file=sys.stderr)
-        source = provenance.get("data", {}).get("name", stored.data.name)
-        runs.append(TrainedRun(run, source, classifier.eval(), instantiate(stored.data)))
+        source = visible(str(provenance.get("data", {}).get("name", parts["data"].get("name", "unknown"))))
+        runs.append(TrainedRun(run, source, classifier.eval(), instantiate(parts["data"])))
     if not runs:
         raise UserError(f"There is no trained run in {folder}: a run's folder holds .hydra and checkpoints/best.ckpt.")
     return runs
@@ -173,19 +176,29 @@ def _check(cfg: DictConfig) -> None:
         raise UserError(f"{output} is there, and nothing is overwritten: give another output=FILE, or overwrite=true.")
 
 
+def _shown(path: Path) -> str:
+    """Return the path, which a spreadsheet would not take for a formula."""
+    return f"./{path}" if str(path).startswith(("=", "+", "-", "@", "|", "%")) else str(path)
+
+
 def _decode(path: Path, sizes: set[int]) -> dict[int, np.ndarray] | str:
     """Return a picture by its size, or why there is none."""
     try:
-        str(path).encode()  # the table is UTF-8
+        if holds_invisible(str(path)):
+            return "has control characters, text directions or no UTF-8 in its name"
         data = path.read_bytes()
         return {size: decode(data, size) for size in sizes}
-    except (UserError, OSError, UnicodeEncodeError) as error:
+    except (UserError, OSError) as error:
         return str(error)
 
 
 def _print(table: pd.DataFrame, classes: Sequence[str]) -> None:
     grid, console = Table("picture", "prediction", "probability"), Console(highlight=False, markup=False)
     for _, row in table.head(10).iterrows():
-        grid.add_row(Path(row["image"]).name, row["prediction"], f"{row['p_' + row['prediction']]:.3f}")
+        grid.add_row(
+            visible(Path(row["image"]).name), visible(row["prediction"]), f"{row['p_' + row['prediction']]:.3f}"
+        )
     console.print(grid)
-    console.print(", ".join(f"{name} {(table['prediction'] == name).sum()}" for name in classes), soft_wrap=True)
+    console.print(
+        ", ".join(f"{visible(name)} {(table['prediction'] == name).sum()}" for name in classes), soft_wrap=True
+    )

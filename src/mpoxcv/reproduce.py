@@ -81,8 +81,8 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
 
 def compare(one: Path, other: Path) -> dict[str, float]:
     """Return the largest difference of two runs' metrics and predictions; infinite where they are of other pictures."""
-    metrics = [read_metrics(run / "metrics.json") for run in (one, other)]
-    gaps = [0.0 if metrics[0].get(k) == metrics[1].get(k) else _gap(metrics[0].get(k), metrics[1].get(k)) for k in {*metrics[0], *metrics[1]}]
+    before, now = (read_metrics(run / "metrics.json") for run in (one, other))
+    gaps = [_gap(before.get(name), now.get(name)) for name in {*before, *now}]
     tables = [read_predictions(run / "predictions.csv").sort_values(["split", "image"]) for run in (one, other)]
     keys = [table[["split", "image", "label"]].to_numpy().tolist() for table in tables]
     same = keys[0] == keys[1] and list(tables[0].columns) == list(tables[1].columns)
@@ -91,7 +91,9 @@ def compare(one: Path, other: Path) -> dict[str, float]:
 
 
 def _gap(one: float | None, other: float | None) -> float:
-    return float("inf") if one is None or other is None else abs(one - other)
+    if one is None or other is None:  # not defined
+        return 0.0 if one == other else float("inf")
+    return abs(one - other)
 
 
 def read(content: Any, key: str) -> Any:

@@ -1,14 +1,15 @@
 """A run's folder: whether it may be used, what is finished in it, and the checkpoint to go on from."""
 
-import json
 import shlex
 import sys
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from mpoxcv.errors import UserError
+from mpoxcv.files import read_json, read_metrics
+from mpoxcv.stored_config import read_plain
 
 # options that may differ when a run goes on
 MAY_CHANGE = frozenset({
@@ -30,7 +31,7 @@ def refuse_used(config: DictConfig) -> None:
     stored = folder / ".hydra" / "overrides.yaml"
     if not stored.is_file() or not any((folder / name).exists() for name in ("provenance.json", "checkpoints")):
         return
-    before = [str(option) for option in OmegaConf.load(stored)]
+    before = [str(option) for option in read_plain(stored)]
     own = [str(option) for option in config.hydra.overrides.task]
     kept = [option for option in before if option_name(option) not in ("resume", "ckpt_path")]
     command = f"python {shlex.join([sys.argv[0], *kept])} hydra.run.dir={folder} resume=true"
@@ -59,12 +60,12 @@ def claim(folder: Path) -> FileLock:
     return lock
 
 
-def finished_metrics(folder: Path) -> dict[str, float] | None:
+def finished_metrics(folder: Path) -> dict[str, float | None] | None:
     """Return metrics.json of a run's folder if the run is finished."""
     provenance, metrics = folder / "provenance.json", folder / "metrics.json"
     if not (provenance.is_file() and metrics.is_file()):
         return None
-    return json.loads(metrics.read_text()) if json.loads(provenance.read_text())["status"] == "finished" else None
+    return read_metrics(metrics) if read_json(provenance).get("status") == "finished" else None
 
 
 def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
@@ -77,8 +78,12 @@ def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
     """
     if ckpt_path is None:
         return None
+    if "://" in str(ckpt_path):
+        raise UserError(
+            f"ckpt_path={ckpt_path} is refused: only files are read. Fetch it, look at it, and give its path."
+        )
     if ckpt_path != "last":
-        if not Path(ckpt_path).is_file():
+        if not Path(str(ckpt_path)).is_file():
             hint = "Give a file, or ckpt_path=last with hydra.run.dir=DIR of an interrupted run."
             raise UserError(f"There is no checkpoint {ckpt_path}. {hint}")
         return str(ckpt_path)

@@ -19,8 +19,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from mpoxcv import cli
+from mpoxcv.errors import UserError
 from mpoxcv.evaluation.process import whoami
-from mpoxcv.files import write_atomically, write_json
+from mpoxcv.files import read_json, write_atomically, write_json
 from mpoxcv.run_folder import claim, refuse_used
 
 ALWAYS_NAMED = ("fold", "seed")  # in a run's folder, also where they don't vary
@@ -158,7 +159,12 @@ def leave_process_group() -> None:
 def read_plan(folder: Path) -> dict[str, Any] | None:
     """Return what a multirun's folder says of the runs that it should hold; None if it is no multirun's."""
     file = folder / "summary" / PLAN
-    return dict(json.loads(file.read_text())) if file.is_file() else None
+    plan = read_json(file)
+    sound = isinstance(plan.get("arguments"), list) and isinstance(plan.get("jobs"), list)
+    if file.is_file() and not (sound and all(isinstance(job, dict) for job in plan["jobs"])):
+        print(f"{file} is damaged, and passed over: it should hold the multirun's arguments and jobs.", file=sys.stderr)
+        return None
+    return plan or None
 
 
 def going_on(folder: Path, plan: Mapping[str, Any]) -> str:
@@ -169,7 +175,6 @@ def going_on(folder: Path, plan: Mapping[str, Any]) -> str:
 
 def write_summary_of(folder: Path) -> Any:
     """Write a multirun's summary; None as long as no run began."""
-    from mpoxcv.errors import UserError
     from mpoxcv.evaluation.report import write_report  # here, since pandas and scipy take a second
     from mpoxcv.evaluation.summary import summarise
 
@@ -226,17 +231,18 @@ def write_tensorboard(summary: Any, folder: Path) -> None:
 
     from mpoxcv.evaluation import figures
     from mpoxcv.evaluation.tables import tables_of
+    from mpoxcv.markup import folder_name, markdown
     from mpoxcv.tensorboard import write_summary_run
 
     results = tables_of(summary).get("results")
     for group in summary.groups:
-        name = group.name.replace("/", "_")
+        name = folder_name(group.name)
         drawn = {f"summary/{tag}": figure for tag, figure in figures.draw_all(group.rows).items()}
         for tag, figure in drawn.items():
             file = folder / "figures" / name / f"{tag.rpartition('/')[2]}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             figure.savefig(file)
-        rows = [] if results is None else results.astype(str).to_numpy().tolist()
+        rows = [] if results is None else results.map(markdown).to_numpy().tolist()
         heads = [] if results is None else list(results.columns)
         text = "\n".join("|" + "|".join(cells) + "|" for cells in (heads, ["---"] * len(heads), *rows))
         runs = pd.DataFrame([run["metrics"] for run in group.content["runs"]]).astype(float)

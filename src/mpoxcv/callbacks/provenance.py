@@ -26,7 +26,12 @@ PACKAGES = (
     "mpoxcv", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pandas",
     "scikit-learn", "matplotlib", "pillow", "tensorboard",
 )  # fmt: skip
-ENVIRONMENT = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE")  # changes results
+ENVIRONMENT = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+)  # changes results
 
 
 class Provenance(L.Callback):

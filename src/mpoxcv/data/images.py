@@ -1,6 +1,7 @@
 """One picture file decoded to RGB, as Pillow's users expect it."""
 
 import io
+import struct
 import warnings
 
 import numpy as np
@@ -10,6 +11,11 @@ from mpoxcv.errors import UserError
 
 # Pillow's own limit: twice this many pixels is taken for a decompression bomb; we stop at once it.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # Pillow's EPS, for one, would start Ghostscript
+
+DAMAGED = (  # what Pillow's decoders raise
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, MemoryError,
+)  # fmt: skip
 
 
 def decode(data: bytes, size: int | None = None) -> np.ndarray:
@@ -35,7 +41,7 @@ def decode(data: bytes, size: int | None = None) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise UserError(
                         f"has {image.width} x {image.height} pixels, over the limit of {MAX_PIXELS}: a decompression bomb?"
@@ -48,8 +54,7 @@ def decode(data: bytes, size: int | None = None) -> np.ndarray:
         raise UserError("is not a picture in a format that Pillow knows") from None
     except Image.DecompressionBombError:
         raise UserError(f"is larger than {MAX_PIXELS} pixels: a decompression bomb?") from None
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
-        # Pillow's decoders raise any of these for damaged files.
+    except DAMAGED as error:
         raise UserError(f"cannot be decoded: {error}") from None
 
 

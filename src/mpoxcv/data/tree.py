@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mpoxcv.errors import UserError, did_you_mean, shorten
+from mpoxcv.errors import UserError, did_you_mean, holds_invisible, shorten
 
 SPLITS = ("train", "val", "test")
 FOLDERS = {"train": "Train", "val": "Valid", "test": "Test"}  # as they are written
@@ -238,6 +238,7 @@ def _read_split(
     root: Path, folder: Path, classes: Sequence[str], fold: int, split: str, augmented: bool, exclude: Sequence[str]
 ) -> Iterator[tuple[object, ...]]:
     class_folders = {entry.name: Path(entry.path) for entry in _entries(folder) if entry.is_dir()}
+    _require_visible(folder, class_folders)
     unknown = sorted(set(class_folders) - set(classes))
     if unknown:
         raise UserError(
@@ -253,10 +254,19 @@ def _read_split(
         names = [entry.name for entry in _entries(class_folders[name]) if _is_picture(entry)]
         base = class_folders[name].relative_to(root).as_posix()
         names = [n for n in names if not any(fnmatchcase(f"{base}/{n}", shape) for shape in exclude)]
+        _require_visible(class_folders[name], names)
         if not names:
             raise UserError(f"Class {name} has no picture in {class_folders[name]}.")
         for file_name in names:
             yield f"{base}/{file_name}", f"{name}/{file_name}", name, label, fold, split, augmented
+
+
+def _require_visible(folder: Path, names: Iterable[str]) -> None:
+    if bad := list(filter(holds_invisible, names)):
+        raise UserError(
+            f"{len(bad)} name(s) in {folder} hold control characters, text directions or bytes that are no UTF-8:\n"
+            f"{shorten(map(ascii, bad))}\nRename them: tables and reports could not hold them as they are."
+        )
 
 
 def _is_picture(entry: os.DirEntry[str]) -> bool:

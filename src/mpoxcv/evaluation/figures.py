@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,6 +12,8 @@ from sklearn.metrics import confusion_matrix
 
 from mpoxcv.evaluation.curves import AXES, CALIBRATION_BINS, curve, reliability
 from mpoxcv.evaluation.predictions import classes_of, is_synthetic, probabilities_of
+
+matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no formula
 
 # Okabe and Ito (2008): told apart by the colour-blind; with line styles, in grey print as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")

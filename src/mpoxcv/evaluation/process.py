@@ -14,7 +14,7 @@ def whoami() -> dict[str, Any]:
 
 def why_unfinished(job: Mapping[str, Any]) -> str:
     """Return what is known of a job that began and has not ended, from its job.json."""
-    if not {"host", "pid", "since"} <= job.keys():
+    if not (isinstance(job.get("pid"), int) and 0 < job["pid"] < 2**31 and {"host", "since"} <= job.keys()):
         return "it began, and never ended: killed, interrupted, or still at work"
     where = f"process {job['pid']} on {job['host']}"
     if job["host"] != socket.gethostname():
@@ -22,7 +22,7 @@ def why_unfinished(job: Mapping[str, Any]) -> str:
     if job["pid"] == os.getpid():  # a process has one job at a time, and this one sums up
         return "it was interrupted"
     try:
-        os.kill(int(job["pid"]), 0)
+        os.kill(job["pid"], 0)
     except ProcessLookupError:
         return f"its {where} is gone: killed, or the machine went down"
     except PermissionError:  # another user's: it lives

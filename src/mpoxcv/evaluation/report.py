@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from plotly.offline import get_plotlyjs
 from rich.console import Console
 from rich.table import Table
 
+from mpoxcv.data.images import decode
+from mpoxcv.errors import UserError, visible
 from mpoxcv.evaluation.figures import most_confident_mistakes
 from mpoxcv.evaluation.groups import HEADLINE, Group
 from mpoxcv.evaluation.predictions import probabilities_of
@@ -22,6 +25,7 @@ from mpoxcv.evaluation.statements import gaps_of, notes_of, protocol_of, verdict
 from mpoxcv.evaluation.summary import FEW, Summary
 from mpoxcv.evaluation.tables import NAMES, TITLES, tables_of
 from mpoxcv.files import write_atomically
+from mpoxcv.markup import for_spreadsheets, markdown, one_line
 
 MISTAKES, THUMBNAIL = 12, 112  # pictures shown, and their size in pixels
 
@@ -37,15 +41,20 @@ def write_report(summary: Summary, folder: str | os.PathLike[str]) -> None:
     write_atomically(folder / "summary.json", json.dumps(_plain(summary.content), indent=1, ensure_ascii=False) + "\n")
     tables = tables_of(summary)
     for name, table in tables.items():
-        write_atomically(folder / "tables" / f"{name}.csv", table.to_csv(index=False, lineterminator="\n"))
-        latex = table.style.hide(axis="index").format(escape="latex").format_index(escape="latex", axis="columns")
+        write_atomically(
+            folder / "tables" / f"{name}.csv", for_spreadsheets(table).to_csv(index=False, lineterminator="\n")
+        )
+        styled = table.map(one_line).rename(columns=one_line).style.hide(axis="index")
+        latex = styled.format(escape="latex").format_index(escape="latex", axis="columns")
         write_atomically(folder / "tables" / f"{name}.tex", latex.to_latex(hrules=True))
     folds = [
         {"group": g.name, "fold": r["fold"], "seed": r["seed"], "pictures": r["pictures"], **r["metrics"]}
         for g in summary.groups
         for r in g.content["runs"]
     ]
-    write_atomically(folder / "folds.csv", pd.DataFrame(folds).to_csv(index=False, lineterminator="\n"))
+    write_atomically(
+        folder / "folds.csv", for_spreadsheets(pd.DataFrame(folds)).to_csv(index=False, lineterminator="\n")
+    )
     if summary.groups:
         ledger = pd.concat([group.rows.assign(group=group.name) for group in summary.groups])
         write_atomically(
@@ -55,6 +64,7 @@ def write_report(summary: Summary, folder: str | os.PathLike[str]) -> None:
         loader=PackageLoader("mpoxcv.evaluation", ""), autoescape=lambda name: bool(name and "html" in name),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["markdown"] = markdown
     common = {
         "summary": summary.content, "groups": summary.groups, "verdict": verdict(summary), "tables": tables,
         "warnings": warnings_of(summary), "protocol": protocol_of(summary), "gaps": gaps_of(summary), "few": FEW,
@@ -70,20 +80,20 @@ def write_report(summary: Summary, folder: str | os.PathLike[str]) -> None:
 
 def print_summary(summary: Summary, folder: Path) -> None:
     """Print the warnings, the results and the verdict in the terminal."""
-    console = Console()
+    console = Console(markup=False, highlight=False)
     table = Table(title="Cross-validation: pooled value (95 % interval over patients)", title_justify="left")
     results = tables_of(summary).get("results", pd.DataFrame())
     shown = ["model", *(NAMES[metric] for metric in HEADLINE[:2])]
     for column in shown:
         table.add_column(column, justify="left" if column == "model" else "right", no_wrap=column != "model")
     for _, row in results.iterrows():
-        table.add_row(*(str(row[column]) for column in shown))
+        table.add_row(*(visible(str(row[column])) for column in shown))
     if len(results):
         console.print(table)
     for sentence in verdict(summary):
-        console.print(sentence, soft_wrap=True, markup=False, highlight=False)
+        console.print(visible(sentence), soft_wrap=True, markup=False, highlight=False)
     for warning in warnings_of(summary):
-        console.print(f"WARNING: {warning}", style="bold red", soft_wrap=True, markup=False, highlight=False)
+        console.print(visible(f"WARNING: {warning}"), style="bold red", soft_wrap=True, markup=False, highlight=False)
     console.print(f"The report: {folder / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
 
 
@@ -94,9 +104,10 @@ def _figures(summary: Summary) -> dict[str, list[tuple[str, str]]]:
     from mpoxcv.evaluation.interactive import figures_of, folds_figure
 
     def html(figure: Any) -> str:
-        return str(
-            figure.to_html(full_html=False, include_plotlyjs=False, config={"responsive": True, "displaylogo": False})
+        page = figure.to_html(
+            full_html=False, include_plotlyjs=False, config={"responsive": True, "displaylogo": False}
         )
+        return re.sub(r"\\u003c(?=/?a\b)", "&lt;", page, flags=re.IGNORECASE)  # plotly makes links of names
 
     found = {"": [("Every fold, and the pooled value with its interval", html(folds_figure(summary.groups)))]}
     for group in summary.groups:
@@ -132,11 +143,11 @@ def _thumbnail(file: Path | None) -> str:
         return ""
     stream = io.BytesIO()
     try:
-        with Image.open(file) as picture:
-            picture.thumbnail((THUMBNAIL, THUMBNAIL))
-            picture.convert("RGB").save(stream, "JPEG", quality=80)
-    except (OSError, ValueError, Image.DecompressionBombError):
+        picture = Image.fromarray(decode(file.read_bytes()))
+    except (OSError, UserError):
         return ""
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    picture.save(stream, "JPEG", quality=80)
     return base64.b64encode(stream.getvalue()).decode()
 
 

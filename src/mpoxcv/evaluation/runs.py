@@ -2,17 +2,19 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from omegaconf import OmegaConf
 
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import classes_of, read_predictions
 from mpoxcv.evaluation.process import why_unfinished
+from mpoxcv.files import read_json, read_metrics
+from mpoxcv.stored_config import REFERENCE, read_plain
 
 # options that do not make another experiment: where things lie, and what the report tells apart by itself
 NEUTRAL = frozenset({
@@ -50,7 +52,7 @@ class Run:
     seed: int
     status: str
     cause: str | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     predictions: pd.DataFrame | None = None
     baselines: pd.DataFrame | None = None
@@ -85,21 +87,35 @@ def find_runs(folders: Iterable[str | os.PathLike[str]]) -> list[Run]:
             raise UserError(f"There is no folder {top}.")
         for config in sorted(top.rglob(".hydra/config.yaml")):
             folder = config.parent.parent
-            if (folder / ".hydra" / "overrides.yaml").is_file() and "fold" in (stored := OmegaConf.load(config)):
-                found[folder.resolve()] = read_run(folder, stored)
+            if not (folder / ".hydra" / "overrides.yaml").is_file():
+                continue
+            try:
+                found[folder.resolve()] = read_run(folder)
+            except UserError as error:  # of another tool, damaged, or hostile: costs no other run
+                print(f"{folder} is left out: {error}", file=sys.stderr)
     if not found:
         raise UserError(f"There is no run in {', '.join(map(str, folders))}: a run's folder holds .hydra/config.yaml.")
     return list(found.values())
 
 
-def read_run(folder: Path, stored: Any = None) -> Run:
-    """Read one run's folder; a run that is damaged counts as failed."""
-    stored = OmegaConf.load(folder / ".hydra" / "config.yaml") if stored is None else stored
-    config = _flat(OmegaConf.to_container(stored)) | {"name": OmegaConf.select(stored, "name")}
-    lines = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "overrides.yaml"))
-    assert isinstance(lines, list)
+def read_run(folder: Path) -> Run:
+    """Read one run's folder; a run that is damaged counts as failed.
+
+    Raises:
+        UserError: its config is none of a training run.
+    """
+    config = _flat(read_plain(folder / ".hydra" / "config.yaml"))
+    fold, seed = config.get("fold"), config.get("seed")
+    if not (isinstance(fold, int) or fold == POOLED) or not isinstance(seed, int):
+        raise UserError(f"its config is none of a training run: fold={fold}, seed={seed}.")
+    config["name"] = REFERENCE.sub(lambda name: str(config.get(name[1], name[0])), str(config.get("name")))
+    lines = read_plain(folder / ".hydra" / "overrides.yaml")
     overrides = plain_options(dict(str(line).lstrip("+~").partition("=")[::2] for line in lines))
-    provenance, metrics, job = (_json(folder / name) for name in ("provenance.json", "metrics.json", "job.json"))
+    provenance, metrics, job = (
+        _sound(read_json(folder / "provenance.json")),
+        read_metrics(folder / "metrics.json"),
+        read_json(folder / "job.json"),
+    )
     status, cause = provenance.get("status", "interrupted"), job.get("cause") or provenance.get("error")
     predictions = baselines = history = None
     if status == "finished":
@@ -111,12 +127,12 @@ def read_run(folder: Path, stored: Any = None) -> Run:
         status = "failed"
     else:
         status, cause = "interrupted", why_unfinished(job)
-    if status == "finished" and (folder / "baselines.csv").is_file():
-        baselines = pd.read_csv(folder / "baselines.csv", keep_default_na=False)
+    if predictions is not None and (folder / "baselines.csv").is_file():
+        baselines = _table(folder / "baselines.csv", ["model", *predictions.columns])
     if (folder / "learning_curves.csv").is_file():
-        history = pd.read_csv(folder / "learning_curves.csv")
+        history = _table(folder / "learning_curves.csv", ["epoch", "train/loss", "val/loss"])
     return Run(
-        folder, overrides, config, config["fold"], config["seed"], status, cause, metrics, provenance, predictions,
+        folder, overrides, config, fold, seed, status, cause, metrics, provenance, predictions,
         baselines, history,
     )  # fmt: skip
 
@@ -136,8 +152,10 @@ def checked(predictions: pd.DataFrame) -> pd.DataFrame:
     if (twice := predictions.duplicated(["split", "image"])).any():
         raise UserError(f"predictions.csv has two rows for {predictions['image'][twice].iloc[0]}.")
     classes = classes_of(predictions)
-    if unknown := sorted(set(predictions["label"]) - set(classes)):
+    if unknown := sorted({*predictions["label"], *predictions["prediction"]} - set(classes)):
         raise UserError(f"predictions.csv has a label without probabilities: {unknown[0]}.")
+    if not (predictions["split"] == "test").any():
+        raise UserError("predictions.csv has no picture of Test.")
     return predictions
 
 
@@ -179,8 +197,26 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return items
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _sound(provenance: dict[str, Any]) -> dict[str, Any]:
+    """Return provenance.json without what has another type than ours."""
+    data, texts = provenance.get("data", {}), ("status", "command", "checkpoint_sha256", "error")
+    for part, names in ((provenance, texts), (data, ("name", "fingerprint", "citation", "protocol"))):
+        for name in names:
+            if not isinstance(part.get(name), str):
+                part.pop(name, None)
+    if not isinstance(provenance.get("durations", {}).get("total_s"), int | float):
+        provenance.pop("durations", None)
     try:
-        return dict(json.loads(file.read_text()))
-    except (OSError, ValueError):
-        return {}
+        cells = [cell for classes in data["counts"].values() for cell in classes.values()]
+        sound = all(isinstance(cell[name], int) for cell in cells for name in ("pictures", "copies", "patients"))
+    except (KeyError, TypeError, AttributeError):
+        sound = False
+    return provenance if sound else provenance | {"data": {k: v for k, v in data.items() if k != "counts"}}
+
+
+def _table(file: Path, columns: Iterable[str]) -> pd.DataFrame | None:
+    try:
+        table = pd.read_csv(file, keep_default_na=False, na_values={"train/loss": "", "val/loss": ""})
+    except ValueError:
+        return None
+    return table if set(columns) <= set(table.columns) else None

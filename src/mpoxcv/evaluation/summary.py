@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mpoxcv.errors import UserError
 from mpoxcv.evaluation import statistics as st
 from mpoxcv.evaluation.comparisons import compare_groups
 from mpoxcv.evaluation.groups import BOOTSTRAP_SEED, PRIMARY, Group, codes, fold_means, pooled, scores, tested_rows
@@ -114,6 +115,8 @@ def _group(name: str, runs: list[Run], replicates: int) -> Group:
     )
     assert first.predictions is not None
     classes = classes_of(first.predictions)
+    if other := [r for r in group.finished if r.predictions is not None and classes_of(r.predictions) != classes]:
+        raise UserError(f"{first.folder} and {other[0].folder} have different classes: {name} is not one experiment.")
     rows = group.rows
     data = first.provenance.get("data", {})
     group.content = {

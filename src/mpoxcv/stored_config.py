@@ -1,0 +1,155 @@
+"""A run's stored config, read as if a stranger had sent it: plain values, and nothing built that is not on the list."""
+
+import re
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mpoxcv.errors import UserError
+
+MAX_BYTES, MAX_DEPTH, MAX_VALUES = 2**20, 30, 100_000
+PLAIN_TAGS = (None, "!", "tag:yaml.org,2002:str")
+RESOLVERS = ("len", "folder_name", "hydra")
+REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
+# classes of these modules compute and neither read, write nor call what they are given
+ALLOWED = re.compile(
+    r"mpoxcv\.(data\.MSLDDataModule|data\.synthetic\.write_synthetic|data\.augment\.RandomFlip"
+    r"|classifier\.LesionClassifier|models\.create_model)"
+    r"|(torch\.optim|torch\.optim\.lr_scheduler|torch\.nn|torchvision\.transforms|torchvision\.transforms\.v2)\.[A-Z]\w*"
+)
+ALLOWED_OBJECT = re.compile(r"torch\.(float|uint|int)\d+")  # hydra.utils.get_object of a dtype
+
+
+def read_plain(file: Path) -> Any:
+    """Return a YAML file's mapping or list: no tags, no aliases, at most 1 MiB, interpolations unresolved.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(MAX_BYTES + 1)
+        if len(data) > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES} bytes")
+        text, depth = data.decode(), 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+                raise ValueError("it has aliases")
+            if getattr(event, "tag", None) not in PLAIN_TAGS:
+                raise ValueError(f"it has the tag {event.tag}")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+        loaded = OmegaConf.to_container(OmegaConf.create(text))
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError, TypeError) as error:
+        raise UserError(f"{file} is refused, since it is no plain config of a run: {error}") from None
+    return loaded
+
+
+def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
+    """Load a run's config; what it interpolates are its own values and the resolvers of our conf.
+
+    Args:
+        file: ``.hydra/config.yaml`` of a run.
+        trust: more resolvers.
+
+    Raises:
+        UserError: it is not plain, interpolates something else (such as the environment), or swells when it does.
+    """
+    plain = read_plain(file)
+    if not isinstance(plain, dict):
+        raise UserError(f"{file} is refused, since it is no config of a run: it holds no options.")
+    resolver = re.compile(rf"\$\{{({'|'.join(map(re.escape, [*RESOLVERS, *trust]))}):[^{{}}$]*\}}")
+    for text in _texts(plain):
+        rest, before = text, ""
+        while rest != before:  # from the innermost; the zero byte is in no name
+            rest, before = resolver.sub("\0", REFERENCE.sub("\0", rest)), rest
+        if "${" in rest:
+            raise UserError(
+                f"{file} is refused: {text!r} interpolates more than options of the config. If it is your own: "
+                "put the value into the file, or trust=[NAME] with the resolver's name."
+            )
+    config = OmegaConf.create(plain)
+    if _size(plain) > MAX_VALUES:
+        raise UserError(f"{file} is refused: its interpolations go in circles or swell without bounds.")
+    return config
+
+
+def instantiable(config: DictConfig, key: str, file: Path, trust: Sequence[str] = ()) -> DictConfig:
+    """Return a part of the config, resolved, if all that it names with ``_target_`` may be built.
+
+    Args:
+        config: from :func:`load_config`.
+        key: of the part.
+        file: it came from, for messages.
+        trust: modules and names that may be built besides.
+
+    Raises:
+        UserError: names the file, the target, and how to go on.
+    """
+    try:
+        node = config.get(key)
+        part = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else None
+    except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is refused: its {key} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(part, dict) or "_target_" not in part:
+        raise UserError(f"{file} is refused: its {key} holds no _target_.")
+    if any("${" in text for text in _texts(part)):
+        raise UserError(f"{file} is refused: its {key} interpolates what an interpolation gave.")
+    for target, path in _targets(part):
+        named = path if target == "hydra.utils.get_object" else target
+        known = ALLOWED_OBJECT if target == "hydra.utils.get_object" else ALLOWED
+        trusted = any(str(named) == name or str(named).startswith(f"{name}.") for name in trust)
+        if not (isinstance(named, str) and (known.fullmatch(named) or trusted)):
+            raise UserError(
+                f"{file} is refused: it would call {named!r}, which is not among what a run's config may name. Nothing of "
+                f"it was run. If the run is your own, or you have read that code, go on with trust=['{named}']."
+            )
+    return OmegaConf.create(part)
+
+
+def _targets(node: Any) -> Iterator[tuple[Any, Any]]:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield node["_target_"], node.get("path")
+        node = list(node.values())
+    if isinstance(node, list):
+        for value in node:
+            yield from _targets(value)
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, str):
+        yield node
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from (*_texts(key), *_texts(value))
+    elif isinstance(node, list):
+        for value in node:
+            yield from _texts(value)
+
+
+def _size(plain: dict[str, Any]) -> float:
+    """Return how many values and characters a config has once resolved; infinite where it goes in circles."""
+
+    @lru_cache(None)
+    def referred(name: str) -> float:
+        node: Any = plain
+        for part in name.split("."):
+            node = node.get(part) if isinstance(node, dict) else None
+        return size(node)
+
+    def size(node: Any) -> float:
+        if isinstance(node, str):
+            return 1 + len(node) / 100 + sum(map(referred, REFERENCE.findall(node)))
+        return 1 + sum(map(size, node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()))
+
+    try:
+        return size(plain)
+    except RecursionError:
+        return float("inf")
