@@ -16,13 +16,8 @@ def small(root) -> list[str]:
 
 
 def test_a_run_is_reproduced_with_moved_data_and_another_cache(run_script, tree, tmp_path):
-    more = [
-        "callbacks=early_stopping",
-        "callbacks.early_stopping.patience=1",
-        "data.batch_size=4",
-        "seed=3",
-        "scheduler=cosine",
-    ]
+    stopping = ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"]
+    more = [*stopping, "data.batch_size=4", "seed=3", "scheduler=cosine"]
     assert run_script("train", "fold=2", *small(tree), *more, "hydra.run.dir=run").code == 0
     tree.rename(tmp_path / "moved")
     done = run_script("reproduce", "run=run", "data.root=moved", "data.cache_dir=elsewhere", "hydra.run.dir=again")

@@ -69,7 +69,7 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
     parts: dict[str, Any] = {key: instantiable(stored, key, file, cfg.trust) for key in ("data", "classifier")}
     trainer = OmegaConf.to_container(stored.trainer, resolve=True)
     kept = {k: v for k, v in dict(trainer).items() if k not in OWN_TRAINER and not isinstance(v, dict | list)}  # type: ignore[arg-type]
-    parts["trainer"] = OmegaConf.merge(cfg.trainer, kept)
+    parts["trainer"] = {**cfg.trainer, **kept}
     callbacks = {name: callback for name, callback in cfg.callbacks.items() if read(stored, f"callbacks.{name}")}
     for name, callback in (stored.get("callbacks") or {}).items():
         if read(callback, "_target_") == EARLY_STOPPING:

@@ -42,6 +42,8 @@ def read_plain(file: Path) -> Any:
                 raise ValueError("it has aliases")
             if getattr(event, "tag", None) not in PLAIN_TAGS:
                 raise ValueError(f"it has the tag {event.tag}")
+            if isinstance(event, yaml.ScalarEvent) and not depth:
+                raise ValueError("it is a single value")
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
