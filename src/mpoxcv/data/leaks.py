@@ -12,7 +12,7 @@ from mpoxcv.data.likeness import alike, describe
 from mpoxcv.errors import UserError, shorten
 
 CHOICES = ("stop", "drop", "allow")
-CERTAIN, SUSPECTED = 0.92, 0.8  # likeness: see the table in mpoxcv.data.likeness
+CERTAIN, SUSPECTED = 0.98, 0.9  # likeness: see the table in mpoxcv.data.likeness
 KINDS = {
     "same patient": "a patient has pictures in Train and in Valid or Test",
     "same picture": "a picture of Valid or Test is also in Train, pixel by pixel",
@@ -67,13 +67,14 @@ def settle_leaks(
     return kept, outcome | {"dropped": int(leaking.sum())}
 
 
-def leaks_of(table: pd.DataFrame, records: np.ndarray, pairs: pd.DataFrame) -> pd.DataFrame:
+def leaks_of(table: pd.DataFrame, records: np.ndarray, pairs: pd.DataFrame, threshold: float = CERTAIN) -> pd.DataFrame:
     """Return one row a leaking training picture of each fold and kind, with one of the pictures it leaks from.
 
     Args:
         table: as from ``mpoxcv.data.tree.index_folds``.
         records: of its pictures, as from ``mpoxcv.data.likeness.describe``.
         pairs: as from :func:`likenesses`, held-out pictures on the left.
+        threshold: likeness from which a pair counts.
 
     Returns:
         Columns ``kind`` (of ``KINDS``), ``fold``, ``train`` and ``held`` (paths), ``likeness`` (NaN where names tell).
@@ -83,7 +84,7 @@ def leaks_of(table: pd.DataFrame, records: np.ndarray, pairs: pd.DataFrame) -> p
     person, original = ["fold", "class", "patient"], ["fold", "class", "original"]
     by_name = train[train["augmented"]].merge(held, on=original, suffixes=("", "_held"))
     same = train.merge(held, on=["fold", "pixels"], suffixes=("", "_held"))
-    near = pairs[pairs["likeness"] >= CERTAIN].merge(train, left_on="right", right_on="pixels")
+    near = pairs[pairs["likeness"] >= threshold].merge(train, left_on="right", right_on="pixels")
     near = near.merge(held, left_on=["fold", "left"], right_on=["fold", "pixels"], suffixes=("", "_held"))
     alike_copy = pd.concat([same.assign(likeness=1.0), near]).sort_values("likeness", ascending=False)
     alike_copy = alike_copy[alike_copy["augmented"] & ~alike_copy["path"].isin(by_name["path"])]
