@@ -1,11 +1,16 @@
-"""Say whether the data set is there, whole and sound; with ``source=…`` fetch it first."""
+"""Say whether the data set is there, whole and sound, and what leaks; with ``source=…`` fetch it first."""
+
+from pathlib import Path
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from mpoxcv.cli import entry_point
+from mpoxcv.data.audit import audit
+from mpoxcv.data.audit_page import print_findings, write_page
 from mpoxcv.data.check import check
 from mpoxcv.data.fetch import fetch
+from mpoxcv.data.synthetic import is_synthetic
 from mpoxcv.errors import UserError
 
 
@@ -19,7 +24,11 @@ def main(cfg: DictConfig) -> None:
         fetch(str(cfg.source), data.root)
     if data.generator is not None:
         instantiate(data.generator)(data.root)
-    check(data.root, data.classes, data.name_pattern, cfg.folds, data.exclude, data.threads)
+    table = check(data.root, data.classes, data.name_pattern, cfg.folds, data.exclude, data.threads)
+    findings = audit(table, Path(data.root), data.cache_dir, data.threads)
+    print_findings(findings)
+    if cfg.report is not None:
+        write_page(findings, Path(data.root), Path(cfg.report), is_synthetic(data.root))
 
 
 if __name__ == "__main__":

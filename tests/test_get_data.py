@@ -36,7 +36,7 @@ def test_synthetic(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "SYNTHETIC" in done.stdout and "≠" not in done.stdout and "published" not in done.stdout
     assert "the data can be used" in done.stdout
-    assert {path.name for path in (tmp_path / "data").iterdir()} == {"synthetic", "synthetic.lock"}
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {"synthetic", "synthetic.lock", "cache"}
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 

@@ -98,6 +98,7 @@ class Provenance(L.Callback):
             "protocol": datamodule.protocol,
             "permuted_labels": datamodule.permute_labels,
             "counts": datamodule.counts(),
+            "audit": datamodule.audit,
         }
         device = trainer.strategy.root_device
         name = (

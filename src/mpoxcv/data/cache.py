@@ -60,7 +60,9 @@ def open_cache(
     """
     root, cache_dir = Path(root), Path(cache_dir)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        digests = list(pool.map(lambda path: hashlib.blake2b(_read(root / path), digest_size=16).hexdigest(), paths))
+        digests = list(
+            pool.map(lambda path: hashlib.blake2b(read_file(root / path), digest_size=16).hexdigest(), paths)
+        )
         distinct, first, rows = np.unique(digests, return_index=True, return_inverse=True)
         key = hashlib.blake2b(digest_size=16)
         key.update(json.dumps([VERSION, PIL.__version__, size, distinct.tolist()]).encode())
@@ -95,7 +97,7 @@ def _build(file: Path, shape: tuple[int, ...], root: Path, paths: list[str], poo
 
     def decode_file(path: str) -> np.ndarray | None:
         try:
-            return decode(_read(root / path), shape[1])
+            return decode(read_file(root / path), shape[1])
         except UserError as error:
             failures.append(f"{path}: {error}")
             return None
@@ -126,7 +128,8 @@ def unreadable(failures: list[str], root: Path) -> str:
     )
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Return the bytes of a file; one that cannot be read is a ``UserError``."""
     try:
         return path.read_bytes()
     except PermissionError:

@@ -33,7 +33,7 @@ def check(
     folds: int = 5,
     exclude: Sequence[str] = (),
     threads: int | None = None,
-) -> None:
+) -> pd.DataFrame:
     """Print the counts, beside the published ones if the classes are those of MSLD v2.0; decode all pictures.
 
     Args:
@@ -43,6 +43,9 @@ def check(
         folds: folds 1 to this number must be there.
         exclude: shell patterns of paths below ``root`` that are left out.
         threads: decoding threads; None takes one a core.
+
+    Returns:
+        The table of all folds' pictures.
 
     Raises:
         UserError: the data cannot be used: folders are missing, or pictures cannot be decoded. A count that
@@ -75,6 +78,7 @@ def check(
     if failures:
         raise UserError(unreadable(failures, root))
     console.print(f"Folds 1 to {folds} are whole and all {len(table)} files decode: the data can be used.")
+    return table
 
 
 def count_rows(table: pd.DataFrame, classes: Sequence[str], compare: bool) -> list[list[str]]:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from mpoxcv.data.cache import PictureCache, open_cache
 from mpoxcv.data.images import decode
+from mpoxcv.data.leaks import CHOICES, settle_leaks
 from mpoxcv.data.loader import BatchLoader
 from mpoxcv.data.protocol import NOTES, POOLED, PROTOCOLS, fold_table, permute_labels
 from mpoxcv.data.synthetic import is_synthetic
@@ -44,6 +46,7 @@ class MSLDDataModule(L.LightningDataModule):
         sampler: ``shuffle``, ``fixed`` (the same order in every epoch), or ``weighted`` (every class equally often).
         permute_labels: train and validate on classes dealt out anew among the patients: a negative control.
         exclude: shell patterns of paths below ``root`` that are left out.
+        leaks: training pictures that Valid or Test know: ``stop``, ``drop`` or ``allow`` (``mpoxcv.data.leaks``).
         cache_dir: folder of the decoded pictures.
         threads: decoding threads; None takes one a core.
         generator: called with ``root`` before anything is read; makes the data where they are not there yet.
@@ -73,6 +76,7 @@ class MSLDDataModule(L.LightningDataModule):
         sampler: str = "shuffle",
         permute_labels: bool = False,
         exclude: Sequence[str] = (),
+        leaks: str = "stop",
         cache_dir: str | os.PathLike[str] = "data/cache",
         threads: int | None = None,
         generator: Callable[[str | os.PathLike[str]], None] | None = None,
@@ -86,6 +90,7 @@ class MSLDDataModule(L.LightningDataModule):
         _one_of("protocol", protocol, PROTOCOLS)
         _one_of("data.train_images", train_images, TRAIN_IMAGES)
         _one_of("data.sampler", sampler, SAMPLERS)
+        _one_of("data.leaks", leaks, CHOICES)
         _at_least_one("data.image_size", image_size)
         _at_least_one("data.batch_size", batch_size)
         _at_least_one("data.eval_batch_size", eval_batch_size)
@@ -102,7 +107,8 @@ class MSLDDataModule(L.LightningDataModule):
         self.std = None if std is None else torch.tensor(list(std), dtype=torch.float32)
         self.augment, self.sampler, self.seed = augment, sampler, seed
         self.exclude, self.cache_dir, self.threads = list(exclude), Path(cache_dir), threads
-        self.generator = generator
+        self.generator, self.leaks = generator, leaks
+        self.audit: dict[str, Any] | None = None  # what came of the search for leaks; of pooled folds none is made
         self._table: pd.DataFrame | None = None
         self._cache: PictureCache | None = None
 
@@ -129,6 +135,8 @@ class MSLDDataModule(L.LightningDataModule):
         elif self.train_images == "augmented":
             table = table[table["augmented"] | (table["split"] != "train")]
         table = table.reset_index(drop=True)
+        if self.fold != POOLED:
+            table, self.audit = settle_leaks(table, self.root, self.leaks, self.cache_dir, self.threads)
         if self.permute_labels:
             table = permute_labels(table, self.seed)
         self._cache = open_cache(self.root, table["path"].tolist(), self.image_size, self.cache_dir, self.threads)
@@ -139,7 +147,8 @@ class MSLDDataModule(L.LightningDataModule):
         """Name of the data set (``synthetic`` wherever the folder's marker says so), and what sets the run apart."""
         name = "synthetic" if self.synthetic else self.dataset_name
         notes = [NOTES[key] for key in (self.protocol, self.fold) if key in NOTES]
-        return ", ".join([name, *notes, *["LABELS PERMUTED"] * self.permute_labels])
+        allowed = ["LEAKS ALLOWED"] * (self.leaks == "allow" and self.fold != POOLED)
+        return ", ".join([name, *notes, *["LABELS PERMUTED"] * self.permute_labels, *allowed])
 
     @property
     def synthetic(self) -> bool:

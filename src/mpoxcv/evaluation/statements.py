@@ -1,5 +1,9 @@
 """A summary in plain sentences: the verdict, what must be read first, how the numbers came about, and what is missing."""
 
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
 from mpoxcv.evaluation.figures import SYNTHETIC_NOTE
 from mpoxcv.evaluation.groups import PRIMARY
 from mpoxcv.evaluation.summary import Summary
@@ -48,6 +52,10 @@ def warnings_of(summary: Summary) -> list[str]:
         options = " ".join(f"{k}={v}" for k, v in problem["options"].items())
         found.append(f"Fold {problem['fold']} {problem['status']} ({options}): {problem['cause']}")
     for group in summary.groups:
+        if any(
+            (run["audit"] or {}).get("choice") == "allow" and run["audit"]["leaks"] for run in group.content["runs"]
+        ):
+            found.append(f"{group.name}: trained on pictures that leak from Valid or Test (data.leaks=allow).")
         if group.content["protocol"] == "pooled":
             found.append(f"{group.name} LEAKS: all folds were pooled, so that its test pictures were trained on.")
     protocols = {g.content["protocol"] for g in summary.groups}
@@ -93,8 +101,32 @@ def protocol_of(summary: Summary) -> list[str]:
                 f"{coverage['tested']} of {coverage['total']} pictures are tested, {coverage['tested_twice']} of them in "
                 "several folds (they count once, as a mean)."
             )
+        if audited := _independence(content):
+            lines.append(audited)
         said += [line for line in lines if line not in said]
     return said
+
+
+def _independence(content: Mapping[str, Any]) -> str:
+    """Return what the search for leaks found, over all runs of a group; nothing where a run has none."""
+    audits = [run["audit"] for run in content["runs"]]
+    if not all(audits):
+        return ""
+    counts: Counter[str] = Counter()
+    for one in audits:
+        counts.update(one["leaks"])
+    dropped, choice = sum(one["dropped"] for one in audits), audits[0]["choice"]
+    said = (
+        "Independence of the splits: patients, names, equal pixels and likeness were compared between Train and Valid or "
+        "Test of each run's fold (strong crops and several changes at once escape the likeness)"
+    )
+    if not counts:
+        return f"{said}; no leak was found."
+    kinds = ", ".join(f"{kind} {count}" for kind, count in counts.items())
+    end = (
+        "THEY WERE TRAINED ON (data.leaks=allow)" if choice == "allow" else f"{dropped} training pictures were dropped"
+    )
+    return f"{said}; found, in training pictures summed over the runs: {kinds}. {end}."
 
 
 def gaps_of(summary: Summary) -> list[str]:
@@ -107,6 +139,8 @@ def gaps_of(summary: Summary) -> list[str]:
         "External validation: none. Not for clinical use.",
         "The intervals leave out the variance of training (Bates, Hastie and Tibshirani 2023): they are too narrow.",
     ]
+    if all(_independence(g.content) for g in summary.groups):
+        gaps = [gap for gap in gaps if not gap.startswith("Independence")]
     if any(g.content["permuted_labels"] for g in summary.groups):
         gaps = [gap for gap in gaps if not gap.startswith("Negative control")]
     if any(len(g.content["seeds"]) < 3 for g in summary.groups):

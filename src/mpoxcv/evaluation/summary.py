@@ -166,6 +166,7 @@ def _run_content(run: Run) -> dict[str, Any]:
         "metrics": {k: v for k, v in run.metrics.items() if k.count("/") == 1},
         "counts": run.provenance.get("data", {}).get("counts", {}),
         "fingerprint": run.provenance.get("data", {}).get("fingerprint"),
+        "audit": run.provenance.get("data", {}).get("audit"),
         "seconds": run.provenance.get("durations", {}).get("total_s"),
         "command": run.provenance.get("command"),
         "git": run.provenance.get("git"),

@@ -1,0 +1,71 @@
+"""The audit's findings in the terminal, and as one page with the pictures side by side."""
+
+import base64
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mpoxcv.data.audit import Finding
+from mpoxcv.data.images import decode
+from mpoxcv.errors import UserError
+from mpoxcv.files import write_atomically
+
+THUMBNAIL = 160  # pixels
+STYLES = {"leak": "bold red", "warning": "yellow", "note": ""}
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print one line a finding, with its first example, and what to do about leaks."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not findings:
+        console.print("The audit found nothing.")
+        return
+    table = Table(title="Audit", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("finding", overflow="fold")
+    for finding in findings:
+        folds = ", ".join(f"fold {fold}: {count}" for fold, count in finding.by_fold.items())
+        lines = [finding.kind + (f" ({folds})" if folds else ""), finding.effect]
+        if finding.examples:
+            lines.append("for example " + " and ".join(finding.examples[0]))
+        table.add_row(
+            Text(finding.severity, style=STYLES[finding.severity]), str(finding.count), Text("\n".join(lines))
+        )
+    console.print(table)
+    if any(finding.severity == "leak" for finding in findings):
+        console.print(
+            "train.py stops at leaks: data.leaks=drop leaves the training pictures out, data.leaks=allow says so."
+        )
+
+
+def write_page(findings: Sequence[Finding], root: Path, file: Path, synthetic: bool) -> None:
+    """Write the findings and their examples as one HTML file that needs no other."""
+    environment = Environment(
+        loader=PackageLoader("mpoxcv.data", ""), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    pictures = {path: _thumbnail(root / path) for finding in findings for one in finding.examples for path in one}
+    page = environment.get_template("audit.html.j2")
+    write_atomically(
+        file, page.render(findings=findings, pictures=pictures, root=str(root.absolute()), synthetic=synthetic)
+    )
+    print(f"The page: {file}")
+
+
+def _thumbnail(file: Path) -> str:
+    try:
+        picture = Image.fromarray(decode(file.read_bytes()))
+    except (OSError, ValueError, UserError):  # a name that datalog.xlsx lists and the tree lacks
+        return ""
+    picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=80)
+    return base64.b64encode(stream.getvalue()).decode()
