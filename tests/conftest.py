@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side: a thread each, and each of the commands they call
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 PROJECT = Path(__file__).parents[1]
 CLASSES = ["Chickenpox", "Cowpox", "Measles"]
 PATTERN = r"(?P<original>(?P<patient>[A-Z]+_\d+)_\d+)(?P<copy>_\w+)?"

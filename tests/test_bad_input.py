@@ -152,7 +152,7 @@ def small_disk(tmp_path):
 def test_a_full_disk_while_the_cache_is_written(tree, tmp_path, small_disk):
     cache = small_disk / "cache"
     assert_refused(run(command(tree, f"data.cache_dir={cache}", "data.image_size=128"), tmp_path), "No space left")
-    assert not list(cache.glob("*.npy")) and not list(cache.glob("*.partial"))
+    assert not list(cache.glob("128px*.npy")) and not list(cache.glob("*.partial"))
 
 
 def test_a_full_disk_while_a_checkpoint_is_written(tree, tmp_path, small_disk):

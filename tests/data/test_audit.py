@@ -11,6 +11,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
 from mpoxcv.data.audit import Finding, audit
+from mpoxcv.data.cache import digest_files
 from mpoxcv.data.leaks import CERTAIN, SUSPECTED, leaks_of, likenesses, settle_leaks
 from mpoxcv.data.likeness import describe
 from mpoxcv.data.tree import index_folds
@@ -155,7 +156,8 @@ def planted(picture: Image.Image, kind: str, rng: np.random.Generator) -> Image.
     ("kind", "certain", "suspected"),
     [
         ("identical", 1, 1), ("re-encoded", 0.95, 0.98), ("copy under another name", 0.95, 0.98), ("patient", 1, 1),
-        ("flipped", 0.95, 0.98), ("quarter turn", 0.95, 0.98), ("jittered", 0.95, 0.98), ("cropped", 0.04, 0.5), ("turned", 0.1, 0.6),
+        ("flipped", 0.95, 0.98), ("quarter turn", 0.95, 0.98), ("jittered", 0.95, 0.98), ("cropped", 0.04, 0.5),
+        ("turned", 0.1, 0.6),
     ],
 )  # fmt: skip
 def test_planted_set(kind: str, certain: float, suspected: float, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -187,9 +189,10 @@ def test_planted_set(kind: str, certain: float, suspected: float, tmp_path_facto
         else:
             planted(Image.open(root / row.path), kind, rng).save(target, quality=70)
     table = index_folds(root, names, pattern, [1])
-    records = describe(root, table["path"].tolist(), base / "cache")
+    table = table.assign(digest=digest_files(root, table["path"].tolist()))
+    records = describe(root, table["path"].tolist(), table["digest"].to_numpy(), base / "cache")
     out = (table["split"] != "train").to_numpy()
-    pairs = likenesses(records[out], records[~out], SUSPECTED)
+    pairs = likenesses(records[out], records[~out], SUSPECTED, base / "cache")
     for threshold, least in ((CERTAIN, certain), (SUSPECTED, suspected)):
         leaks = set(leaks_of(table, records, pairs, threshold)["train"])
         hits = {path for path in leaks if "_9" in path}

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from mpoxcv.data.cache import digest_files
 from mpoxcv.data.leaks import CERTAIN, KINDS, SUSPECTED, leaks_of, likenesses
 from mpoxcv.data.likeness import describe
 from mpoxcv.errors import UserError
@@ -49,9 +50,10 @@ def audit(
         cache_dir: as in ``mpoxcv.data.likeness.describe``.
         threads: of decoding.
     """
-    records = describe(root, table["path"].tolist(), cache_dir, threads)
+    paths = table["path"].tolist()
+    records = describe(root, paths, digest_files(root, paths, threads), cache_dir, threads)
     originals = ~table["augmented"].to_numpy()
-    pairs = likenesses(records[originals], records, SUSPECTED)
+    pairs = likenesses(records[originals], records, SUSPECTED, cache_dir)
     found = list(_leaks(leaks_of(table, records, pairs)))
     suspected = leaks_of(table, records, pairs, SUSPECTED)
     found += _leaks(suspected[suspected["likeness"] < CERTAIN], "warning")

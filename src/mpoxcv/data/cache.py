@@ -41,6 +41,7 @@ def open_cache(
     size: int,
     cache_dir: str | os.PathLike[str],
     threads: int | None = None,
+    digests: np.ndarray | None = None,
 ) -> PictureCache:
     """Open the cache of these pictures; build it first if their content or a setting is new.
 
@@ -53,33 +54,48 @@ def open_cache(
         size: height and width in pixels.
         cache_dir: folder of the cache files; all of them may be deleted at any time.
         threads: number of threads; None takes one a core. The result does not depend on it.
+        digests: of the files, where :func:`digest_files` has just made them.
 
     Raises:
         UserError: files cannot be read or decoded (all are named).
         OSError: the disk is full or ``cache_dir`` cannot be written to; nothing is left behind.
     """
     root, cache_dir = Path(root), Path(cache_dir)
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        digests = list(
-            pool.map(lambda path: hashlib.blake2b(read_file(root / path), digest_size=16).hexdigest(), paths)
-        )
-        distinct, first, rows = np.unique(digests, return_index=True, return_inverse=True)
-        key = hashlib.blake2b(digest_size=16)
-        key.update(json.dumps([VERSION, PIL.__version__, size, distinct.tolist()]).encode())
-        file = cache_dir / f"{size}px-{key.hexdigest()}.npy"
-        shape = (len(distinct), size, size, 3)
-        pixels = _load(file, shape)
-        if pixels is None:
-            cache_dir.mkdir(parents=True, exist_ok=True)
-            with FileLock(file.with_suffix(".lock")):
-                pixels = _load(file, shape)  # another process may have built it meanwhile
-                if pixels is None:
+    if digests is None:
+        digests = digest_files(root, paths, threads)
+    distinct, first, rows = np.unique(digests, return_index=True, return_inverse=True)
+    key = hashlib.blake2b(digest_size=16)
+    key.update(json.dumps([VERSION, PIL.__version__, size, distinct.tolist()]).encode())
+    file = cache_dir / f"{size}px-{key.hexdigest()}.npy"
+    shape = (len(distinct), size, size, 3)
+    pixels = _load(file, shape)
+    if pixels is None:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_suffix(".lock")):
+            pixels = _load(file, shape)  # another process may have built it meanwhile
+            if pixels is None:
+                with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
                     _build(file, shape, root, [paths[i] for i in first], pool)
-                    pixels = _load(file, shape)
+                pixels = _load(file, shape)
     assert pixels is not None
+    return PictureCache(pixels, rows.astype(np.int64), fingerprint(paths, digests))
+
+
+def digest_files(root: str | os.PathLike[str], paths: Sequence[str], threads: int | None = None) -> np.ndarray:
+    """Return the digests of the files' bytes: str (len(paths),), 32 hexadecimal digits each.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        read = pool.map(lambda path: hashlib.blake2b(read_file(Path(root) / path), digest_size=16).hexdigest(), paths)
+        return np.array(list(read), "U32")
+
+
+def fingerprint(paths: Sequence[str], digests: np.ndarray) -> str:
+    """Return the hex digest of paths and contents together, whatever their order."""
     content = "\n".join(sorted(f"{path}\t{digest}" for path, digest in zip(paths, digests, strict=True)))
-    fingerprint = hashlib.blake2b(content.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
-    return PictureCache(pixels, rows.astype(np.int64), fingerprint)
+    return hashlib.blake2b(content.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
 def _load(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:

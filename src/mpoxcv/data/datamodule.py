@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mpoxcv.data.cache import PictureCache, open_cache
+from mpoxcv.data.cache import PictureCache, digest_files, open_cache
 from mpoxcv.data.images import decode
 from mpoxcv.data.leaks import CHOICES, settle_leaks
 from mpoxcv.data.loader import BatchLoader
@@ -134,12 +134,16 @@ class MSLDDataModule(L.LightningDataModule):
             table = table[~table["augmented"]]
         elif self.train_images == "augmented":
             table = table[table["augmented"] | (table["split"] != "train")]
-        table = table.reset_index(drop=True)
+        table = table.assign(digest=digest_files(self.root, table["path"].tolist(), self.threads)).reset_index(
+            drop=True
+        )
         if self.fold != POOLED:
             table, self.audit = settle_leaks(table, self.root, self.leaks, self.cache_dir, self.threads)
         if self.permute_labels:
             table = permute_labels(table, self.seed)
-        self._cache = open_cache(self.root, table["path"].tolist(), self.image_size, self.cache_dir, self.threads)
+        self._cache = open_cache(
+            self.root, table["path"].tolist(), self.image_size, self.cache_dir, self.threads, table["digest"].to_numpy()
+        )
         self._table = table.assign(row=self._cache.rows)
 
     @property

@@ -1,5 +1,6 @@
 """Training pictures that a fold's Valid and Test know: found, and then refused, dropped or allowed."""
 
+import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mpoxcv.data.likeness import alike, describe
+from mpoxcv.data.likeness import VERSION, alike, describe, load_array, save_array
 from mpoxcv.errors import UserError, shorten
 
 CHOICES = ("stop", "drop", "allow")
@@ -20,6 +21,7 @@ KINDS = {
     "copy by name": "an augmented picture's original is in Valid or Test, by its name",
     "copy by likeness": "an augmented picture looks like one of Valid or Test, whatever its name says",
 }
+PAIR = np.dtype([("left", "S32"), ("right", "S32"), ("likeness", "f4")])
 COLUMNS = ("kind", "fold", "train", "held", "likeness")
 
 
@@ -33,7 +35,7 @@ def settle_leaks(
     """Look for leaks in one fold and do with them what was chosen.
 
     Args:
-        table: of one fold, as from ``mpoxcv.data.tree.index_folds``.
+        table: of one fold, as from ``mpoxcv.data.tree.index_folds``, with the column ``digest`` of its files' contents.
         root: folder that its paths are relative to.
         choice: ``stop``, ``drop`` (leave the training pictures out) or ``allow``.
         cache_dir: as in ``mpoxcv.data.likeness.describe``.
@@ -46,9 +48,9 @@ def settle_leaks(
     Raises:
         UserError: there are leaks and ``choice`` is ``stop``, or nothing of a class is left to train on.
     """
-    records = describe(root, table["path"].tolist(), cache_dir, threads)
+    records = describe(root, table["path"].tolist(), table["digest"].to_numpy(), cache_dir, threads)
     held = (table["split"] != "train").to_numpy()
-    found = leaks_of(table, records, likenesses(records[held], records[~held], CERTAIN))
+    found = leaks_of(table, records, likenesses(records[held], records[~held], CERTAIN, cache_dir))
     leaking = table["path"].isin(found["train"]) & ~held
     outcome = {"choice": choice, "leaks": count_leaks(found), "dropped": 0}
     if choice == "allow" or not leaking.any():
@@ -106,21 +108,31 @@ def leaks_of(table: pd.DataFrame, records: np.ndarray, pairs: pd.DataFrame, thre
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(COLUMNS))
 
 
-def likenesses(left: np.ndarray, right: np.ndarray, threshold: float) -> pd.DataFrame:
+def likenesses(
+    left: np.ndarray, right: np.ndarray, threshold: float, cache_dir: str | os.PathLike[str]
+) -> pd.DataFrame:
     """Return the pairs of distinct pictures from ``threshold`` up: ``left``, ``right`` (their ``pixels``) and ``likeness``.
 
     Args:
         left: records, tried in all templates.
         right: records.
         threshold: see ``CERTAIN`` and ``SUSPECTED``.
+        cache_dir: where the pairs are kept, by the pictures' content.
     """
     left, right = (side[np.unique(side["pixels"], return_index=True)[1]] for side in (left, right))
-    parts = [
-        pd.DataFrame({"left": left["pixels"][i], "right": right["pixels"][j], "likeness": value})
-        for i, j, value in alike(left["thumb"], right["thumb"], threshold)
-    ]
-    found = pd.concat(parts, ignore_index=True)
-    return found[found["left"] != found["right"]]
+    key = hashlib.blake2b(repr((VERSION, threshold, len(left))).encode(), digest_size=16)
+    key.update(left["pixels"].tobytes() + right["pixels"].tobytes())
+    file = Path(cache_dir) / f"likeness-{key.hexdigest()}.npy"
+    pairs = load_array(file, PAIR)
+    if pairs is None:
+        blocks = [np.zeros(0, PAIR)]
+        for i, j, value in alike(left["thumb"], right["thumb"], threshold):
+            block = np.zeros(len(i), PAIR)
+            block["left"], block["right"], block["likeness"] = left["pixels"][i], right["pixels"][j], value
+            blocks.append(block[block["left"] != block["right"]])
+        pairs = np.concatenate(blocks)
+        save_array(file, pairs)
+    return pd.DataFrame({name: pairs[name] for name in PAIR.names or ()})
 
 
 def count_leaks(found: pd.DataFrame) -> dict[str, int]:

@@ -53,18 +53,23 @@ RECORD = np.dtype(
 
 
 def describe(
-    root: Path, paths: Sequence[str], cache_dir: str | os.PathLike[str], threads: int | None = None
+    root: Path, paths: Sequence[str], digests: np.ndarray, cache_dir: str | os.PathLike[str], threads: int | None = None
 ) -> np.ndarray:
     """Return one ``RECORD`` a path; each distinct file content is decoded once, ever.
+
+    Args:
+        root: folder that ``paths`` are relative to.
+        paths: picture files.
+        digests: of their contents, as from ``mpoxcv.data.cache.digest_files``.
+        cache_dir: where the records are kept; they may be deleted at any time.
+        threads: of decoding; None takes one a core.
 
     Raises:
         UserError: files cannot be read or decoded (all are named).
     """
     store = Path(cache_dir) / f"audit-{VERSION}.npy"
     failures: list[str] = []
-
-    def digest(path: str) -> bytes:
-        return hashlib.blake2b(read_file(root / path), digest_size=16).hexdigest().encode()
+    digests = np.asarray(digests).astype("S32")
 
     def record(item: tuple[bytes, str]) -> np.ndarray | None:
         data = read_file(root / item[1])
@@ -77,21 +82,19 @@ def describe(
         grey = Image.fromarray(pixels).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
         return np.array([(item[0], key.encode(), np.asarray(grey), surface(data, pixels))], RECORD)
 
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        digests = np.array(list(pool.map(digest, paths)), "S32")
-        known = _load(store)
-        if not np.isin(digests, known["digest"]).all():
-            store.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(store.with_suffix(".lock")):
-                known = _load(store)  # another process may have added to it meanwhile
-                distinct, first = np.unique(digests, return_index=True)
-                new = [(distinct[i], paths[first[i]]) for i in np.flatnonzero(~np.isin(distinct, known["digest"]))]
-                found = track(pool.map(record, new), f"Describing {len(new)} pictures", len(new), transient=True)
-                added = [one for one in found if one is not None]
-                known = np.sort(np.concatenate([known, *added]), order="digest")
-                if failures:
-                    raise UserError(unreadable(failures, root))
-                _save(store, known)
+    known = _load(store)
+    if not np.isin(digests, known["digest"]).all():
+        store.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(store.with_suffix(".lock")), ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            known = _load(store)  # another process may have added to it meanwhile
+            distinct, first = np.unique(digests, return_index=True)
+            new = [(distinct[i], paths[first[i]]) for i in np.flatnonzero(~np.isin(distinct, known["digest"]))]
+            found = track(pool.map(record, new), f"Describing {len(new)} pictures", len(new), transient=True)
+            added = [one for one in found if one is not None]
+            known = np.sort(np.concatenate([known, *added]), order="digest")
+            if failures:
+                raise UserError(unreadable(failures, root))
+            save_array(store, known)
     return known[np.searchsorted(known["digest"], digests)]
 
 
@@ -165,14 +168,21 @@ def _unit(found: np.ndarray) -> np.ndarray:
 
 
 def _load(store: Path) -> np.ndarray:
+    found = load_array(store, RECORD)
+    return np.zeros(0, RECORD) if found is None else found
+
+
+def load_array(file: Path, dtype: np.dtype) -> np.ndarray | None:
+    """Return what :func:`save_array` kept; None where it is not there, or damaged from outside."""
     try:
-        found = np.load(store)
-        return found if found.dtype == RECORD else np.zeros(0, RECORD)
-    except (OSError, ValueError, EOFError):  # not there, or damaged from outside: make it again
-        return np.zeros(0, RECORD)
+        found = np.load(file)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.dtype == dtype else None
 
 
-def _save(store: Path, records: np.ndarray) -> None:
+def save_array(file: Path, records: np.ndarray) -> None:
+    """Write the file whole or not at all."""
     stream = io.BytesIO()
     np.save(stream, records)
-    write_atomically(store, stream.getbuffer())
+    write_atomically(file, stream.getbuffer())
