@@ -24,7 +24,7 @@ def main(cfg: DictConfig) -> None:
         fetch(str(cfg.source), data.root)
     if data.generator is not None:
         instantiate(data.generator)(data.root)
-    table = check(data.root, data.classes, data.name_pattern, cfg.folds, data.exclude, data.threads)
+    table = check(data.root, data.classes, data.name_pattern, cfg.folds, data.exclude, data.cache_dir, data.threads)
     findings = audit(table, Path(data.root), data.cache_dir, data.threads)
     print_findings(findings)
     if cfg.report is not None:

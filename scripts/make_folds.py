@@ -30,6 +30,7 @@ def main(cfg: DictConfig) -> None:
         n_folds=cfg.n_folds,
         seed=cfg.seed,
         exclude=cfg.data.exclude,
+        cache_dir=cfg.data.cache_dir,
         threads=cfg.data.threads,
         augment_config=OmegaConf.to_yaml(cfg.augment),
     )

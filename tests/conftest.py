@@ -9,10 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from PIL import Image
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side: a thread each, and each of the commands they call
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("repeatable", derandomize=True)  # --hypothesis-profile=default looks further
+settings.load_profile("repeatable")
 
 PROJECT = Path(__file__).parents[1]
 CLASSES = ["Chickenpox", "Cowpox", "Measles"]

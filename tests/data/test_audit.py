@@ -12,8 +12,9 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from mpoxcv.data.audit import Finding, audit
 from mpoxcv.data.cache import digest_files
-from mpoxcv.data.leaks import CERTAIN, SUSPECTED, leaks_of, likenesses, settle_leaks
-from mpoxcv.data.likeness import describe
+from mpoxcv.data.descriptions import describe, likenesses
+from mpoxcv.data.leaks import leaks_of, settle_leaks
+from mpoxcv.data.likeness import CERTAIN, SUSPECTED
 from mpoxcv.data.tree import index_folds
 from mpoxcv.errors import UserError
 

@@ -1,5 +1,7 @@
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image, ImageOps
 
 from conftest import CLASSES, PATTERN, write_picture
 from mpoxcv.data import MSLDDataModule
@@ -27,7 +29,7 @@ def folds(tmp_path):
 
 
 def table_of(root, fold, **options):
-    return fold_table(root, CLASSES, PATTERN, fold, **options)
+    return fold_table(root, CLASSES, PATTERN, fold, cache_dir=root.parent / "cache", **options)
 
 
 def test_grouped_folds_tile_the_data_by_patient_without_copying(folds, tmp_path):
@@ -44,6 +46,29 @@ def test_grouped_folds_tile_the_data_by_patient_without_copying(folds, tmp_path)
     assert sorted(p for p in folds.rglob("*")) == before
     kept = pd.read_csv(tmp_path / "set_grouped_folds.csv")
     assert len(kept) == 5 * 93
+
+
+def test_patients_with_the_same_picture_are_split_as_one(tmp_path):
+    rng = np.random.default_rng(0)
+    for c, name in enumerate(CLASSES):
+        for i in range(20):
+            file = tmp_path / f"set/FOLDS/fold1/Train/{name}/{name[:3].upper()}_{i:02d}_01.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
+            coarse.resize((48, 48), Image.Resampling.BICUBIC).save(file)
+            for split in ("Valid", "Test"):
+                write_picture(tmp_path / f"set/FOLDS/fold1/{split}/{name}/{name[:3].upper()}_9{split[0]}_01.png", c)
+            if i < 6:  # another patient's name, mirrored and re-encoded
+                with Image.open(file) as picture:
+                    copy = file.with_name(f"{name[:3].upper()}_{80 + i}_01.jpg")
+                    ImageOps.mirror(picture).save(copy, quality=85)
+    pattern = r"(?P<original>(?P<patient>[A-Z]+_\w+)_\d+)(?P<copy>_\d+_\d+)?"
+    for fold in range(1, 6):
+        table = fold_table(tmp_path / "set", CLASSES, pattern, fold, "grouped", cache_dir=tmp_path / "cache")
+        split = dict(zip(table["class"] + table["patient"], table["split"], strict=True))
+        for name in CLASSES:
+            code = name + name[:3].upper()
+            assert all(split[f"{code}_{i:02d}"] == split[f"{code}_{80 + i}"] for i in range(6))
 
 
 def test_the_split_file_is_the_truth(folds, tmp_path):

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from mpoxcv.data.cache import digest_files
-from mpoxcv.data.leaks import CERTAIN, KINDS, SUSPECTED, leaks_of, likenesses
-from mpoxcv.data.likeness import describe
+from mpoxcv.data.descriptions import describe, likenesses
+from mpoxcv.data.leaks import KINDS, leaks_of
+from mpoxcv.data.likeness import CERTAIN, SUSPECTED
 from mpoxcv.errors import UserError
 
 EXAMPLES = 24  # kept of each finding
@@ -47,7 +48,7 @@ def audit(
     Args:
         table: of all folds, as from ``mpoxcv.data.tree.index_folds``.
         root: folder that its paths are relative to; holds datalog.xlsx or not.
-        cache_dir: as in ``mpoxcv.data.likeness.describe``.
+        cache_dir: as in ``mpoxcv.data.descriptions.describe``.
         threads: of decoding.
     """
     paths = table["path"].tolist()
@@ -96,7 +97,11 @@ def _twins(first: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
         certain = not degree.startswith("perhaps")
         for where, effect, part in (
             ("under two labels", "One of the labels is wrong, or both.", label),
-            ("under two patients", "Folds by patient put it on both sides.", patient),
+            (
+                "under two patients",
+                "Folds by patient can put it on both sides (make_folds.py and protocol=grouped keep it on one).",
+                patient,
+            ),
             ("twice for one patient", "It counts twice; intervals are too narrow.", ~label & ~patient),
         ):
             hits = both.loc[chosen & part, "pair"].tolist()

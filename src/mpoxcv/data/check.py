@@ -1,21 +1,18 @@
 """Whether a data set on disk can be used: its counts beside the published ones, and every picture decoded."""
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 from rich import box
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from rich.text import Text
 
-from mpoxcv.data.cache import unreadable
-from mpoxcv.data.images import decode
+from mpoxcv.data.cache import digest_files
+from mpoxcv.data.descriptions import describe
 from mpoxcv.data.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COUNTS
 from mpoxcv.data.synthetic import is_synthetic
 from mpoxcv.data.tree import index_folds
@@ -32,6 +29,7 @@ def check(
     name_pattern: str,
     folds: int = 5,
     exclude: Sequence[str] = (),
+    cache_dir: str | os.PathLike[str] = "data/cache",
     threads: int | None = None,
 ) -> pd.DataFrame:
     """Print the counts, beside the published ones if the classes are those of MSLD v2.0; decode all pictures.
@@ -42,6 +40,7 @@ def check(
         name_pattern: as in ``mpoxcv.data.tree.index_folds``.
         folds: folds 1 to this number must be there.
         exclude: shell patterns of paths below ``root`` that are left out.
+        cache_dir: where what is known of the pictures is kept.
         threads: decoding threads; None takes one a core.
 
     Returns:
@@ -66,7 +65,6 @@ def check(
         console.width = max(console.width, MIN_WIDTH)
     console.print(root.absolute(), soft_wrap=True)
     console.print(_grid("SYNTHETIC pictures, of nobody's skin" if synthetic else "Pictures", rows))
-    failures = undecodable(root, table["path"].tolist(), threads)
     if differences := sum(DIFFERS in cell for row in rows for cell in row):
         console.print(
             f"{differences} counts differ from those published for MSLD v2.0: found {DIFFERS} published. "
@@ -75,8 +73,8 @@ def check(
         )
     elif compare:
         console.print("All counts are those published for MSLD v2.0.")
-    if failures:
-        raise UserError(unreadable(failures, root))
+    paths = table["path"].tolist()
+    describe(root, paths, digest_files(root, paths, threads), cache_dir, threads)
     console.print(f"Folds 1 to {folds} are whole and all {len(table)} files decode: the data can be used.")
     return table
 
@@ -113,29 +111,6 @@ def count_rows(table: pd.DataFrame, classes: Sequence[str], compare: bool) -> li
         known = {c: pair[i] for c, pair in CLASS_COUNTS.items()}
         add_row("all", what, [int((kept["class"] == c).sum()) for c in classes], known, sum(known.values()))
     return rows
-
-
-def undecodable(root: Path, paths: Sequence[str], threads: int | None = None) -> list[str]:
-    """Decode every distinct file and return ``<path>: <reason>`` for each that is no sound picture."""
-    reasons: dict[bytes, str] = {}  # by content: folds hold the same pictures again and again
-
-    def reason(path: str) -> str:
-        try:
-            data = (root / path).read_bytes()
-        except OSError as error:
-            return f"cannot be read: {error.strerror}"
-        digest = hashlib.blake2b(data, digest_size=16).digest()
-        if digest not in reasons:
-            try:
-                decode(data)
-                reasons[digest] = ""
-            except UserError as error:
-                reasons[digest] = str(error)
-        return reasons[digest]
-
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        results = track(pool.map(reason, paths), f"Decoding {len(paths)} files", len(paths), transient=True)
-        return [f"{path}: {why}" for path, why in zip(paths, results, strict=True) if why]
 
 
 def _grid(title: str, rows: list[list[str]]) -> Table:

@@ -123,7 +123,15 @@ class MSLDDataModule(L.LightningDataModule):
         if self._cache is not None:
             return
         table = fold_table(
-            self.root, self.classes, self.name_pattern, self.fold, self.protocol, self.split_file, exclude=self.exclude
+            self.root,
+            self.classes,
+            self.name_pattern,
+            self.fold,
+            self.protocol,
+            self.split_file,
+            exclude=self.exclude,
+            cache_dir=self.cache_dir,
+            threads=self.threads,
         )
         if self.train_images != "original" and not table["augmented"].any():
             raise UserError(

@@ -56,7 +56,7 @@ def join_twins(table: pd.DataFrame, contents: pd.Series) -> pd.Series:
 
     Args:
         table: as for :func:`assign_folds`.
-        contents: of each row, equal for the same picture: hashes, for example.
+        contents: of each row, equal for the same picture.
     """
     patient = table["patient"]
     while True:  # a shares with b, b with c: until nothing changes

@@ -1,6 +1,5 @@
 """Training pictures that a fold's Valid and Test know: found, and then refused, dropped or allowed."""
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mpoxcv.data.likeness import VERSION, alike, describe, load_array, save_array
+from mpoxcv.data.descriptions import describe, likenesses
+from mpoxcv.data.likeness import CERTAIN
 from mpoxcv.errors import UserError, shorten
 
 CHOICES = ("stop", "drop", "allow")
-CERTAIN, SUSPECTED = 0.98, 0.9  # likeness: see the table in mpoxcv.data.likeness
 KINDS = {
     "same patient": "a patient has pictures in Train and in Valid or Test",
     "same picture": "a picture of Valid or Test is also in Train, pixel by pixel",
@@ -21,7 +20,6 @@ KINDS = {
     "copy by name": "an augmented picture's original is in Valid or Test, by its name",
     "copy by likeness": "an augmented picture looks like one of Valid or Test, whatever its name says",
 }
-PAIR = np.dtype([("left", "S32"), ("right", "S32"), ("likeness", "f4")])
 COLUMNS = ("kind", "fold", "train", "held", "likeness")
 
 
@@ -38,7 +36,7 @@ def settle_leaks(
         table: of one fold, as from ``mpoxcv.data.tree.index_folds``, with the column ``digest`` of its files' contents.
         root: folder that its paths are relative to.
         choice: ``stop``, ``drop`` (leave the training pictures out) or ``allow``.
-        cache_dir: as in ``mpoxcv.data.likeness.describe``.
+        cache_dir: as in ``mpoxcv.data.descriptions.describe``.
         threads: of decoding.
 
     Returns:
@@ -74,8 +72,8 @@ def leaks_of(table: pd.DataFrame, records: np.ndarray, pairs: pd.DataFrame, thre
 
     Args:
         table: as from ``mpoxcv.data.tree.index_folds``.
-        records: of its pictures, as from ``mpoxcv.data.likeness.describe``.
-        pairs: as from :func:`likenesses`, held-out pictures on the left.
+        records: of its pictures, as from ``mpoxcv.data.descriptions.describe``.
+        pairs: as from ``mpoxcv.data.descriptions.likenesses``, held-out pictures on the left.
         threshold: likeness from which a pair counts.
 
     Returns:
@@ -106,33 +104,6 @@ def leaks_of(table: pd.DataFrame, records: np.ndarray, pairs: pd.DataFrame, thre
         if len(part)
     ]
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(COLUMNS))
-
-
-def likenesses(
-    left: np.ndarray, right: np.ndarray, threshold: float, cache_dir: str | os.PathLike[str]
-) -> pd.DataFrame:
-    """Return the pairs of distinct pictures from ``threshold`` up: ``left``, ``right`` (their ``pixels``) and ``likeness``.
-
-    Args:
-        left: records, tried in all templates.
-        right: records.
-        threshold: see ``CERTAIN`` and ``SUSPECTED``.
-        cache_dir: where the pairs are kept, by the pictures' content.
-    """
-    left, right = (side[np.unique(side["pixels"], return_index=True)[1]] for side in (left, right))
-    key = hashlib.blake2b(repr((VERSION, threshold, len(left))).encode(), digest_size=16)
-    key.update(left["pixels"].tobytes() + right["pixels"].tobytes())
-    file = Path(cache_dir) / f"likeness-{key.hexdigest()}.npy"
-    pairs = load_array(file, PAIR)
-    if pairs is None:
-        blocks = [np.zeros(0, PAIR)]
-        for i, j, value in alike(left["thumb"], right["thumb"], threshold):
-            block = np.zeros(len(i), PAIR)
-            block["left"], block["right"], block["likeness"] = left["pixels"][i], right["pixels"][j], value
-            blocks.append(block[block["left"] != block["right"]])
-        pairs = np.concatenate(blocks)
-        save_array(file, pairs)
-    return pd.DataFrame({name: pairs[name] for name in PAIR.names or ()})
 
 
 def count_leaks(found: pd.DataFrame) -> dict[str, int]:

@@ -23,79 +23,17 @@ changed in every way at once are hardly found**: there names must tell.
 Legend: N pictures, T templates of a picture, D = 99 coefficients.
 """
 
-import hashlib
-import io
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
-from rich.progress import track
 from scipy.fft import dctn
 
-from mpoxcv.data.cache import read_file, unreadable
-from mpoxcv.data.images import decode
-from mpoxcv.data.surface import SURFACE, surface
-from mpoxcv.errors import UserError
-from mpoxcv.files import write_atomically
-
-VERSION = 1  # raise it when the same bytes would give another description
+CERTAIN, SUSPECTED = 0.98, 0.9  # likeness of one photograph: see the table above
 THUMB, COEFFICIENTS = 32, 10  # pixels, and frequencies kept, a side
 CENTRE = 22  # pixels of the middle that turns are compared in: black corners would resemble each other
 FULL = [(0, 1.0, 0.0, 0.0)] + [(0, z, x, y) for z in (0.92, 0.84, 0.76) for x in (-1, 0, 1) for y in (-1, 0, 1)]
 TURNED = [(angle, zoom, 0.0, 0.0) for angle in range(-30, 31, 10) for zoom in (0.85, 1.0, 1.15)]
-RECORD = np.dtype(
-    [("digest", "S32"), ("pixels", "S32"), ("thumb", "u1", (THUMB, THUMB)), ("surface", "f4", (len(SURFACE),))]
-)
-
-
-def describe(
-    root: Path, paths: Sequence[str], digests: np.ndarray, cache_dir: str | os.PathLike[str], threads: int | None = None
-) -> np.ndarray:
-    """Return one ``RECORD`` a path; each distinct file content is decoded once, ever.
-
-    Args:
-        root: folder that ``paths`` are relative to.
-        paths: picture files.
-        digests: of their contents, as from ``mpoxcv.data.cache.digest_files``.
-        cache_dir: where the records are kept; they may be deleted at any time.
-        threads: of decoding; None takes one a core.
-
-    Raises:
-        UserError: files cannot be read or decoded (all are named).
-    """
-    store = Path(cache_dir) / f"audit-{VERSION}.npy"
-    failures: list[str] = []
-    digests = np.asarray(digests).astype("S32")
-
-    def record(item: tuple[bytes, str]) -> np.ndarray | None:
-        data = read_file(root / item[1])
-        try:
-            pixels = decode(data)
-        except UserError as error:
-            failures.append(f"{item[1]}: {error}")
-            return None
-        key = hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16).hexdigest()
-        grey = Image.fromarray(pixels).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
-        return np.array([(item[0], key.encode(), np.asarray(grey), surface(data, pixels))], RECORD)
-
-    known = _load(store)
-    if not np.isin(digests, known["digest"]).all():
-        store.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(store.with_suffix(".lock")), ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            known = _load(store)  # another process may have added to it meanwhile
-            distinct, first = np.unique(digests, return_index=True)
-            new = [(distinct[i], paths[first[i]]) for i in np.flatnonzero(~np.isin(distinct, known["digest"]))]
-            found = track(pool.map(record, new), f"Describing {len(new)} pictures", len(new), transient=True)
-            added = [one for one in found if one is not None]
-            known = np.sort(np.concatenate([known, *added]), order="digest")
-            if failures:
-                raise UserError(unreadable(failures, root))
-            save_array(store, known)
-    return known[np.searchsorted(known["digest"], digests)]
 
 
 def alike(
@@ -165,24 +103,3 @@ def _unit(found: np.ndarray) -> np.ndarray:
     flat = found.reshape(*found.shape[:-2], -1)[..., 1:]
     length = np.linalg.norm(flat, axis=-1, keepdims=True)
     return np.divide(flat, length, out=np.zeros_like(flat), where=length > 1).astype(np.float32)
-
-
-def _load(store: Path) -> np.ndarray:
-    found = load_array(store, RECORD)
-    return np.zeros(0, RECORD) if found is None else found
-
-
-def load_array(file: Path, dtype: np.dtype) -> np.ndarray | None:
-    """Return what :func:`save_array` kept; None where it is not there, or damaged from outside."""
-    try:
-        found = np.load(file)
-    except (OSError, ValueError, EOFError):
-        return None
-    return found if found.dtype == dtype else None
-
-
-def save_array(file: Path, records: np.ndarray) -> None:
-    """Write the file whole or not at all."""
-    stream = io.BytesIO()
-    np.save(stream, records)
-    write_atomically(file, stream.getbuffer())

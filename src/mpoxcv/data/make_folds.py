@@ -1,6 +1,5 @@
 """From a flat folder of pictures to FOLDS and FOLDS_AUG: originals in their splits, and augmented copies."""
 
-import hashlib
 import io
 import os
 import re
@@ -21,8 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mpoxcv.data.cache import unreadable
-from mpoxcv.data.check import undecodable
+from mpoxcv.data.descriptions import same_pictures
 from mpoxcv.data.folds import assign_folds, digest, join_twins, require_safe_names, suspicions, unlikeness
 from mpoxcv.data.images import decode
 from mpoxcv.data.tree import FOLDERS, index_flat
@@ -43,6 +41,7 @@ def make_folds(
     n_folds: int = 5,
     seed: int = 42,
     exclude: Sequence[str] = (),
+    cache_dir: str | os.PathLike[str] = "data/cache",
     threads: int | None = None,
     augment_config: str = "",
 ) -> pd.DataFrame:
@@ -62,6 +61,7 @@ def make_folds(
         n_folds: number of folds, from 3.
         seed: of the folds and of the copies.
         exclude: as in ``mpoxcv.data.tree.index_flat``.
+        cache_dir: where what is known of the pictures is kept.
         threads: number of threads; None takes one a core.
         augment_config: what ``augment`` was made from, for folds.json.
 
@@ -83,9 +83,7 @@ def make_folds(
             raise UserError(f"{name}={value} should be a whole number from {least}.")
     table = index_flat(source, classes, name_pattern, exclude)
     require_safe_names(table, name_pattern)
-    if failures := undecodable(source, table["path"].tolist(), threads):
-        raise UserError(unreadable(failures, source))
-    contents = table["path"].map(lambda path: hashlib.blake2b((source / path).read_bytes()).hexdigest())
+    contents = pd.Series(same_pictures(source, table["path"].tolist(), cache_dir, threads), table.index)
     notes = suspicions(table, contents)
     assigned = assign_folds(table.assign(patient=join_twins(table, contents)), n_folds, seed)
     folds = table[["image", "patient", "class"]].merge(assigned, on="image")

@@ -1,14 +1,15 @@
 """Which pictures a fold trains, validates and tests on."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from mpoxcv.data.folds import assign_folds
+from mpoxcv.data.descriptions import same_pictures
+from mpoxcv.data.folds import assign_folds, join_twins
 from mpoxcv.data.tree import fold_numbers, index_folds
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.files import write_atomically
@@ -27,12 +28,15 @@ def fold_table(
     split_file: str | os.PathLike[str] | None = None,
     seed: int = 42,
     exclude: Sequence[str] = (),
+    cache_dir: str | os.PathLike[str] = "data/cache",
+    threads: int | None = None,
 ) -> pd.DataFrame:
     """Return the pictures of one fold, as ``mpoxcv.data.tree.index_folds`` does.
 
     ``published`` takes the folds as they lie on disk. ``grouped`` deals all their originals out anew by patient and class
-    (``assign_folds``), without copying a file; augmented copies follow their original into Train. ``fold="pooled"`` puts
-    all folds together, as a widely copied project does: a test picture of one fold is a training picture of another.
+    (``assign_folds``), without copying a file, patients with the same picture as one; augmented copies follow their
+    original into Train. ``fold="pooled"`` puts all folds together, as a widely copied project does: a test picture of one
+    fold is a training picture of another.
 
     Args:
         root: as in ``index_folds``.
@@ -44,6 +48,8 @@ def fold_table(
             ``<root>_grouped_folds.csv`` beside ``root``.
         seed: of the grouped folds, when they are made.
         exclude: as in ``index_folds``.
+        cache_dir: where what is known of the pictures is kept.
+        threads: of decoding, when grouped folds are made.
 
     Raises:
         UserError: the tree is not as expected, or ``split_file`` is of other pictures.
@@ -59,7 +65,13 @@ def fold_table(
     split_file = (
         root.absolute().with_name(f"{root.absolute().name}_grouped_folds.csv") if split_file is None else split_file
     )
-    folds = _grouped_folds(Path(split_file), originals, seed)
+
+    def make() -> pd.DataFrame:
+        same = same_pictures(root, originals["path"].tolist(), cache_dir, threads)
+        joined = originals.assign(patient=join_twins(originals, pd.Series(same, originals.index)))
+        return assign_folds(joined, 5, seed)
+
+    folds = _grouped_folds(Path(split_file), originals, make)
     if fold not in set(folds["fold"]):
         raise UserError(f"Fold {fold} is missing in {split_file} (found: {sorted(set(folds['fold']))}).")
     split = folds[folds["fold"] == fold].set_index("image")["split"]
@@ -71,12 +83,12 @@ def fold_table(
     return joined.sort_values(["augmented", "split", "label", "path"], ignore_index=True)
 
 
-def _grouped_folds(file: Path, originals: pd.DataFrame, seed: int) -> pd.DataFrame:
+def _grouped_folds(file: Path, originals: pd.DataFrame, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
     keys = ["image", "patient", "class"]
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_name(f".{file.name}.lock")):
         if not file.is_file():
-            made = assign_folds(originals, 5, seed).merge(originals[keys], on="image")
+            made = make().merge(originals[keys], on="image")
             write_atomically(file, made[[*keys, "fold", "split"]].to_csv(index=False, lineterminator="\n"))
             print(f"Folds by patient and class over {len(originals)} pictures are made, and kept in {file}")
     try:

@@ -76,6 +76,8 @@ def refusal(members: Sequence[zipfile.ZipInfo], packed: int) -> str | None:
         path = PurePosixPath(name.casefold())
         if len(name.encode()) > MAX_PATH or any(len(part.encode()) > MAX_NAME for part in path.parts):
             return f"the name {name[:60]!r}… is too long"
+        if not name:
+            return "a member has no name"
         if LEADS_OUT.search(name):
             return f"the name {name!r} may lead out of the folder"
         if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):

@@ -1,0 +1,141 @@
+"""What is known of each picture file: digests, a thumbnail and its surface, kept by content; and which are alike."""
+
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+from PIL import Image
+from rich.progress import track
+
+from mpoxcv.data.cache import digest_files, read_file, unreadable
+from mpoxcv.data.images import decode
+from mpoxcv.data.likeness import CERTAIN, THUMB, alike
+from mpoxcv.data.surface import SURFACE, surface
+from mpoxcv.errors import UserError
+from mpoxcv.files import write_atomically
+
+VERSION = 1  # raise it when the same bytes would give another description
+PAIR = np.dtype([("left", "S32"), ("right", "S32"), ("likeness", "f4")])
+RECORD = np.dtype(
+    [("digest", "S32"), ("pixels", "S32"), ("thumb", "u1", (THUMB, THUMB)), ("surface", "f4", (len(SURFACE),))]
+)
+
+
+def describe(
+    root: Path, paths: Sequence[str], digests: np.ndarray, cache_dir: str | os.PathLike[str], threads: int | None = None
+) -> np.ndarray:
+    """Return one ``RECORD`` a path; each distinct file content is decoded once, ever.
+
+    Args:
+        root: folder that ``paths`` are relative to.
+        paths: picture files.
+        digests: of their contents, as from ``mpoxcv.data.cache.digest_files``.
+        cache_dir: where the records are kept; they may be deleted at any time.
+        threads: of decoding; None takes one a core.
+
+    Raises:
+        UserError: files cannot be read or decoded (all are named).
+    """
+    store = Path(cache_dir) / f"audit-{VERSION}.npy"
+    failures: dict[bytes, str] = {}
+    digests = np.asarray(digests).astype("S32")
+
+    def record(item: tuple[bytes, str]) -> np.ndarray | None:
+        data = read_file(root / item[1])
+        try:
+            pixels = decode(data)
+        except UserError as error:
+            failures[item[0]] = str(error)
+            return None
+        key = hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16).hexdigest()
+        grey = Image.fromarray(pixels).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
+        return np.array([(item[0], key.encode(), np.asarray(grey), surface(data, pixels))], RECORD)
+
+    known = _load(store)
+    if not np.isin(digests, known["digest"]).all():
+        store.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(store.with_suffix(".lock")), ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            known = _load(store)  # another process may have added to it meanwhile
+            distinct, first = np.unique(digests, return_index=True)
+            new = [(distinct[i], paths[first[i]]) for i in np.flatnonzero(~np.isin(distinct, known["digest"]))]
+            found = track(pool.map(record, new), f"Describing {len(new)} pictures", len(new), transient=True)
+            added = [one for one in found if one is not None]
+            known = np.sort(np.concatenate([known, *added]), order="digest")
+            _save_array(store, known)
+    if failures:  # told by content: folds hold the same pictures again and again
+        bad = [f"{path}: {failures[d]}" for path, d in zip(paths, digests, strict=True) if d in failures]
+        raise UserError(unreadable(bad, root))
+    return known[np.searchsorted(known["digest"], digests)]
+
+
+def likenesses(
+    left: np.ndarray, right: np.ndarray, threshold: float, cache_dir: str | os.PathLike[str]
+) -> pd.DataFrame:
+    """Return the pairs of distinct pictures from ``threshold`` up: ``left``, ``right`` (their ``pixels``) and ``likeness``.
+
+    Args:
+        left: records, tried in all templates.
+        right: records.
+        threshold: such as ``CERTAIN`` and ``SUSPECTED`` of ``mpoxcv.data.likeness``.
+        cache_dir: where the pairs are kept, by the pictures' content.
+    """
+    left, right = (side[np.unique(side["pixels"], return_index=True)[1]] for side in (left, right))
+    key = hashlib.blake2b(repr((VERSION, threshold, len(left))).encode(), digest_size=16)
+    key.update(left["pixels"].tobytes() + right["pixels"].tobytes())
+    file = Path(cache_dir) / f"likeness-{key.hexdigest()}.npy"
+    pairs = _load_array(file, PAIR)
+    if pairs is None:
+        blocks = [np.zeros(0, PAIR)]
+        for i, j, value in alike(left["thumb"], right["thumb"], threshold):
+            block = np.zeros(len(i), PAIR)
+            block["left"], block["right"], block["likeness"] = left["pixels"][i], right["pixels"][j], value
+            blocks.append(block[block["left"] != block["right"]])
+        pairs = np.concatenate(blocks)
+        _save_array(file, pairs)
+    return pd.DataFrame({name: pairs[name] for name in PAIR.names or ()})
+
+
+def same_pictures(
+    root: Path, paths: Sequence[str], cache_dir: str | os.PathLike[str], threads: int | None = None
+) -> np.ndarray:
+    """Return int (len(paths),), equal for pictures that are one and the same, changed a little or not.
+
+    Raises:
+        UserError: files cannot be read or decoded (all are named).
+    """
+    from scipy.sparse import coo_array  # here, since it takes a while
+    from scipy.sparse.csgraph import connected_components
+
+    records = describe(root, paths, digest_files(root, paths, threads), cache_dir, threads)
+    distinct, number = np.unique(records["pixels"], return_inverse=True)
+    pairs = likenesses(records, records, CERTAIN, cache_dir)
+    ends = np.searchsorted(distinct, pairs["left"]), np.searchsorted(distinct, pairs["right"])
+    graph = coo_array((np.ones(len(pairs)), ends), shape=(len(distinct), len(distinct)))
+    return connected_components(graph, directed=False)[1][number]
+
+
+def _load(store: Path) -> np.ndarray:
+    found = _load_array(store, RECORD)
+    return np.zeros(0, RECORD) if found is None else found
+
+
+def _load_array(file: Path, dtype: np.dtype) -> np.ndarray | None:
+    """Return what :func:`_save_array` kept; None where it is not there, or damaged from outside."""
+    try:
+        found = np.load(file)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.dtype == dtype else None
+
+
+def _save_array(file: Path, records: np.ndarray) -> None:
+    """Write the file whole or not at all."""
+    stream = io.BytesIO()
+    np.save(stream, records)
+    write_atomically(file, stream.getbuffer())
