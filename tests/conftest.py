@@ -69,7 +69,7 @@ def write_tree(root: Path, folds: int = 2, pictures: int = 3, aug: int = 2, size
         for s, split in enumerate(("Train", "Valid", "Test")):
             for name in CLASSES:
                 for i in range(pictures):
-                    stem = f"{name[:3].upper()}_{10 * s + i}_01"
+                    stem = f"{name[:3].upper()}_{max(10, pictures) * s + i}_01"
                     write_picture(root / f"FOLDS/fold{fold}/{split}/{name}/{stem}.jpg", seed := seed + 1, size)
                     for copy in range(aug if split == "Train" else 0):
                         file = root / f"FOLDS_AUG/fold{fold}_AUG/Train/{name}/{stem}_{copy}_1.jpg"

@@ -94,7 +94,8 @@ class LesionClassifier(L.LightningModule):
         self.metrics: dict[str, dict[str, float]] = {}
         self.history: list[dict[str, float]] = []
         self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._weight: Tensor | None = None
+        self._weight: Tensor | None
+        self.register_buffer("_weight", None, persistent=False)  # so that it is where the network is
         if compile:
             self.network.compile()
         # plain values: checkpoints are read with weights_only

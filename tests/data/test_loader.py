@@ -103,3 +103,17 @@ def test_flips_of_a_batch():
         torch.where((vertical == images).all(-1).all(-1).all(-1).view(-1, 1, 1, 1), images, images.flip(-2)), vertical
     )
     assert 80 < turned.sum() < 160
+
+
+@pytest.mark.parametrize("options", [{}, {"sampler": "shuffle", "augment": RandomFlip(), "rank": 1, "world_size": 2}])
+def test_reading_ahead_changes_nothing(monkeypatch, options):
+    alone = list(loader(prefetch=0, **options))
+    monkeypatch.setattr("mpoxcv.data.loader.READ_AHEAD_FROM", 0)
+    for prefetch in (1, 2, 50):
+        ahead = loader(prefetch=prefetch, **options)
+        assert all(torch.equal(one[key], two[key]) for one, two in zip(ahead, alone, strict=True) for key in one)
+        ahead.load_state_dict({"step": 3})
+        assert torch.equal(seen(ahead, "image"), seen(alone[3:], "image"))
+    for batch in loader(prefetch=2, **options):  # left half-way
+        assert len(batch["index"])
+        break

@@ -26,7 +26,7 @@ class RandomFlip:
         """Map (B, 3, S, S) to the same shape and dtype."""
         for axis, probability in self.probabilities.items():
             if probability:
-                chosen = torch.rand(len(images)) < probability
+                chosen = torch.rand(len(images), device=images.device) < probability
                 images = torch.where(chosen.view(-1, 1, 1, 1), images.flip(axis), images)
         return images
 

@@ -48,6 +48,8 @@ class MSLDDataModule(L.LightningDataModule):
         exclude: shell patterns of paths below ``root`` that are left out.
         leaks: training pictures that Valid or Test know: ``stop``, ``drop`` or ``allow`` (``mpoxcv.data.leaks``).
         cache_dir: folder of the decoded pictures.
+        prefetch: batches read ahead from the cache by a thread, where pictures are large; bounds their memory.
+        gpu_cache_mb: the decoded pictures are kept on the GPU if they have at most this many MiB.
         threads: decoding threads; None takes one a core.
         generator: called with ``root`` before anything is read; makes the data where they are not there yet.
         seed: of order and augmentation.
@@ -78,6 +80,8 @@ class MSLDDataModule(L.LightningDataModule):
         exclude: Sequence[str] = (),
         leaks: str = "stop",
         cache_dir: str | os.PathLike[str] = "data/cache",
+        prefetch: int = 2,
+        gpu_cache_mb: int = 8192,
         threads: int | None = None,
         generator: Callable[[str | os.PathLike[str]], None] | None = None,
         seed: int = 0,
@@ -96,6 +100,9 @@ class MSLDDataModule(L.LightningDataModule):
         _at_least_one("data.eval_batch_size", eval_batch_size)
         if threads is not None:
             _at_least_one("data.threads", threads)
+        for option, number in (("data.prefetch", prefetch), ("data.gpu_cache_mb", gpu_cache_mb)):
+            if not isinstance(number, int) or number < 0:
+                raise UserError(f"{option}={number} should be a whole number from 0.")
         for option, value in (("data.mean", mean), ("data.std", std)):
             if value is not None and (not isinstance(value, Sequence) or len(value) != 3):
                 raise UserError(f"{option}={value} should be three numbers, for red, green and blue: [0.5,0.5,0.5].")
@@ -107,10 +114,12 @@ class MSLDDataModule(L.LightningDataModule):
         self.std = None if std is None else torch.tensor(list(std), dtype=torch.float32)
         self.augment, self.sampler, self.seed = augment, sampler, seed
         self.exclude, self.cache_dir, self.threads = list(exclude), Path(cache_dir), threads
+        self.prefetch, self.gpu_cache_mb = prefetch, gpu_cache_mb
         self.generator, self.leaks = generator, leaks
         self.audit: dict[str, Any] | None = None  # what came of the search for leaks; of pooled folds none is made
         self._table: pd.DataFrame | None = None
         self._cache: PictureCache | None = None
+        self._pixels: Tensor | None = None  # those of the cache, where batches are made
 
     def prepare_data(self) -> None:
         """Make the data if there is a generator, and fill the cache; Lightning calls this in one process."""
@@ -228,10 +237,9 @@ class MSLDDataModule(L.LightningDataModule):
         sampler: str = "sequential",
         augment: Callable[[Tensor], Tensor] | None = None,
     ) -> BatchLoader:
-        assert self._cache is not None, "call setup() first"
         table = self.table(split)
         return BatchLoader(
-            pixels=torch.from_numpy(self._cache.pixels),
+            pixels=self._pixels_on_device(),
             rows=torch.from_numpy(table["row"].to_numpy(copy=True)),
             labels=torch.from_numpy(table["label"].to_numpy(np.int64, copy=True)),
             batch_size=batch_size,
@@ -242,7 +250,18 @@ class MSLDDataModule(L.LightningDataModule):
             augment=augment,
             rank=self.trainer.global_rank if self.trainer else 0,
             world_size=self.trainer.world_size if self.trainer else 1,
+            prefetch=self.prefetch,
         )
+
+    def _pixels_on_device(self) -> Tensor:
+        """Return the cache's pixels: on the GPU that trains, if there is one and they are not too many."""
+        assert self._cache is not None, "call setup() first"
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        if self._pixels is None:
+            self._pixels = torch.from_numpy(self._cache.pixels)
+        if device.type == "cuda" and self._cache.pixels.nbytes <= self.gpu_cache_mb * 2**20:
+            self._pixels = self._pixels.to(device)
+        return self._pixels
 
 
 def _one_of(option: str, value: object, allowed: Sequence[str]) -> None:

@@ -3,7 +3,9 @@
 Legend: N pictures of the split, B batch, S picture size in pixels.
 """
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypedDict
 
@@ -12,6 +14,8 @@ import torch
 from torch import Tensor
 
 from mpoxcv.data.augment import augment_batch
+
+READ_AHEAD_FROM = 2**20  # bytes of a batch: below, a thread costs more than it saves
 
 
 class Batch(TypedDict):
@@ -26,10 +30,11 @@ class BatchLoader:
     """The batches of one split; each is a function of (seed, epoch, step) alone.
 
     It stands where Lightning expects a DataLoader. With ``world_size`` processes each takes its share of every batch, so
-    that together they do the steps of one process; the last batch's share may be empty. No picture is repeated.
+    that together they do the steps of one process; the last batch's share may be empty. No picture is repeated. Batches are
+    made where ``pixels`` lie: on a GPU nothing of an epoch but its order passes from the CPU.
 
     Args:
-        pixels: uint8 (n, S, S, 3), n at least the largest of ``rows`` + 1.
+        pixels: uint8 (n, S, S, 3), n at least the largest of ``rows`` + 1; memory-mapped, in memory, or on a GPU.
         rows: int64 (N,), where in ``pixels`` the split's pictures lie.
         labels: int64 (N,).
         batch_size: B over all processes.
@@ -39,6 +44,7 @@ class BatchLoader:
         mean, std: (3,), normalise to ``(image - mean) / std``; None leaves [0, 1].
         augment: maps uint8 (B, 3, S, S), or (3, S, S), to the same; see ``mpoxcv.data.augment.augment_batch``.
         rank, world_size: of this process.
+        prefetch: batches of large pictures that a thread reads ahead from a memory-mapped file; bounds their memory.
     """
 
     batch_sampler = None  # Lightning reads it
@@ -56,12 +62,15 @@ class BatchLoader:
         augment: Callable[[Tensor], Tensor] | None = None,
         rank: int = 0,
         world_size: int = 1,
+        prefetch: int = 2,
     ) -> None:
-        self.pixels, self.rows, self.labels = pixels, rows, labels
+        self.pixels, self.device, self.prefetch = pixels, pixels.device, prefetch
+        self.rows, self.labels = rows.to(self.device), labels.to(self.device)
+        self.weights = 1.0 / torch.bincount(labels)[labels] if sampler == "weighted" else None
         self.batch_size, self.sampler_name, self.seed = batch_size, sampler, seed
         # (pixel / 255 - mean) / std in two passes
-        self.shift = None if mean is None else mean.view(1, 3, 1, 1) * 255
-        self.scale = 255 if std is None else std.view(1, 3, 1, 1) * 255
+        self.shift = None if mean is None else mean.view(1, 3, 1, 1).to(self.device) * 255
+        self.scale = 255 if std is None else std.view(1, 3, 1, 1).to(self.device) * 255
         self.augment = augment
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
@@ -89,32 +98,51 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         skip, self._skip = self._skip, 0
-        for step, chosen in enumerate(self._order().split(self.batch_size)):
+        batches = self._order().to(self.device).split(self.batch_size)[skip:]
+        for step, (chosen, pictures) in enumerate(zip(batches, self._read(batches), strict=True), skip):
             self._taken = step + 1
-            if step >= skip:
-                yield self._batch(chosen, step)
+            yield self._batch(chosen, pictures, step)
+
+    def _read(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield each batch's pictures, uint8 (B, S, S, 3); large ones are read while the batch before is at work."""
+        size = self.pixels[0].numel() * self.batch_size
+        if self.prefetch == 0 or size < READ_AHEAD_FROM or self.device.type != "cpu":
+            yield from map(self._pictures, batches)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            ahead = deque(pool.submit(self._pictures, chosen) for chosen in batches[: self.prefetch])
+            for position in range(len(batches)):
+                pictures = ahead.popleft().result()
+                if position + self.prefetch < len(batches):
+                    ahead.append(pool.submit(self._pictures, batches[position + self.prefetch]))
+                yield pictures
+
+    def _pictures(self, chosen: Tensor) -> Tensor:
+        if self.augment is None:
+            chosen = chosen[self.share]
+        return self.pixels.index_select(0, self.rows[chosen])  # ten times faster than indexing
 
     def _order(self) -> Tensor:
         n = len(self.rows)
         generator = torch.Generator().manual_seed(mix(self.seed, 0 if self.sampler_name == "fixed" else self.epoch))
         if self.sampler_name == "sequential":
             return torch.arange(n)
-        if self.sampler_name == "weighted":
-            weights = 1.0 / torch.bincount(self.labels)[self.labels]
-            return torch.multinomial(weights, n, replacement=True, generator=generator)
+        if self.weights is not None:
+            return torch.multinomial(self.weights, n, replacement=True, generator=generator)
         return torch.randperm(n, generator=generator)
 
-    def _batch(self, chosen: Tensor, step: int) -> Batch:
-        share = slice(self.rank, None, self.world_size)
-        if self.augment is None:
-            chosen = chosen[share]
-        # index_select, ten times faster than indexing; the rest is a view: channels_last
-        image = self.pixels.index_select(0, self.rows[chosen]).permute(0, 3, 1, 2)
+    @property
+    def share(self) -> slice:
+        """This process's part of a batch."""
+        return slice(self.rank, None, self.world_size)
+
+    def _batch(self, chosen: Tensor, pictures: Tensor, step: int) -> Batch:
+        image, chosen = pictures.permute(0, 3, 1, 2), chosen[self.share]  # a view: channels_last
         if self.augment is not None:
             # every process draws for the whole batch, so that a picture's draw does not depend on their number
-            with seeded(mix(self.seed, self.epoch, step)):
-                image = augment_batch(self.augment, image)[share]
-            image, chosen = image.contiguous(memory_format=torch.channels_last), chosen[share]
+            with seeded(mix(self.seed, self.epoch, step), self.device):
+                image = augment_batch(self.augment, image)[self.share]
+            image = image.contiguous(memory_format=torch.channels_last)
         image = image.float()
         if self.shift is not None:
             image.sub_(self.shift)
@@ -123,10 +151,15 @@ class BatchLoader:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed torch's generator of the CPU, and put it back afterwards (``torch.manual_seed`` and ``fork_rng`` take 0.2 ms)."""
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators, and put the CPU's back afterwards (``torch.manual_seed`` and ``fork_rng`` take 0.2 ms).
+
+    A GPU's is not put back: reading its state would wait for the GPU, and the classifier seeds it in each step.
+    """
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        getattr(torch, device.type).manual_seed(seed)
     try:
         yield
     finally:
