@@ -53,6 +53,7 @@ def assert_refused(done, *words: str) -> None:
         ("data.image_size=64", ["LeNet takes pictures of shape (3, 32, 32)", "data.image_size=32"]),
         ("data.classes=null", ["data.classes is empty"]),
         ("classifier.class_weights=even", ["classifier.class_weights=even"]),
+        ("classifier.compile=fastest", ["true, false, default, reduce-overhead"]),
         ("classifier.class_weights=[1,2]", ["2 numbers for 3 classes"]),
         ("classifier.label_smoothing=1.5", ["label_smoothing=1.5"]),
         ("ckpt_path=last", ["no checkpoint", "hydra.run.dir=DIR"]),

@@ -202,3 +202,13 @@ def test_real_photographs(run_script, real_data, tmp_path):
     assert done.code == 0, done.err
     assert "SYNTHETIC" not in done.out
     assert_equal_to_scikit_learn(the_run(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_learn_the_same(tree, tmp_path, run_script):
+    for name, options in (("plain", []), ("compiled", ["classifier.compile=reduce-overhead"])):
+        done = run_script("train", "fold=1", *small(tree), *options, "trainer.max_epochs=3", f"hydra.run.dir={name}")
+        assert done.code == 0, done.err
+    tables = [probabilities_of(read_predictions(tmp_path / name / "predictions.csv")) for name in ("plain", "compiled")]
+    np.testing.assert_allclose(*tables, atol=1e-3)

@@ -21,6 +21,7 @@ from mpoxcv.metrics import classification_metrics
 
 PROGRESS_BAR = ("train/loss", "val/loss", "val/f1_macro")
 PLATEAU_MONITOR = "val/loss"
+COMPILE_MODES = (True, False, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
 DEFAULT_OPTIMIZER = functools.partial(torch.optim.AdamW, lr=1e-3)
 
 
@@ -56,7 +57,7 @@ class LesionClassifier(L.LightningModule):
         class_weights: weight of each class in the cross entropy (C,); ``balanced`` takes n / (C * n_class) of the
             training pictures (King and Zeng 2001, as in scikit-learn); None weighs all pictures the same.
         label_smoothing: in [0, 1): share of the target that is spread over all classes.
-        compile: run the network through ``torch.compile``.
+        compile: run the network through ``torch.compile``; a mode of it, such as ``reduce-overhead`` (CUDA graphs), or true.
         seed: of dropout and the like, drawn anew in each step from (seed, epoch, step), so that a resumed run goes on alike.
 
     Raises:
@@ -71,7 +72,7 @@ class LesionClassifier(L.LightningModule):
         scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
         class_weights: str | Sequence[float] | None = None,
         label_smoothing: float = 0.0,
-        compile: bool = False,
+        compile: bool | str = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -85,6 +86,8 @@ class LesionClassifier(L.LightningModule):
             )
         if not 0 <= label_smoothing < 1:
             raise UserError(f"classifier.label_smoothing={label_smoothing} should be at least 0 and below 1.")
+        if compile not in COMPILE_MODES:
+            raise UserError(f"classifier.compile={compile} is not one of true, false, {', '.join(COMPILE_MODES[2:])}.")
         self.network = network.to(memory_format=torch.channels_last)
         self.classes = list(classes)
         self.optimizer, self.scheduler = optimizer, scheduler
@@ -97,7 +100,7 @@ class LesionClassifier(L.LightningModule):
         self._weight: Tensor | None
         self.register_buffer("_weight", None, persistent=False)  # so that it is where the network is
         if compile:
-            self.network.compile()
+            self.network.compile(mode=compile if isinstance(compile, str) else None)
         # plain values: checkpoints are read with weights_only
         self.save_hyperparameters({"classes": self.classes})
 
@@ -172,7 +175,10 @@ class LesionClassifier(L.LightningModule):
 
     def _step(self, batch: Batch) -> Tensor:
         logits = self(batch["image"])
-        self._steps.append((logits.detach(), batch["label"], batch["index"]))
+        kept = logits.detach()
+        if self.network._compiled_call_impl is not None:  # the next step's CUDA graph may write over it
+            kept = kept.clone()
+        self._steps.append((kept, batch["label"], batch["index"]))
         return logits
 
     def _finish(self, split: str) -> None:

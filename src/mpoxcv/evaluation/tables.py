@@ -114,11 +114,11 @@ def _origin_row(name: str, run: Mapping[str, Any]) -> dict[str, str]:
     git, packages = run["git"] or {}, run["packages"]
     versions = ", ".join(f"{p} {packages[p]}" for p in ("mpoxcv", "torch", "lightning") if packages.get(p))
     return {
-        "model": name, "fold": str(run["fold"]), "seed": str(run["seed"]), "data": run["fingerprint"] or NOT_REPORTED,
+        "model": name, "fold": str(run["fold"]), "seed": str(run["seed"]), "data": (run["fingerprint"] or NOT_REPORTED)[:12],
         "commit": (str(git.get("commit", NOT_REPORTED))[:12] + (" (changed)" if git.get("changed") else "")),
         "versions": versions or NOT_REPORTED, "device": str(run["accelerator"].get("type", NOT_REPORTED)),
         "seconds": number(run["seconds"]), "command": run["command"] or NOT_REPORTED,
-        "checkpoint (SHA-256)": (run["checkpoint"] or NOT_REPORTED)[:16],
+        "checkpoint (SHA-256)": (run["checkpoint"] or NOT_REPORTED)[:12],
     }  # fmt: skip
 
 
