@@ -107,9 +107,13 @@ def test_no_runs_is_one_clear_message(run_script, tmp_path, runs):
 
 def start(command: list[str], folder: Path) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [*TRAIN, *command], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, and that inherited, under nohup and the like
+    try:
+        return subprocess.Popen(
+            [*TRAIN, *command], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
