@@ -23,10 +23,23 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
-CODES = {"Chickenpox": "CHP", "Cowpox": "CWP", "Healthy": "HEALTHY", "HFMD": "HFMD", "Measles": "MSL", "Monkeypox": "MKP"}
+CODES = {
+    "Chickenpox": "CHP",
+    "Cowpox": "CWP",
+    "Healthy": "HEALTHY",
+    "HFMD": "HFMD",
+    "Measles": "MSL",
+    "Monkeypox": "MKP",
+}
 SHARES = (75, 66, 114, 161, 55, 284)  # of 755 originals
 PATTERN = r"(?P<original>(?P<patient>[A-Z]+_\d+)_\d+)(?P<copy>_\w+)?"
-TESTS = ((9, 7, 9, 16, 6, 27), (11, 4, 11, 20, 5, 31), (6, 4, 11, 16, 5, 22), (9, 13, 9, 15, 8, 27), (7, 7, 10, 15, 6, 18))
+TESTS = (
+    (9, 7, 9, 16, 6, 27),
+    (11, 4, 11, 20, 5, 31),
+    (6, 4, 11, 16, 5, 22),
+    (9, 13, 9, 15, 8, 27),
+    (7, 7, 10, 15, 6, 18),
+)
 SIZE = 96
 
 
@@ -83,22 +96,33 @@ def write_runs(folder: Path, numbers: range, most: int = 150) -> None:
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         config = OmegaConf.to_container(compose("train", ["output_dir=runs"]), resolve=False)
     classes, rng = list(CODES), np.random.default_rng(0)
-    names = [f"{c}/{CODES[c]}_{i // 3 * 2 + i % 3 // 2:02d}_{i % 3 + 1:02d}.jpg" for c, n in zip(classes, SHARES, strict=True) for i in range(n)]  # fmt: skip
+    names = [
+        f"{name}/{CODES[name]}_{i // 3 * 2 + i % 3 // 2:02d}_{i % 3 + 1:02d}.jpg"
+        for name, share in zip(classes, SHARES, strict=True)
+        for i in range(share)
+    ]
     by_class = {c: rng.permutation([n for n in names if n.startswith(f"{c}/")]).tolist() for c in classes}
     for number in numbers:
         fold, seed = number % 5 + 1, number // 5
         run = folder / f"fold={fold},seed={seed}"
         (run / ".hydra").mkdir(parents=True)
-        (run / ".hydra/config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.create(config | {"fold": fold, "seed": seed})))
+        (run / ".hydra/config.yaml").write_text(
+            OmegaConf.to_yaml(OmegaConf.create(config | {"fold": fold, "seed": seed}))
+        )
         (run / ".hydra/overrides.yaml").write_text(f"- fold={fold}\n- seed={seed}\n")
-        test = [by_class[c][(k := sum(t[i] for t in TESTS[: fold - 1])) : k + TESTS[fold - 1][i]] for i, c in enumerate(classes)]
-        tested = [name for part in test for name in part]
+        begins = [sum(sizes[label] for sizes in TESTS[: fold - 1]) for label in range(6)]
+        parts_tested = zip(classes, begins, TESTS[fold - 1], strict=True)
+        tested = [name for c, begin, size in parts_tested for name in by_class[c][begin : begin + size]]
         drawn, parts = np.random.default_rng([fold, seed]), []
         for split, images in (("val", [n for n in names if n not in set(tested)][:: 755 // most]), ("test", tested)):
             labels = [name.partition("/")[0] for name in images]
             logits = drawn.normal(size=(len(images), 6)) + 1.5 * np.eye(6)[[classes.index(c) for c in labels]]
             p = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
-            keys = {"image": images, "patient": [n.partition("/")[2].rpartition("_")[0] for n in images], "data": "msld_v2"}
+            keys = {
+                "image": images,
+                "patient": [n.partition("/")[2].rpartition("_")[0] for n in images],
+                "data": "msld_v2",
+            }
             keys |= {"fold": fold, "split": split, "label": labels, "prediction": [classes[i] for i in p.argmax(1)]}
             parts.append(pd.concat([pd.DataFrame(keys), pd.DataFrame(p, columns=[f"p_{c}" for c in classes])], axis=1))
         table = pd.concat(parts, ignore_index=True)
@@ -110,14 +134,17 @@ def write_runs(folder: Path, numbers: range, most: int = 150) -> None:
         curves.to_csv(run / "learning_curves.csv", index=False)
         right = float((parts[1]["label"] == parts[1]["prediction"]).mean())
         metrics = ("loss", "accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "auroc_macro", "ece")
-        write_json(run / "metrics.json", {f"{s}/{m}": right + drawn.normal() / 50 for s in ("val", "test") for m in metrics})
+        write_json(
+            run / "metrics.json", {f"{s}/{m}": right + drawn.normal() / 50 for s in ("val", "test") for m in metrics}
+        )
         cell = {"pictures": 90, "copies": 1260, "patients": 70}
         data = {"name": "msld_v2", "synthetic": False, "protocol": "published", "permuted_labels": False, "fold": fold,
                 "fingerprint": f"print{fold}", "counts": {s: dict.fromkeys(classes, cell) for s in ("train", "val", "test")},
                 "audit": {"choice": "stop", "leaks": {}, "dropped": 0}}  # fmt: skip
         packages = dict.fromkeys(("torch", "torchvision", "lightning", "numpy", "pandas"), "1.0")
-        write_json(run / "provenance.json", {"status": "finished", "data": data, "packages": packages, "command": "python train.py",
-                                             "durations": {"total_s": 15.0}, "accelerator": {"type": "cpu"}})  # fmt: skip
+        provenance = {"status": "finished", "data": data, "packages": packages, "command": "python train.py"}
+        provenance |= {"durations": {"total_s": 15.0}, "accelerator": {"type": "cpu"}}
+        write_json(run / "provenance.json", provenance)
         write_json(run / "job.json", {"status": "completed"})
 
 
@@ -236,7 +263,8 @@ def alone(name: str, part: Callable[..., Iterator[str]], *arguments: Any) -> dic
     load = os.getloadavg()[0]
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         row = {"part": name, **pool.submit(work, part, *arguments).result(), "load_average": round(load, 2)}
-    shown = f"{name:44}{row['seconds']:>9.2f} s {row['before_mib']:>6} -> {row['peak_mib']:>6} MiB  load {load:4.1f}  {row['note']}"
+    memory = f"{row['before_mib']:>6} -> {row['peak_mib']:>6} MiB"
+    shown = f"{name:44}{row['seconds']:>9.2f} s {memory}  load {load:4.1f}  {row['note']}"
     print(shown, flush=True)
     return row
 
@@ -274,7 +302,9 @@ def main() -> None:
         counts = [n for n in (chosen.runs // 8, chosen.runs // 4, chosen.runs // 2, chosen.runs) if n]
         rows += [alone(f"summary of {n} runs", part_summary, base / f"runs{n}", n) for n in counts]
         if chosen.sweep:
-            rows.append(alone(f"summaries of a multirun of {chosen.sweep} jobs", part_sweep, base / "sweep", chosen.sweep))
+            rows.append(
+                alone(f"summaries of a multirun of {chosen.sweep} jobs", part_sweep, base / "sweep", chosen.sweep)
+            )
     machine = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
     if chosen.out:
         sizes = {"pictures": chosen.pictures, "runs": chosen.runs, "pixels": SIZE}
