@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -166,14 +167,14 @@ def part_audit(root: Path) -> Iterator[str]:
 
     table = index(root)
     yield "imported"
-    found = audit(table, root, root.parent / "cache")
+    found = audit(table, root, root.parent / "work/cache")
     yield f"{len(found)} findings, {sum(f.severity == 'leak' for f in found)} leaks"
 
 
 def part_data(root: Path, fold: int | str, cache: str) -> Iterator[str]:
     from mpoxcv.data import MSLDDataModule
 
-    data = MSLDDataModule(root, list(CODES), PATTERN, fold, cache_dir=root.parent / cache)
+    data = MSLDDataModule(root, list(CODES), PATTERN, fold, cache_dir=root.parent / "work" / cache)
     yield "imported"
     data.setup()
     yield f"{len(data.table('train'))} to train on"
@@ -182,7 +183,7 @@ def part_data(root: Path, fold: int | str, cache: str) -> Iterator[str]:
 def part_changes(root: Path) -> Iterator[str]:
     from mpoxcv.data import MSLDDataModule
 
-    data = MSLDDataModule(root, list(CODES), PATTERN, "pooled", cache_dir=root.parent / "cache")
+    data = MSLDDataModule(root, list(CODES), PATTERN, "pooled", cache_dir=root.parent / "work/cache")
     data.setup()
     yield "imported"
     yield f"{len(data.changes())} changes"
@@ -205,9 +206,9 @@ def part_epoch(root: Path) -> Iterator[str]:
             self.seconds = time.perf_counter() - self.begin
 
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    overrides = ["fold=pooled", f"data.root={root}", f"data.cache_dir={root.parent / 'cache'}", "trainer=cpu",
-                 f"output_dir={root.parent / 'run'}", "trainer.max_epochs=1", "callbacks.provenance=null",
-                 "callbacks.progress=null", f"data.name_pattern='{PATTERN}'"]  # fmt: skip
+    overrides = ["fold=pooled", f"data.root={root}", f"data.cache_dir={root.parent / 'work/cache'}", "trainer=cpu",
+                 f"output_dir={root.parent / 'work/run'}", "trainer.max_epochs=1", "callbacks.provenance=null",
+                 "callbacks.progress=null", "+trainer.enable_progress_bar=false", f"data.name_pattern='{PATTERN}'"]  # fmt: skip
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         datamodule, classifier, trainer = build(compose("train", overrides))
     trainer.callbacks.append(mark := Mark())
@@ -279,12 +280,15 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=50_000, help="files in the tree; 0 leaves these parts out")
     parser.add_argument("--runs", type=int, default=200, help="in one summary; 0 leaves these parts out")
     parser.add_argument("--sweep", type=int, default=0, help="jobs of a multirun, the summary written after each")
-    parser.add_argument("--keep", type=Path, help="folder for the tree and runs, kept; one that is there is used again")
+    parser.add_argument(
+        "--keep", type=Path, help="folder that keeps the tree (in set/, made where it is not there); work/ is made anew"
+    )
     parser.add_argument("--out", type=Path, help="JSON file for the result")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         base = (chosen.keep or Path(temporary)).resolve()
-        root, rows = base / "set", []
+        root, folder, rows = base / "set", base / "work", []
+        shutil.rmtree(folder, ignore_errors=True)  # of a run before: nothing is warm
         if chosen.pictures:
             if not root.is_dir():
                 alone("(the tree is made)", made, root, chosen.pictures)
@@ -300,10 +304,10 @@ def main() -> None:
                 alone("fit of one epoch, fold=pooled, batch 64", part_epoch, root),
             ]
         counts = [n for n in (chosen.runs // 8, chosen.runs // 4, chosen.runs // 2, chosen.runs) if n]
-        rows += [alone(f"summary of {n} runs", part_summary, base / f"runs{n}", n) for n in counts]
+        rows += [alone(f"summary of {n} runs", part_summary, folder / f"runs{n}", n) for n in counts]
         if chosen.sweep:
             rows.append(
-                alone(f"summaries of a multirun of {chosen.sweep} jobs", part_sweep, base / "sweep", chosen.sweep)
+                alone(f"summaries of a multirun of {chosen.sweep} jobs", part_sweep, folder / "sweep", chosen.sweep)
             )
     machine = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
     if chosen.out:

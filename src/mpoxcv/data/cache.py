@@ -87,9 +87,13 @@ def digest_files(root: str | os.PathLike[str], paths: Sequence[str], threads: in
     Raises:
         UserError: a file cannot be read.
     """
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        read = pool.map(lambda path: _digest(read_file(Path(root) / path)), paths)
-        return np.array(list(read), "U32")
+
+    def digests_of(some: Sequence[str]) -> list[str]:
+        return [_digest(read_file(Path(root) / path)) for path in some]
+
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # a job of its own costs more than a file
+        read = pool.map(digests_of, [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)])
+        return np.array([digest for found in read for digest in found], "U32")
 
 
 def fingerprint(paths: Sequence[str], digests: np.ndarray) -> str:
