@@ -5,8 +5,8 @@ each fold's Train, all with pixels of their own. Pictures of 96 x 96 pixels, of 
 of its own; cold means without the decoded pictures and the audit's records (the system's own cache of the files is warm).
 Peak memory is the process's largest resident set, with what it imports and with the mapped cache.
 
-    python benchmarks/load.py                                  the sizes above: a few minutes
-    python benchmarks/load.py --pictures 2000 --runs 20        quick
+    python benchmarks/load.py --out benchmarks/results/load_2_cores.json       the sizes above: a few minutes
+    python benchmarks/load.py --pictures 2000 --runs 16 --sweep 5              quick
 """
 
 import argparse
