@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from conftest import CLASSES, PATTERN, PROJECT, write_picture, write_tree
+from mpoxcv import sweep as sweep_module
 
 TRAIN = [sys.executable, str(PROJECT / "scripts" / "train.py")]
 
@@ -62,6 +63,17 @@ def test_a_multirun_ends_with_its_summary(run_script, tree, tmp_path):
     assert one["groups"] == two["groups"] and two["complete"]
 
 
+def test_summaries_that_take_long_are_not_written_after_every_job(run_script, tree, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_module, "QUICK", 0)
+    monkeypatch.setattr(sweep_module, "SHARE", 1e-6)
+    write, written = sweep_module.write_summary_of, []
+    monkeypatch.setattr(sweep_module, "write_summary_of", lambda folder: written.append(write(folder)) or written[-1])
+    done = run_script("train", "-m", "fold=1,2", *options(tree, tmp_path / "sweep"))
+    assert done.code == 0, done.err
+    assert [summary.content["finished"] for summary in written] == [1, 2]  # after the first job, and at the end
+    assert summary_of(tmp_path / "sweep")["complete"]
+
+
 def test_a_failing_fold_costs_no_other_and_the_sweep_goes_on(run_script, tree, tmp_path):
     sweep = tmp_path / "sweep"
     picture = break_picture(tree)
@@ -107,7 +119,9 @@ def test_no_runs_is_one_clear_message(run_script, tmp_path, runs):
 
 def start(command: list[str], folder: Path) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, and that inherited, under nohup and the like
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # ignored, and that inherited, under nohup and the like
     try:
         return subprocess.Popen(
             [*TRAIN, *command], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE

@@ -134,7 +134,8 @@ def explain(error: BaseException, conf_dir: Path, config_name: str, arguments: l
     for cause in _chain(error):
         if isinstance(cause, OSError) and not isinstance(cause, HydraException) and cause.errno in DISK_ERRORS:
             where = f": {cause.filename}" if cause.filename else ""
-            return f"{cause.strerror}{where}. What was finished before is whole; make room or change the folder, and try again."
+            ways = "make room, or take another folder (data.cache_dir=DIR, hydra.run.dir=DIR)"
+            return f"{cause.strerror}{where}. What was finished before is whole; {ways}."
     if any(type(cause).__name__ in KILLED for cause in _chain(error)):
         return "A job's process was killed: by the system, for want of memory or time, or by someone. Others are kept."
     if isinstance(error, MissingConfigException) and error.options:

@@ -1,10 +1,11 @@
-"""The Hydra callback that keeps a multirun's summary: after every job, and whatever happens to the others."""
+"""The Hydra callback that keeps a multirun's summary: after its jobs, and whatever happens to the others."""
 
 import itertools
 import json
 import os
 import shlex
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,11 +27,12 @@ from mpoxcv.run_folder import claim, refuse_used
 
 ALWAYS_NAMED = ("fold", "seed")  # in a run's folder, also where they don't vary
 PLAN = "expected.json"
+SHARE, QUICK = 0.1, 2.0  # of a multirun's time that summaries between jobs may take, unless they take less than 2 s
 GPU_LOCKS: list[BaseFileLock] = []  # held until the process ends
 
 
 class SummariseSweep(Callback):
-    """Record how each job ended, and sum the multirun up after each of them.
+    """Record how each job ended, and sum the multirun up after each of them, or after some where that would take long.
 
     A run's folder gets ``job.json`` (status and cause) and, where it failed, ``error.log`` (the traceback). The multirun's
     folder gets ``summary/``. The folders of the runs are named by the options that vary.
@@ -43,6 +45,7 @@ class SummariseSweep(Callback):
         self.gpu_each = gpu_each
         self.argv: list[str] = []  # of the multirun
         self.locks: dict[Path, BaseFileLock] = {}
+        self.next_summary = 0.0  # monotonic seconds; the one at the end does not wait
 
     def on_run_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
         """Keep what a folder of training holds."""
@@ -116,7 +119,10 @@ class SummariseSweep(Callback):
         if config.hydra.mode == RunMode.MULTIRUN:
             sys.argv = self.argv
             leave_process_group()
-            write_summary_of(Path(config.hydra.sweep.dir))
+            if (begin := time.monotonic()) >= self.next_summary:
+                write_summary_of(Path(config.hydra.sweep.dir))
+                spent = time.monotonic() - begin
+                self.next_summary = begin + (spent / SHARE if spent > QUICK else 0)
 
 
 def leads() -> bool:

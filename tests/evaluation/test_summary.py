@@ -12,6 +12,7 @@ from mpoxcv.evaluation.process import whoami
 from mpoxcv.evaluation.report import write_report
 from mpoxcv.evaluation.runs import tells_apart
 from mpoxcv.evaluation.summary import summarise
+from mpoxcv.files import write_json
 
 CLASSES = ["Chickenpox", "Healthy", "Monkeypox"]
 PICTURES = [f"{name}/P{i}_{j}.jpg" for name in CLASSES for i in range(20) for j in range(2)]
@@ -243,3 +244,15 @@ def test_the_report_is_one_page_with_the_same_tables_for_a_paper(tmp_path):
     markdown = (tmp_path / "out/report.md").read_text()
     for cell in table.loc[0, ["balanced accuracy", "macro F1"]]:
         assert cell in page.replace("\u00a0", " ") and cell in markdown
+
+
+def test_a_run_that_was_made_again_is_read_again(tmp_path):
+    folders = [write_run(tmp_path, fold) for fold in range(1, 6)]
+    before = summarise([tmp_path]).content
+    assert summarise([tmp_path]).content == before
+    table = pd.read_csv(folders[0] / "predictions.csv")
+    table.assign(prediction="Healthy").to_csv(folders[0] / "predictions.csv", index=False)
+    (after,) = summarise([tmp_path]).content["groups"]
+    assert after["mpox"] != before["groups"][0]["mpox"] or after["confusion"] != before["groups"][0]["confusion"]
+    write_json(folders[1] / "provenance.json", {"status": "failed", "error": "broken"})
+    assert [problem["fold"] for problem in summarise([tmp_path]).content["problems"]] == [2]

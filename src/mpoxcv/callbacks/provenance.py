@@ -18,6 +18,7 @@ import lightning as L
 import torch
 
 from mpoxcv.data.datamodule import MSLDDataModule
+from mpoxcv.errors import shorten
 from mpoxcv.evaluation.figures import SYNTHETIC_NOTE
 from mpoxcv.files import write_json
 from mpoxcv.tensorboard import tensorboard_writer
@@ -26,6 +27,7 @@ PACKAGES = (
     "mpoxcv", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pandas",
     "scikit-learn", "matplotlib", "pillow", "tensorboard",
 )  # fmt: skip
+EXAMPLES = 10  # of pictures that changed
 ENVIRONMENT = (
     "OMP_NUM_THREADS",
     "MKL_NUM_THREADS",
@@ -78,6 +80,8 @@ class Provenance(L.Callback):
         best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
         if best.is_file():
             self.content["checkpoint_sha256"] = hashlib.sha256(best.read_bytes()).hexdigest()
+        if trainer.is_global_zero:
+            self._compare_data(trainer.datamodule)  # type: ignore[attr-defined]
         self._stage_ends(trainer, "score", "finished")
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:  # noqa: D102
@@ -86,6 +90,16 @@ class Provenance(L.Callback):
             return
         self.content["error"] = f"{type(exception).__name__}: {exception}"
         self._stage_ends(trainer, "failed", "failed")
+
+    def _compare_data(self, datamodule: MSLDDataModule) -> None:
+        changes = datamodule.changes()
+        self.content["data"]["changes"] = {"count": len(changes), "examples": changes[:EXAMPLES]}
+        if changes:
+            print(
+                f"The data in {datamodule.root} have changed since the run began:\n{shorten(changes, EXAMPLES)}\n"
+                "Its results are those of the pictures as they were then. Run it again for those of now.",
+                file=sys.stderr,
+            )
 
     def _describe(self, trainer: L.Trainer) -> None:
         datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]

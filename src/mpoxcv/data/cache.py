@@ -75,7 +75,7 @@ def open_cache(
             pixels = _load(file, shape)  # another process may have built it meanwhile
             if pixels is None:
                 with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-                    _build(file, shape, root, [paths[i] for i in first], pool)
+                    _build(file, shape, root, [(paths[i], str(digests[i])) for i in first], pool)
                 pixels = _load(file, shape)
     assert pixels is not None
     return PictureCache(pixels, rows.astype(np.int64), fingerprint(paths, digests))
@@ -87,9 +87,13 @@ def digest_files(root: str | os.PathLike[str], paths: Sequence[str], threads: in
     Raises:
         UserError: a file cannot be read.
     """
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        read = pool.map(lambda path: hashlib.blake2b(read_file(Path(root) / path), digest_size=16).hexdigest(), paths)
-        return np.array(list(read), "U32")
+
+    def digests_of(some: Sequence[str]) -> list[str]:
+        return [_digest(read_file(Path(root) / path)) for path in some]
+
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # a job of its own costs more than a file
+        read = pool.map(digests_of, [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)])
+        return np.array([digest for found in read for digest in found], "U32")
 
 
 def fingerprint(paths: Sequence[str], digests: np.ndarray) -> str:
@@ -106,14 +110,21 @@ def _load(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
-def _build(file: Path, shape: tuple[int, ...], root: Path, paths: list[str], pool: ThreadPoolExecutor) -> None:
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _build(
+    file: Path, shape: tuple[int, ...], root: Path, files: list[tuple[str, str]], pool: ThreadPoolExecutor
+) -> None:
     partial = file.with_suffix(".partial")
-    chunks = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
+    chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     failures: list[str] = []
 
-    def decode_file(path: str) -> np.ndarray | None:
+    def decode_file(item: tuple[str, str]) -> np.ndarray | None:
+        path, digest = item
         try:
-            return decode(read_file(root / path), shape[1])
+            return decode(read_file(root / path, digest), shape[1])
         except UserError as error:
             failures.append(f"{path}: {error}")
             return None
@@ -122,7 +133,7 @@ def _build(file: Path, shape: tuple[int, ...], root: Path, paths: list[str], poo
         with partial.open("wb") as stream:
             np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
             # plain writes, since a memory map on a full disk ends the process with SIGBUS
-            for chunk in track(chunks, f"Decoding {len(paths)} pictures", transient=True):
+            for chunk in track(chunks, f"Decoding {len(files)} pictures", transient=True):
                 for picture in pool.map(decode_file, chunk):
                     if picture is not None:
                         stream.write(picture.tobytes())
@@ -144,11 +155,14 @@ def unreadable(failures: list[str], root: Path) -> str:
     )
 
 
-def read_file(path: Path) -> bytes:
-    """Return the bytes of a file; one that cannot be read is a ``UserError``."""
+def read_file(path: Path, digest: str | None = None) -> bytes:
+    """Return the bytes of a file; one that cannot be read, or has another ``digest`` by now, is a ``UserError``."""
     try:
-        return path.read_bytes()
+        data = path.read_bytes()
     except PermissionError:
         raise UserError(f"No permission to read {path}. Change it with chmod, or ask its owner.") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+    if digest is not None and _digest(data) != digest:
+        raise UserError(f"{path} was changed while it was read. Begin again when nothing writes to the data.")
+    return data

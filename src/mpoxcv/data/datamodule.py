@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mpoxcv.data.cache import PictureCache, digest_files, open_cache
+from mpoxcv.data.cache import PictureCache, digest_files, open_cache, read_file
 from mpoxcv.data.images import decode
 from mpoxcv.data.leaks import CHOICES, settle_leaks
 from mpoxcv.data.loader import BatchLoader
@@ -118,6 +118,8 @@ class MSLDDataModule(L.LightningDataModule):
         self.generator, self.leaks = generator, leaks
         self.audit: dict[str, Any] | None = None  # what came of the search for leaks; of pooled folds none is made
         self._table: pd.DataFrame | None = None
+        self._start: dict[str, str] = {}  # digest of each file when the run began
+        self._synthetic: bool | None = None
         self._cache: PictureCache | None = None
         self._pixels: Tensor | None = None  # those of the cache, where batches are made
 
@@ -131,6 +133,20 @@ class MSLDDataModule(L.LightningDataModule):
         """Read the tree and open the cache, once."""
         if self._cache is not None:
             return
+        table = self._read()
+        self._start = dict(zip(table["path"], table["digest"], strict=True))
+        self._synthetic = is_synthetic(self.root)
+        if self.fold != POOLED:
+            table, self.audit = settle_leaks(table, self.root, self.leaks, self.cache_dir, self.threads)
+        if self.permute_labels:
+            table = permute_labels(table, self.seed)
+        self._cache = open_cache(
+            self.root, table["path"].tolist(), self.image_size, self.cache_dir, self.threads, table["digest"].to_numpy()
+        )
+        self._table = table.assign(row=self._cache.rows)
+
+    def _read(self) -> pd.DataFrame:
+        """Return the fold's pictures as they lie on disk now, with the ``digest`` of each file."""
         table = fold_table(
             self.root,
             self.classes,
@@ -151,17 +167,18 @@ class MSLDDataModule(L.LightningDataModule):
             table = table[~table["augmented"]]
         elif self.train_images == "augmented":
             table = table[table["augmented"] | (table["split"] != "train")]
-        table = table.assign(digest=digest_files(self.root, table["path"].tolist(), self.threads)).reset_index(
-            drop=True
-        )
-        if self.fold != POOLED:
-            table, self.audit = settle_leaks(table, self.root, self.leaks, self.cache_dir, self.threads)
-        if self.permute_labels:
-            table = permute_labels(table, self.seed)
-        self._cache = open_cache(
-            self.root, table["path"].tolist(), self.image_size, self.cache_dir, self.threads, table["digest"].to_numpy()
-        )
-        self._table = table.assign(row=self._cache.rows)
+        digests = digest_files(self.root, table["path"].tolist(), self.threads)
+        return table.assign(digest=digests).reset_index(drop=True)
+
+    def changes(self) -> list[str]:
+        """Return the pictures that are changed, gone or new on disk since ``setup``, a line each; nothing trains on them."""
+        try:
+            now = self._read()
+        except UserError as error:  # a folder is gone or empty, a file cannot be read
+            return [str(error)]
+        before, after = self._start, dict(zip(now["path"], now["digest"], strict=True))
+        differing = sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
+        return [f"{'new' if p not in before else 'gone' if p not in after else 'changed'}: {p}" for p in differing]
 
     @property
     def source(self) -> str:
@@ -173,8 +190,8 @@ class MSLDDataModule(L.LightningDataModule):
 
     @property
     def synthetic(self) -> bool:
-        """Whether the pictures are procedural."""
-        return is_synthetic(self.root)
+        """Whether the pictures are procedural, or were when they were read."""
+        return is_synthetic(self.root) if self._synthetic is None else self._synthetic
 
     @property
     def fingerprint(self) -> str:
@@ -215,8 +232,12 @@ class MSLDDataModule(L.LightningDataModule):
         return np.asarray(self._cache.pixels[self.table(split)["row"][index]])
 
     def original_picture(self, split: str, index: int) -> np.ndarray:
-        """Return a picture from its file at full size: uint8 (height, width, 3)."""
-        return decode((self.root / self.table(split)["path"][index]).read_bytes())
+        """Return a picture from its file at full size, uint8 (height, width, 3); the cached one if that is gone or changed."""
+        row = self.table(split).iloc[index]
+        try:
+            return decode(read_file(self.root / row["path"], row["digest"]))
+        except UserError:
+            return self.cached_picture(split, index)
 
     def train_dataloader(self) -> BatchLoader:
         """Return the training batches."""

@@ -47,7 +47,7 @@ def describe(
     digests = np.asarray(digests).astype("S32")
 
     def record(item: tuple[bytes, str]) -> np.ndarray | None:
-        data = read_file(root / item[1])
+        data = read_file(root / item[1], item[0].decode())
         try:
             pixels = decode(data)
         except UserError as error:

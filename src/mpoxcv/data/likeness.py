@@ -79,7 +79,8 @@ def templates(thumbs: np.ndarray, shapes: Sequence[tuple[float, float, float, fl
 
 def vectors(thumbs: np.ndarray) -> np.ndarray:
     """Return float32 (N, D) of unit length from uint8 (N, S, S); zeros for a picture of one colour."""
-    return _unit(_coefficients(thumbs))
+    parts = range(0, max(1, len(thumbs)), 4096)  # all at once would take ten times the memory of the thumbnails
+    return np.concatenate([_unit(_coefficients(thumbs[i : i + 4096])) for i in parts])
 
 
 def _affine(thumb: np.ndarray, matrix: tuple[float, ...]) -> np.ndarray:

@@ -24,6 +24,11 @@ NEUTRAL = frozenset({
     )),
 })  # fmt: skip
 POOLED = "pooled"
+FILES = ("predictions.csv", "baselines.csv", "learning_curves.csv", "metrics.json", "provenance.json", "job.json",
+         ".hydra/config.yaml", ".hydra/overrides.yaml")  # fmt: skip
+KEPT: dict[
+    Path, tuple[object, "Run"]
+] = {}  # finished runs as read before: a multirun reads them after each of its jobs
 
 
 @dataclass(frozen=True)
@@ -99,11 +104,22 @@ def find_runs(folders: Iterable[str | os.PathLike[str]]) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run:
-    """Read one run's folder; a run that is damaged counts as failed.
+    """Read one run's folder, if it changed since it was read before; a run that is damaged counts as failed.
 
     Raises:
         UserError: its config is none of a training run.
     """
+    stats = [(folder / name).stat() for name in FILES if (folder / name).is_file()]
+    state = [(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
+    if KEPT.get(folder, (None,))[0] != state:
+        run = _read_run(folder)
+        if run.status != "finished":
+            return run
+        KEPT[folder] = state, run
+    return KEPT[folder][1]
+
+
+def _read_run(folder: Path) -> Run:
     config = _flat(read_plain(folder / ".hydra" / "config.yaml"))
     fold, seed = config.get("fold"), config.get("seed")
     if not (isinstance(fold, int) or fold == POOLED) or not isinstance(seed, int):

@@ -19,6 +19,7 @@ METRICS = (
 )
 CALIBRATION_BINS = 15
 LOG_LOSS_CLIP = 1e-15
+BLOCK = 2**18  # weights of the areas at a time: as many as the processor keeps near
 Floats = NDArray[np.float64]
 
 
@@ -344,19 +345,37 @@ def _average(values: Floats, weights: NDArray) -> Floats:
 
 def _areas(labels: NDArray, probabilities: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Return AUROC and average precision, (R, C): sorted sums, for positives x negatives would not fit for many rows."""
-    auroc, average_precision = [], []
-    for label, p in enumerate(probabilities.T):
-        order = np.argsort(-p, kind="stable")
-        last = np.append(np.flatnonzero(np.diff(p[order])), len(p) - 1)  # of each run of equal scores
-        sorted_weights, positive = weights[:, order], labels[order] == label
-        hits = (sorted_weights * positive).cumsum(1)[:, last]
-        alarms = (sorted_weights * ~positive).cumsum(1)[:, last]
-        new_hits, new_alarms = np.diff(hits, axis=1, prepend=0), np.diff(alarms, axis=1, prepend=0)
-        won = (new_alarms * (hits - new_hits / 2)).sum(1)  # pairs with the positive above; a tie wins half
-        auroc.append(_ratio(won, hits[:, -1] * alarms[:, -1]))
-        precision = np.nan_to_num(_ratio(hits, hits + alarms))
-        average_precision.append(_ratio((new_hits * precision).sum(1), hits[:, -1]))
-    return np.stack(auroc, 1), np.stack(average_precision, 1)
+    found = np.empty((2, len(weights), probabilities.shape[1]))
+    plans = [_ranked(labels == label, p) for label, p in enumerate(probabilities.T)]
+    step = max(1, BLOCK // len(labels))
+    for start in range(0, len(weights), step):
+        block = slice(start, start + step)
+        drawn = np.ascontiguousarray(weights[block].T)  # (N, step): rows are taken, and added up, as a whole
+        for label, (positives, negatives, ends, below, upto) in enumerate(plans):
+            hits = drawn[positives].cumsum(0)
+            alarms = np.concatenate([np.zeros_like(drawn[:1]), drawn[negatives].cumsum(0)])
+            hits = np.concatenate([np.zeros_like(drawn[:1]), hits[ends]])
+            new_hits, hits, total = np.diff(hits, axis=0), hits[1:], hits[-1]
+            won = (new_hits * (alarms[-1] - (alarms[below] + alarms[upto]) / 2)).sum(0)  # a tie wins half
+            precision = np.nan_to_num(_ratio(hits, hits + alarms[upto]))
+            found[0, block, label] = _ratio(won, total * alarms[-1])
+            found[1, block, label] = _ratio((new_hits * precision).sum(0), total)
+    return found[0], found[1]
+
+
+def _ranked(positive: NDArray, p: Floats) -> tuple[NDArray, ...]:
+    """Rank one class against the rest, the highest score first.
+
+    Returns:
+        The positives (their rows), the negatives, and for each score that a positive has: the last of its positives, and how
+        many negatives have a higher score, and a higher or equal one.
+    """
+    order = np.argsort(-p, kind="stable")
+    positives, negatives = order[positive[order]], order[~positive[order]]
+    scores = -p[positives]
+    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)[: len(scores)]
+    below, upto = (np.searchsorted(-p[negatives], scores[ends], side) for side in ("left", "right"))
+    return positives, negatives, ends, below, upto
 
 
 def _logits(probabilities: ArrayLike) -> Floats:
