@@ -17,7 +17,7 @@ from conftest import CLASSES, PATTERN, PROJECT, write_picture
 from mpoxcv.callbacks import Provenance
 from mpoxcv.data import MSLDDataModule
 from mpoxcv.data.cache import digest_files, open_cache
-from mpoxcv.data.likeness import describe
+from mpoxcv.data.descriptions import describe
 from mpoxcv.data.synthetic import MARKER
 from mpoxcv.errors import UserError
 

@@ -13,8 +13,8 @@ from mpoxcv.stored_config import read_plain
 
 # options that may differ when a run goes on
 MAY_CHANGE = frozenset({
-    "resume", "ckpt_path", "data.root", "data.cache_dir", "data.threads", "logger", "trainer.max_epochs", "trainer.max_steps",
-    "callbacks.progress",
+    "resume", "ckpt_path", "data.root", "data.cache_dir", "data.threads", "data.prefetch", "data.gpu_cache_mb",
+    "logger", "trainer.max_epochs", "trainer.max_steps", "callbacks.progress",
 })  # fmt: skip
 
 

@@ -19,16 +19,14 @@ from mpoxcv.stored_config import REFERENCE, read_plain
 # options that do not make another experiment: where things lie, and what the report tells apart by itself
 NEUTRAL = frozenset({
     "fold", "seed", "ckpt_path", "resume", "output_dir", "logger", "data.root", "data.cache_dir", "data.threads", "debug",
-    "hydra", "name", *(f"callbacks.{name}" for name in (
+    "data.prefetch", "data.gpu_cache_mb", "hydra", "name", *(f"callbacks.{name}" for name in (
         "learning_rate", "progress", "samples", "history", "results", "baselines", "figures", "provenance", "within_epoch",
     )),
 })  # fmt: skip
 POOLED = "pooled"
 FILES = ("predictions.csv", "baselines.csv", "learning_curves.csv", "metrics.json", "provenance.json", "job.json",
          ".hydra/config.yaml", ".hydra/overrides.yaml")  # fmt: skip
-KEPT: dict[
-    Path, tuple[object, "Run"]
-] = {}  # finished runs as read before: a multirun reads them after each of its jobs
+KEPT: dict[Path, tuple[object, "Run"]] = {}  # finished runs as read before: a multirun reads them after each job
 
 
 @dataclass(frozen=True)
