@@ -122,8 +122,9 @@ def main() -> None:
         for cell in result["cells"]
     ]  # fmt: skip
     title = f"Generated JPEGs of {arguments.file_size} x {arguments.file_size}: median (smallest-largest)"
-    measuring.report(arguments.out, result, title, ["", "with", "wall s", "s an epoch", "peak MiB"], rows)
-    measuring.save_chart(arguments.out, chart(result["cells"]))
+    measuring.report(
+        arguments.out, result, title, ["", "with", "wall s", "s an epoch", "peak MiB"], rows, chart(result["cells"])
+    )
 
 
 if __name__ == "__main__":

@@ -141,21 +141,21 @@ def epochs_of(times: Mapping[str, Any]) -> list[float]:
 
 
 def report(
-    out: Path, result: dict[str, Any], title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]
+    out: Path,
+    result: dict[str, Any],
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    chart: Figure | None,
 ) -> None:
-    """Write the JSON file and print the table; the first column is text."""
+    """Write the JSON file and the chart beside it, and print the table; its first column is text."""
     write_json(out, result)
-    load, cores = result["machine"]["load_average_at_start"][0], result["machine"]["cores"]
-    table = Table(
-        title=title, caption=f"{cores} cores, load average {load} at the start; {out.name}", title_justify="left"
-    )
+    if chart:
+        chart.savefig(out.with_suffix(".png"))
+    caption = "{cores} cores, load average {load_average_at_start[0]} at the start".format(**result["machine"])
+    table = Table(title=title, caption=f"{caption}; {out.name}", title_justify="left")
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number else "left")
     for row in rows:
         table.add_row(*row)
     Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 140).print(table)
-
-
-def save_chart(out: Path, figure: Figure) -> None:
-    """Write a figure beside the JSON file."""
-    figure.savefig(out.with_suffix(".png"))

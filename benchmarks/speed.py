@@ -84,7 +84,8 @@ def summarise(rounds: Rounds, epochs: int) -> dict[str, Any]:
             "peak_mib": spread(run.mib for run, _ in results),
         }
         if "steps" in results[0][1]:  # of the epoch the training steps alone
-            steps = [b - a for _, t in results for a, b in zip(t["epochs"], t["steps"], strict=True)][1 : epochs + 1]
+            pairs = [zip(times["epochs"], times["steps"], strict=True) for _, times in results]
+            steps = itertools.chain(*([end - begin for begin, end in own][1 : epochs + 1] for own in pairs))
             ways[way]["seconds_of_steps"] = spread(steps)
     return {"pictures": pictures, "limit": limit, "import_torch_mib": torch_mib, "ways": ways}
 
@@ -138,18 +139,14 @@ def main() -> None:
         for way, r in result["ways"].items()
     ]  # fmt: skip
     limit = result["limit"]
-    measuring.report(
-        arguments.out,
-        result,
+    title = (
         f"{result['pictures']:,} {result['conditions']['data']}, batch {arguments.batch_size}: median (smallest-largest). "
         f"Limit: {limit['gflops']['median']:,.0f} GFLOP/s at {limit['mflop_a_picture']:.2f} MFLOP a picture = "
-        f"{limit['pictures_a_second']['median']:,.0f} pictures/s. Import torch: {shown(result['import_torch_mib'], 0)} MiB",
-        ["way", "s an epoch", "pictures/s", "of limit", f"x {ways[0]}", f"wall s, {arguments.epochs + 2} epochs",
-         "50 epochs*", "peak MiB"],
-        rows,
-    )  # fmt: skip
-    print("* extrapolated from the wall time and the epochs measured")
-    measuring.save_chart(arguments.out, chart(result))
+        f"{limit['pictures_a_second']['median']:,.0f} pictures/s. Import torch: {shown(result['import_torch_mib'], 0)} MiB"
+    )
+    columns = ["way", "s an epoch", "pictures/s", "of limit", f"x {ways[0]}", f"wall s, {arguments.epochs + 2} epochs"]
+    columns += ["50 epochs (extrapolated)", "peak MiB"]
+    measuring.report(arguments.out, result, title, columns, rows, chart(result))
 
 
 if __name__ == "__main__":

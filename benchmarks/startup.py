@@ -35,7 +35,7 @@ def main() -> None:
         found = measuring.alternate(jobs | {"train.py, to its first step": first_step}, arguments.rounds)
     result["seconds"] = {name: spread(values) for name, values in found.items()}
     rows = [[name, shown(value)] for name, value in result["seconds"].items()]
-    measuring.report(arguments.out, result, "Start-up: median (smallest-largest)", ["command", "s"], rows)
+    measuring.report(arguments.out, result, "Start-up: median (smallest-largest)", ["command", "s"], rows, None)
 
 
 if __name__ == "__main__":

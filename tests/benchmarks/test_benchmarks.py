@@ -82,6 +82,9 @@ def rounds_of(way_seconds: dict[str, list[float]]) -> speed.Rounds:
     for way, rounds in way_seconds.items():
         begins = [[second * i for i in range(4)] for second in rounds]
         found[way] = [(Run(0, 10 * b[1], 900), {"epochs": b, "pictures": 100, "digest": "a"}) for b in begins]
+        if way == "ours":
+            for (_, times), second in zip(found[way], rounds, strict=True):
+                times["steps"] = [begin + 0.8 * second for begin in times["epochs"]]
     for _ in next(iter(way_seconds.values())):
         found["torch"].append((Run(0, 1, 300), {}))
         found["limit"].append((Run(0, 1, 300), {"gflops": 2.0, "mflop_a_picture": 4.0}))
@@ -95,10 +98,10 @@ def test_the_numbers_hang_together(tmp_path):
     assert ours["seconds_an_epoch"] == {"median": 0.5, "min": 0.5, "max": 1.0, "n": 6}
     assert ours["pictures_a_second"]["median"] == 200 and ours["share_of_limit"] == 0.4
     assert usual["over_first_way"] == {"median": 10, "min": 4, "max": 10, "n": 3}
+    assert ours["seconds_of_steps"] == {"median": 0.4, "min": 0.4, "max": 0.8, "n": 6}
     assert usual["wall_s_50_epochs_extrapolated"]["median"] == 50 + 46 * 5
     result = found | measuring.conditions() | {"conditions": {"data": "made up", "synthetic": True}}
-    measuring.report(tmp_path / "speed.json", result, "Speed", ["way"], [["ours"]])
-    measuring.save_chart(tmp_path / "speed.json", speed.chart(result))
+    measuring.report(tmp_path / "speed.json", result, "Speed", ["way"], [["ours"]], speed.chart(result))
     assert json.loads((tmp_path / "speed.json").read_text())["ways"] == found["ways"]
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
 
