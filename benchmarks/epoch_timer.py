@@ -1,0 +1,54 @@
+"""A callback that says when each epoch and the first step began, and which pictures were trained on."""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+
+class EpochTimer(L.Callback):
+    """Write ``file`` when the training is over, with times of ``time.monotonic``."""
+
+    def __init__(self, file: str) -> None:
+        self.file = Path(file)
+        self.epochs: list[float] = []  # begin of each
+        self.steps: list[float] = []  # end of each one's training steps
+        self.first_step = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.epochs.append(time.monotonic())
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self.first_step = self.first_step or time.monotonic()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            self.steps.append(time.monotonic())
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.datamodule is not None:  # ours
+            paths = trainer.datamodule.table("train")["path"]
+        else:
+            paths = relative_paths(trainer.train_dataloader.dataset.datasets)
+        write(self.file, self.epochs, paths, steps=self.steps, first_step=self.first_step)
+
+
+def relative_paths(parts: Iterable[Any]) -> list[str]:
+    """Return what torchvision's ImageFolders hold, from the folders FOLDS and FOLDS_AUG on."""
+    return ["/".join(Path(file).parts[-5:]) for part in parts for file, _ in part.samples]
+
+
+def write(file: Path, epochs: list[float], paths: Iterable[str], **more: Any) -> None:
+    """Write the begins of epochs, and the number and a digest of the pictures."""
+    paths = sorted("/".join(path.split("/")[-5:]) for path in paths)
+    digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()
+    file.write_text(
+        json.dumps({"epochs": epochs, "pictures": len(paths), "digest": digest, "pid": os.getpid(), **more})
+    )

@@ -1,0 +1,101 @@
+"""Lightning the usual way, as a competent user writes it: ImageFolder, DataLoader workers, metrics in each step.
+
+    python benchmarks/lightning_usual.py ROOT FOLD BATCH_SIZE EPOCHS FOLDER
+
+The same network, flips, normalisation, TensorBoard and final test as in ``scripts/train.py``; one persistent worker a core;
+accuracy and macro F1 of torchmetrics, called and logged in each step as in torchmetrics' documentation.
+"""
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+
+import lightning as L
+import torch
+import torchmetrics
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import nn
+from torch.utils.data import ConcatDataset, DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from epoch_timer import EpochTimer
+from mpoxcv.data.tree import find_fold_folders
+from mpoxcv.models import LeNet
+
+WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # as in conf/experiment/lenet.yaml
+
+
+def train_parts(root: Path, fold: int, transform: object = None) -> list[ImageFolder]:
+    """Return the training pictures of FOLDS and of FOLDS_AUG."""
+    originals, augmented = find_fold_folders(root)
+    folders = [originals / f"fold{fold}" / "Train", augmented / f"fold{fold}_AUG" / "Train"]
+    return [ImageFolder(folder, transform) for folder in folders]
+
+
+class Classifier(L.LightningModule):
+    """LeNet as in most public Lightning projects."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.network = LeNet(classes)
+        metrics = torchmetrics.MetricCollection(
+            {
+                "accuracy": torchmetrics.classification.MulticlassAccuracy(classes, average="micro"),
+                "f1_macro": torchmetrics.classification.MulticlassF1Score(classes),
+            }
+        )
+        self.metrics = nn.ModuleDict({f"{split}_": metrics.clone(f"{split}/") for split in ("train", "val", "test")})
+
+    def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
+        return self._step("train", batch)
+
+    def validation_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        self._step("val", batch)
+
+    def test_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        self._step("test", batch)
+
+    def _step(self, split: str, batch: list[torch.Tensor]) -> torch.Tensor:
+        logits = self.network(batch[0])
+        loss = nn.functional.cross_entropy(logits, batch[1])
+        self.log(f"{split}/loss", loss, prog_bar=True)
+        metrics = self.metrics[f"{split}_"]
+        metrics(logits, batch[1])
+        self.log_dict(metrics, on_step=False, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(self.parameters(), lr=1e-3)
+
+
+def main(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) -> None:
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    plain = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    parts = train_parts(root, fold, v2.Compose([v2.Resize((32, 32)), v2.RandomHorizontalFlip(), *plain]))
+    workers = {"num_workers": WORKERS, "persistent_workers": True}
+    train = DataLoader(ConcatDataset(parts), batch_size, shuffle=True, **workers)
+    base = find_fold_folders(root)[0] / f"fold{fold}"
+    scored = {
+        split: ImageFolder(base / split, v2.Compose([v2.Resize((32, 32)), *plain])) for split in ("Valid", "Test")
+    }
+    loaders = {split: DataLoader(dataset, 256, **workers) for split, dataset in scored.items()}
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=epochs,
+        callbacks=[EpochTimer(folder / "times.json"), ModelCheckpoint(folder, monitor="val/f1_macro", mode="max")],
+        logger=TensorBoardLogger(folder),
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+    trainer.fit(Classifier(len(parts[0].classes)), train, loaders["Valid"])
+    metrics = trainer.test(dataloaders=loaders["Test"], ckpt_path="best", weights_only=True, verbose=False)
+    (folder / "metrics.json").write_text(json.dumps(metrics[0]))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]), Path(sys.argv[5]))

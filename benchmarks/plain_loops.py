@@ -1,0 +1,139 @@
+"""Training loops of plain PyTorch, and the limit that the matrix product sets.
+
+    python benchmarks/plain_loops.py WAY ROOT FOLD BATCH_SIZE EPOCHS FOLDER [options of scripts/train.py]
+
+They train, and do nothing else: no validation, metrics, logging or checkpoints. ``limit`` trains nothing.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import ConcatDataset
+from torch.utils.flop_counter import FlopCounterMode
+
+import mpoxcv.cli  # noqa: F401  registers what the configs need
+from epoch_timer import relative_paths, write
+from mpoxcv.models import LeNet
+
+SIZE = 2048  # of the matrices: 2 * SIZE^3 floating-point operations a product
+
+
+def loop(
+    network: torch.nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Callable[[], Iterable[tuple[Tensor, Tensor]]],
+    epochs: int,
+) -> list[float]:
+    """Train, and return when each epoch began, and when the last one ended."""
+    begins = []
+    for _ in range(epochs):
+        begins.append(time.monotonic())
+        for images, labels in batches():
+            optimizer.zero_grad()
+            F.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+    return [*begins, time.monotonic()]
+
+
+def bare(root: Path, fold: int, batch_size: int, epochs: int, folder: Path, *options: str) -> None:
+    """Our cache, augmentation, network and optimizer, with whole batches by index."""
+    overrides = [f"fold={fold}", f"data.root={root}", f"data.batch_size={batch_size}", *options]
+    with initialize_config_dir(str(Path(__file__).resolve().parents[1] / "conf"), version_base="1.3"):
+        cfg = compose("train", overrides)
+    data = instantiate(cfg.data)
+    data.prepare_data()
+    loader = data.train_dataloader()
+    pixels, rows, labels, augment = loader.pixels, loader.rows, loader.labels, loader.augment or (lambda images: images)
+    mean = 0 if data.mean is None else 255 * data.mean.view(-1, 1, 1)
+    std = 255 if data.std is None else 255 * data.std.view(-1, 1, 1)
+    torch.manual_seed(cfg.seed)
+    network = instantiate(cfg.model).to(memory_format=torch.channels_last)
+
+    def batches() -> Iterable[tuple[Tensor, Tensor]]:
+        for chosen in torch.randperm(len(rows)).split(batch_size):
+            images = augment(pixels.index_select(0, rows[chosen]).permute(0, 3, 1, 2))
+            yield images.float().sub_(mean).div_(std), labels[chosen]
+
+    begins = loop(network, instantiate(cfg.optimizer)(network.parameters()), batches, epochs)
+    write(folder / "times.json", begins, data.table("train")["path"])
+
+
+def timm(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) -> None:
+    """timm's loader, with its prefetcher, flips alone, and its own workers and collation."""
+    from timm.data import create_loader
+
+    from lightning_usual import MEAN, STD, WORKERS, train_parts
+
+    class Both(ConcatDataset):
+        """Hands timm's transform on to the parts."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            for part in self.datasets if name == "transform" else ():
+                part.transform = value
+            super().__setattr__(name, value)
+
+    both = Both(train_parts(root, fold))
+    loader = create_loader(
+        both, (3, 32, 32), batch_size, is_training=True, scale=(1, 1), ratio=(1, 1), color_jitter=None,
+        mean=MEAN, std=STD, num_workers=WORKERS, device=torch.device("cpu"), persistent_workers=True,
+    )  # fmt: skip
+    network = LeNet(len(both.datasets[0].classes))
+    begins = loop(network, torch.optim.AdamW(network.parameters(), lr=1e-3), lambda: loader, epochs)
+    write(folder / "times.json", begins, relative_paths(both.datasets))
+
+
+def original(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) -> None:
+    """The original scripts' way: all pictures decoded into a list of float64 arrays, batch 4, plain SGD.
+
+    They resize by OpenCV without antialiasing; Pillow's affine transform takes the same pixels.
+    """
+    from lightning_usual import train_parts
+
+    parts = train_parts(root, fold)
+    images, targets = [], []
+    for file, target in (sample for part in parts for sample in part.samples):
+        with Image.open(file) as image:
+            matrix = (image.width / 32, 0, 0, 0, image.height / 32, 0)
+            small = image.convert("RGB").transform((32, 32), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+        images.append(np.asarray(small, np.float64) / 255)
+        targets.append(target)
+
+    def batches() -> Iterable[tuple[Tensor, Tensor]]:
+        for chosen in torch.randperm(len(images)).split(batch_size):
+            batch = torch.tensor(np.array([images[i] for i in chosen]), dtype=torch.float32)
+            yield batch.permute(0, 3, 1, 2), torch.tensor([targets[i] for i in chosen])
+
+    network = LeNet(len(parts[0].classes))
+    begins = loop(network, torch.optim.SGD(network.parameters(), lr=0.001), batches, epochs)
+    write(folder / "times.json", begins, relative_paths(parts))
+
+
+def limit(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) -> None:
+    """The best of the products of two large float32 matrices, and LeNet's operations a picture, forward and backward."""
+    left, right = torch.rand(2, SIZE, SIZE)
+    begins = []
+    for _ in range(12):
+        begins.append(time.monotonic())
+        left @ right
+    best = np.diff(begins).min()
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(
+            LeNet()(torch.rand(batch_size, 3, 32, 32)), torch.zeros(batch_size, dtype=torch.long)
+        ).backward()
+    found = {"gflops": 2 * SIZE**3 / best / 1e9, "mflop_a_picture": counter.get_total_flops() / batch_size / 1e6}
+    (folder / "times.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    way = {function.__name__: function for function in (bare, timm, original, limit)}[sys.argv[1]]
+    way(Path(sys.argv[2]).resolve(), *map(int, sys.argv[3:6]), Path(sys.argv[6]), *sys.argv[7:])

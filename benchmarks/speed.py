@@ -1,0 +1,153 @@
+"""Seconds an epoch, pictures a second, time to the metrics and memory: our training path against others, on one processor.
+
+    python benchmarks/speed.py                            a generated fold of MSLD v2.0's size, 8,070 JPEGs of 224 x 224
+    python benchmarks/speed.py --data DIR data=msld_v1    a tree made by scripts/make_folds.py
+
+All train LeNet at 32 x 32 on the same files, alternating, each time in a new process. ``ours`` is scripts/train.py as it is,
+which decodes the pictures anew in each round; ``usual`` is lightning_usual.py; of the others see plain_loops.py. An epoch of
+these two is training, validation, metrics, TensorBoard and checkpoint; plain loops only train. The first epoch is left out (it
+starts workers and fills caches), and the last, which runs into the end. ``limit`` is what the matrix product of this machine
+would allow; ``import torch`` is what of the memory, that of the largest process, is torch itself.
+"""
+
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+import measuring
+from measuring import HERE, Run, epochs_of, shown, spread
+from mpoxcv.evaluation.figures import COLOURS, new_figure
+
+WAYS = ("ours", "usual", "bare", "timm", "original")
+ORIGINAL_BATCH = 4
+Rounds = dict[str, list[tuple[Run, dict[str, Any]]]]  # by way: the process, and the times that it wrote
+
+
+def measure(root: Path, folder: Path, ways: list[str], arguments: Any) -> Rounds:
+    """Run every way once a round."""
+    fold, epochs = str(arguments.fold), str(arguments.epochs + 2)
+
+    def once(way: str, number: int) -> tuple[Run, dict[str, Any]]:
+        out = folder / f"{way}{number}"
+        out.mkdir()
+        size = str(ORIGINAL_BATCH if way == "original" else arguments.batch_size)
+        if way == "torch":
+            return measuring.run("-c", "import torch"), {}
+        if way == "ours":
+            own = [f"fold={fold}", f"data.batch_size={size}", f"trainer.max_epochs={epochs}", *arguments.options]
+            return measuring.train(root, out, Path(f"{out}-cache"), *own)
+        if way == "usual":
+            done = measuring.run(HERE / "lightning_usual.py", root, fold, size, epochs, out)
+        else:
+            own = [f"data.cache_dir={folder}/cache", *arguments.options] if way == "bare" else []
+            done = measuring.run(HERE / "plain_loops.py", way, root, fold, size, epochs, out, *own)
+        return done, json.loads((out / "times.json").read_text())
+
+    jobs = {way: lambda number, way=way: once(way, number) for way in ("torch", "limit", *ways)}
+    return measuring.alternate(jobs, arguments.rounds)
+
+
+def summarise(rounds: Rounds, epochs: int) -> dict[str, Any]:
+    """Return medians and spreads; ratios are taken round by round, to the first way."""
+    rounds = dict(rounds)
+    torch_mib = spread(run.mib for run, _ in rounds.pop("torch"))
+    machine = [times for _, times in rounds.pop("limit")]
+    limit = {
+        "gflops": spread(times["gflops"] for times in machine),
+        "mflop_a_picture": machine[0]["mflop_a_picture"],
+        "pictures_a_second": spread(1000 * times["gflops"] / times["mflop_a_picture"] for times in machine),
+    }
+    seen = {(times["pictures"], times["digest"]) for results in rounds.values() for _, times in results}
+    if len(seen) > 1:
+        raise SystemExit(f"The ways did not train on the same pictures: {seen}")
+    pictures = seen.pop()[0]
+    timed = {way: [epochs_of(times)[:epochs] for _, times in results] for way, results in rounds.items()}
+    first = [statistics.median(seconds) for seconds in next(iter(timed.values()))]
+    ways: dict[str, dict[str, Any]] = {}
+    for way, results in rounds.items():
+        seconds = list(itertools.chain(*timed[way]))
+        middle, wall = statistics.median(seconds), [run.seconds for run, _ in results]
+        ways[way] = {
+            "seconds_an_epoch": spread(seconds),
+            "pictures_a_second": spread(pictures / value for value in seconds),
+            "share_of_limit": round(pictures / middle / limit["pictures_a_second"]["median"], 4),
+            "over_first_way": spread(statistics.median(own) / a for own, a in zip(timed[way], first, strict=True)),
+            "wall_s": spread(wall),
+            "wall_s_50_epochs_extrapolated": spread(value + (50 - epochs - 2) * middle for value in wall),
+            "peak_mib": spread(run.mib for run, _ in results),
+        }
+        if "steps" in results[0][1]:  # of the epoch the training steps alone
+            pairs = [zip(times["epochs"], times["steps"], strict=True) for _, times in results]
+            steps = itertools.chain(*([end - begin for begin, end in own][1 : epochs + 1] for own in pairs))
+            ways[way]["seconds_of_steps"] = spread(steps)
+    return {"pictures": pictures, "limit": limit, "import_torch_mib": torch_mib, "ways": ways}
+
+
+def chart(result: dict[str, Any]) -> Figure:
+    """Draw pictures a second beside the limit, and the time to the metrics and the memory."""
+    figure = new_figure(
+        f"LeNet, {result['pictures']:,} {result['conditions']['data']}", result["conditions"]["synthetic"], 11, 3.6
+    )
+    names = list(result["ways"])
+    panels = (
+        ("pictures_a_second", "training pictures a second", result["limit"]["pictures_a_second"], "matrix product"),
+        ("wall_s_50_epochs_extrapolated", "s for 50 epochs, from Enter (extrapolated)", None, ""),
+        ("peak_mib", "peak memory of the largest process, MiB", result["import_torch_mib"], "import torch"),
+    )
+    for axes, (key, label, line, line_name) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
+        values = [result["ways"][name][key] for name in names]
+        middle = [value["median"] for value in values]
+        errors = [[v["median"] - v["min"] for v in values], [v["max"] - v["median"] for v in values]]
+        axes.barh(names, middle, xerr=errors, color=[COLOURS[0], *[COLOURS[5]] * (len(names) - 1)], capsize=3)
+        for place, value in enumerate(middle):
+            axes.annotate(f" {value:,.0f}", (value, place), xytext=(2, 6), textcoords="offset points", fontsize=8)
+        if line:
+            axes.axvline(line["median"], color="black", linestyle="--", label=f"{line_name}: {line['median']:,.0f}")
+            axes.legend(fontsize=8, loc="lower right")
+        axes.set(xlabel=label, xlim=(0, 1.25 * max([*middle, *([line["median"]] if line else [])])))
+        axes.grid(axis="x", alpha=0.3)
+    figure.axes[0].invert_yaxis()
+    return figure
+
+
+def main() -> None:
+    parser = measuring.parser(__doc__, "speed.json", rounds=3)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--epochs", type=int, default=3, help="timed epochs a round")
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, help="ratios are to the first")
+    arguments = parser.parse_intermixed_args()
+    result = measuring.conditions()
+    ways = [way for way in arguments.ways if way != "timm" or find_spec("timm")]
+    if len(ways) < len(arguments.ways):
+        print("timm is not installed: its loader is left out (uv pip install --group benchmark).", file=sys.stderr)
+    with tempfile.TemporaryDirectory() as folder:
+        root, result["conditions"] = measuring.fold_tree(arguments, Path(folder))
+        result["conditions"]["batch_size"] = {"original": ORIGINAL_BATCH, "others": arguments.batch_size}
+        result["conditions"]["epochs"] = {"run": arguments.epochs + 2, "timed": arguments.epochs}
+        result |= summarise(measure(root, Path(folder), ways, arguments), arguments.epochs)
+    rows = [
+        [way, shown(r["seconds_an_epoch"]), f"{r['pictures_a_second']['median']:,.0f}", f"{r['share_of_limit']:.1%}",
+         shown(r["over_first_way"]), shown(r["wall_s"], 1), f"{r['wall_s_50_epochs_extrapolated']['median']:,.0f}",
+         shown(r["peak_mib"], 0)]
+        for way, r in result["ways"].items()
+    ]  # fmt: skip
+    limit = result["limit"]
+    title = (
+        f"{result['pictures']:,} {result['conditions']['data']}, batch {arguments.batch_size}: median (smallest-largest). "
+        f"Limit: {limit['gflops']['median']:,.0f} GFLOP/s at {limit['mflop_a_picture']:.2f} MFLOP a picture = "
+        f"{limit['pictures_a_second']['median']:,.0f} pictures/s. Import torch: {shown(result['import_torch_mib'], 0)} MiB"
+    )
+    columns = ["way", "s an epoch", "pictures/s", "of limit", f"x {ways[0]}", f"wall s, {arguments.epochs + 2} epochs"]
+    columns += ["50 epochs (extrapolated)", "peak MiB"]
+    measuring.report(arguments.out, result, title, columns, rows, chart(result))
+
+
+if __name__ == "__main__":
+    main()
