@@ -42,6 +42,8 @@ class Run(NamedTuple):
 def run(*command: str | Path) -> Run:
     """Run Python with these arguments and wait for its end.
 
+    A child's peak memory is at least its parent's at the start: whoever calls this must not have imported torch.
+
     Raises:
         SystemExit: it failed; with the end of what it printed.
     """
