@@ -54,15 +54,17 @@ def bare(root: Path, fold: int, batch_size: int, epochs: int, folder: Path, *opt
     data.prepare_data()
     loader = data.train_dataloader()
     pixels, rows, labels, augment = loader.pixels, loader.rows, loader.labels, loader.augment or (lambda images: images)
-    mean = 0 if data.mean is None else 255 * data.mean.view(-1, 1, 1)
-    std = 255 if data.std is None else 255 * data.std.view(-1, 1, 1)
+    mean = 0 if data.mean is None else 255 * data.mean.repeat(pixels.shape[2])
+    std = 255 if data.std is None else 255 * data.std.repeat(pixels.shape[2])
     torch.manual_seed(cfg.seed)
     network = instantiate(cfg.model).to(memory_format=torch.channels_last)
 
     def batches() -> Iterable[tuple[Tensor, Tensor]]:
         for chosen in torch.randperm(len(rows)).split(batch_size):
             images = augment(pixels.index_select(0, rows[chosen]).permute(0, 3, 1, 2))
-            yield images.float().sub_(mean).div_(std), labels[chosen]
+            images = images.permute(0, 2, 3, 1).float()
+            images.flatten(2).sub_(mean).div_(std)
+            yield images.permute(0, 3, 1, 2), labels[chosen]
 
     begins = loop(network, instantiate(cfg.optimizer)(network.parameters()), batches, epochs)
     write(folder / "times.json", begins, data.table("train")["path"])
