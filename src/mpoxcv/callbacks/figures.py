@@ -7,6 +7,7 @@ import lightning as L
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from mpoxcv.callbacks.results import predictions_table
 from mpoxcv.classifier import LesionClassifier
@@ -79,4 +80,5 @@ def publish(trainer: L.Trainer, figure: Figure, tag: str, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
     if writer := tensorboard_writer(trainer):
-        writer.add_figure(tag, figure, trainer.global_step)
+        with Image.open(path) as drawn:  # add_figure would draw it again, which takes as long as the first time
+            writer.add_image(tag, np.asarray(drawn.convert("RGB")), trainer.global_step, dataformats="HWC")

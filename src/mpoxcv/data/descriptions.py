@@ -20,7 +20,7 @@ from mpoxcv.data.surface import SURFACE, surface
 from mpoxcv.errors import UserError
 from mpoxcv.files import write_atomically
 
-VERSION = 1  # raise it when the same bytes would give another description
+VERSION = 2  # raise it when the same bytes would give another description
 PAIR = np.dtype([("left", "S32"), ("right", "S32"), ("likeness", "f4")])
 RECORD = np.dtype(
     [("digest", "S32"), ("pixels", "S32"), ("thumb", "u1", (THUMB, THUMB)), ("surface", "f4", (len(SURFACE),))]
@@ -53,9 +53,13 @@ def describe(
         except UserError as error:
             failures[item[0]] = str(error)
             return None
-        key = hashlib.blake2b(repr(pixels.shape).encode() + pixels.tobytes(), digest_size=16).hexdigest()
+        key = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+        key.update(np.ascontiguousarray(pixels))
         grey = Image.fromarray(pixels).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
-        return np.array([(item[0], key.encode(), np.asarray(grey), surface(data, pixels))], RECORD)
+        made = np.zeros(1, RECORD)
+        made["digest"], made["pixels"], made["thumb"] = item[0], key.hexdigest().encode(), np.asarray(grey)
+        made["surface"] = surface(data, pixels)
+        return made
 
     known = _load(store)
     if not np.isin(digests, known["digest"]).all():
