@@ -54,7 +54,7 @@ def describe(
             failures[item[0]] = str(error)
             return None
         key = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-        key.update(np.ascontiguousarray(pixels))
+        key.update(np.ascontiguousarray(pixels).data)
         grey = Image.fromarray(pixels).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
         made = np.zeros(1, RECORD)
         made["digest"], made["pixels"], made["thumb"] = item[0], key.hexdigest().encode(), np.asarray(grey)
