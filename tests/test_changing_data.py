@@ -17,7 +17,7 @@ from conftest import CLASSES, PATTERN, PROJECT, write_picture
 from mpoxcv.callbacks import Provenance
 from mpoxcv.data import MSLDDataModule
 from mpoxcv.data.cache import digest_files, open_cache
-from mpoxcv.data.descriptions import describe
+from mpoxcv.data.descriptions import Descriptions, describe
 from mpoxcv.data.synthetic import MARKER
 from mpoxcv.errors import UserError
 
@@ -105,7 +105,8 @@ def test_a_file_that_changes_while_it_is_read_poisons_no_cache(tree: Path, tmp_p
                  lambda: describe(tree, paths, digests, tmp_path / "cache")):  # fmt: skip
         with pytest.raises(UserError, match=r"was changed while it was read"):
             read()
-    assert not list((tmp_path / "cache").glob("*.npy"))
+    assert not list((tmp_path / "cache").glob("16px-*.npy"))
+    assert str(digests[3]) not in Descriptions(tmp_path / "cache")
 
 
 @pytest.fixture

@@ -542,7 +542,7 @@ def test_any_names_come_back_from_predictions(tmp_path, names):
 )
 def test_any_bytes_are_a_picture_or_refused(data, head):
     try:
-        assert decode(head + data, 8).shape == (8, 8, 3)
+        assert decode(head + data).shape[2] == 3
     except UserError:
         pass
 

@@ -18,6 +18,7 @@ from rich.table import Table
 from mpoxcv import lockstep
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
+from mpoxcv.epoch_loop import take_lean_steps
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.figures import SYNTHETIC_NOTE
 from mpoxcv.files import read_metrics
@@ -131,6 +132,7 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         options["enable_progress_bar"] = False
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, **options)
+    take_lean_steps(trainer)
     return datamodule, classifier, trainer
 
 

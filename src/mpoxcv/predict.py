@@ -19,7 +19,7 @@ from rich.table import Table
 from mpoxcv.checkpoint_io import AtomicCheckpointIO
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
-from mpoxcv.data.images import decode
+from mpoxcv.data.images import decode, resize
 from mpoxcv.data.loader import BatchLoader
 from mpoxcv.data.protocol import fold_table
 from mpoxcv.data.tree import PICTURE_SUFFIXES, SYSTEM_NAMES, compile_name_pattern
@@ -40,6 +40,11 @@ class TrainedRun:
     source: str  # what it was trained on, as in the column data of its predictions.csv
     classifier: LesionClassifier
     data: MSLDDataModule
+
+    @property
+    def form(self) -> tuple[int, bool]:
+        """What pictures are made into: the arguments of ``mpoxcv.data.images.resize``."""
+        return self.data.image_size, self.data.antialias
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Return float64 (N, C) for uint8 (N, S, S, 3), normalised as in the run; UserError where they are not finite."""
@@ -87,16 +92,16 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     _check(cfg)
     paths, runs = find_pictures(str(cfg.images)), load_runs(Path(str(cfg.run)), cfg.data.root, cfg.trust)
     used = np.array([~run.saw(paths) if cfg.held_out else np.ones(len(paths), bool) for run in runs])  # (R, N)
-    sizes = {run.data.image_size for run in runs}
+    forms = {run.form for run in runs}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = list(pool.map(lambda path, n: _decode(path, sizes) if n else SEEN, paths, used.sum(0)))
+        decoded = list(pool.map(lambda path, n: _decode(path, forms) if n else SEEN, paths, used.sum(0)))
     left_out = {path: found for path, found in zip(paths, decoded, strict=True) if isinstance(found, str)}
     pictures = {path: found for path, found in zip(paths, decoded, strict=True) if not isinstance(found, str)}
     reasons = shorten([f"{one_line(str(path))}: {reason}" for path, reason in left_out.items()], limit=100)
     if not pictures:
         raise UserError(f"None of {len(paths)} picture(s) can be classified:\n{reasons}")
     used = used[:, [path in pictures for path in paths]]
-    each = [run.probabilities(np.stack([sized[run.data.image_size] for sized in pictures.values()])) for run in runs]
+    each = [run.probabilities(np.stack([found[run.form] for found in pictures.values()])) for run in runs]
     averaged = (np.stack(each) * used[..., None]).sum(0) / used.sum(0)[:, None]
     classes, sources = runs[0].classifier.classes, "; ".join(dict.fromkeys(run.source for run in runs))
     predicted = [classes[label] for label in averaged.argmax(1)]
@@ -181,13 +186,13 @@ def _shown(path: Path) -> str:
     return f"./{path}" if str(path).startswith(("=", "+", "-", "@", "|", "%")) else str(path)
 
 
-def _decode(path: Path, sizes: set[int]) -> dict[int, np.ndarray] | str:
-    """Return a picture by its size, or why there is none."""
+def _decode(path: Path, forms: set[tuple[int, bool]]) -> dict[tuple[int, bool], np.ndarray] | str:
+    """Return a picture in each form, or why there is none."""
     try:
         if holds_invisible(str(path)):
             return "has control characters, text directions or no UTF-8 in its name"
-        data = path.read_bytes()
-        return {size: decode(data, size) for size in sizes}
+        pixels = decode(path.read_bytes())
+        return {form: resize(pixels, *form) for form in forms}
     except (UserError, OSError) as error:
         return str(error)
 

@@ -6,8 +6,8 @@ import pytest
 
 from conftest import write_picture
 from mpoxcv.data import cache as cache_module
-from mpoxcv.data.cache import open_cache
-from mpoxcv.data.images import decode
+from mpoxcv.data.cache import digest_files, fingerprint, open_cache
+from mpoxcv.data.images import decode, resize
 from mpoxcv.errors import UserError
 
 
@@ -24,7 +24,7 @@ def test_pixels_are_those_of_decode(pictures, tmp_path):
     root, paths = pictures
     cache = open_cache(root, paths, 16, tmp_path / "cache")
     for path, row in zip(paths, cache.rows, strict=True):
-        assert np.array_equal(cache.pixels[row], decode((root / path).read_bytes(), 16))
+        assert np.array_equal(cache.pixels[row], resize(decode((root / path).read_bytes()), 16))
 
 
 def test_a_picture_in_two_places_is_kept_once(pictures, tmp_path):
@@ -41,7 +41,6 @@ def test_a_warm_cache_decodes_nothing(pictures, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_module, "decode", lambda *_: pytest.fail("decoded again"))
     warm = open_cache(root, paths, 16, tmp_path / "cache", threads=3)
     assert np.array_equal(cold.pixels, warm.pixels)
-    assert cold.fingerprint == warm.fingerprint
 
 
 def test_content_and_settings_make_another_cache(pictures, tmp_path):
@@ -52,18 +51,32 @@ def test_content_and_settings_make_another_cache(pictures, tmp_path):
     write_picture(root / "5.jpg", 99)
     os.utime(root / "5.jpg", ns=(stat.st_atime_ns, stat.st_mtime_ns))  # content counts, not dates
     after = open_cache(root, paths, 16, folder)
-    assert after.fingerprint != before.fingerprint
     assert not np.array_equal(after.pixels[after.rows[5]], before.pixels[before.rows[5]])
     assert open_cache(root, paths, 24, folder).pixels.shape == (20, 24, 24, 3)
 
 
 def test_the_fingerprint_knows_content_and_names_not_places(pictures, tmp_path):
+    def of(paths):
+        return fingerprint(paths, digest_files(root, paths))
+
     root, paths = pictures
-    before = open_cache(root, paths, 16, tmp_path / "cache").fingerprint
+    before = of(paths)
     root = root.rename(tmp_path / "moved")
-    assert open_cache(root, paths[::-1], 24, tmp_path / "cache2").fingerprint == before
+    assert of(paths[::-1]) == before
     (root / "0.jpg").rename(root / "x.jpg")
-    assert open_cache(root, ["x.jpg", *paths[1:]], 16, tmp_path / "cache").fingerprint != before
+    assert of(["x.jpg", *paths[1:]]) != before
+    (root / "x.jpg").rename(root / "0.jpg")
+    write_picture(root / "5.jpg", 99)
+    assert of(paths) != before
+
+
+def test_without_antialiasing_it_is_another_cache(pictures, tmp_path):
+    root, paths = pictures
+    smooth, plain = (open_cache(root, paths, 16, tmp_path / "cache", antialias=choice) for choice in (True, False))
+    assert np.array_equal(
+        plain.pixels[plain.rows[0]], resize(decode((root / paths[0]).read_bytes()), 16, antialias=False)
+    )
+    assert not np.array_equal(smooth.pixels, plain.pixels)
 
 
 def test_bad_pictures_are_all_named_and_leave_nothing(pictures, tmp_path):

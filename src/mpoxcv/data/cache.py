@@ -3,21 +3,23 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import PIL
+import simplejpeg
 from filelock import FileLock
 from rich.progress import track
 
-from mpoxcv.data.images import decode
+from mpoxcv.data.ahead import map_ahead
+from mpoxcv.data.images import decode, resize
 from mpoxcv.errors import UserError, shorten
 
-VERSION = 1  # raise it when the same bytes and settings would give other pixels
-CHUNK = 512  # pictures decoded between two writes: bounds the memory of a build
+VERSION = 2  # raise it when the same bytes and settings would give other pixels
+CHUNK = 32  # pictures of one task of a thread: a task of its own costs more than a file
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,10 @@ class PictureCache:
     Attributes:
         pixels: uint8 (n, size, size, 3), memory-mapped, every distinct picture once.
         rows: int64 (len(paths),), where in ``pixels`` each path's picture lies.
-        fingerprint: hex digest of all paths and contents: equal for equal data, wherever the folder lies.
     """
 
     pixels: np.ndarray
     rows: np.ndarray
-    fingerprint: str
 
 
 def open_cache(
@@ -42,6 +42,8 @@ def open_cache(
     cache_dir: str | os.PathLike[str],
     threads: int | None = None,
     digests: np.ndarray | None = None,
+    antialias: bool = True,
+    watch: Callable[[str, bytes, np.ndarray], None] | None = None,
 ) -> PictureCache:
     """Open the cache of these pictures; build it first if their content or a setting is new.
 
@@ -55,6 +57,8 @@ def open_cache(
         cache_dir: folder of the cache files; all of them may be deleted at any time.
         threads: number of threads; None takes one a core. The result does not depend on it.
         digests: of the files, where :func:`digest_files` has just made them.
+        antialias: as in ``mpoxcv.data.images.resize``.
+        watch: called from the threads with the digest, the bytes and the full-sized pixels of each file that is decoded.
 
     Raises:
         UserError: files cannot be read or decoded (all are named).
@@ -65,7 +69,9 @@ def open_cache(
         digests = digest_files(root, paths, threads)
     distinct, first, rows = np.unique(digests, return_index=True, return_inverse=True)
     key = hashlib.blake2b(digest_size=16)
-    key.update(json.dumps([VERSION, PIL.__version__, size, distinct.tolist()]).encode())
+    key.update(
+        json.dumps([VERSION, PIL.__version__, simplejpeg.__version__, size, antialias, distinct.tolist()]).encode()
+    )
     file = cache_dir / f"{size}px-{key.hexdigest()}.npy"
     shape = (len(distinct), size, size, 3)
     pixels = _load(file, shape)
@@ -74,11 +80,11 @@ def open_cache(
         with FileLock(file.with_suffix(".lock")):
             pixels = _load(file, shape)  # another process may have built it meanwhile
             if pixels is None:
-                with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-                    _build(file, shape, root, [(paths[i], str(digests[i])) for i in first], pool)
+                files = [(paths[i], str(digests[i])) for i in first]
+                _build(file, shape, root, files, threads or os.cpu_count() or 1, antialias, watch)
                 pixels = _load(file, shape)
     assert pixels is not None
-    return PictureCache(pixels, rows.astype(np.int64), fingerprint(paths, digests))
+    return PictureCache(pixels, rows.astype(np.int64))
 
 
 def digest_files(root: str | os.PathLike[str], paths: Sequence[str], threads: int | None = None) -> np.ndarray:
@@ -91,13 +97,13 @@ def digest_files(root: str | os.PathLike[str], paths: Sequence[str], threads: in
     def digests_of(some: Sequence[str]) -> list[str]:
         return [_digest(read_file(Path(root) / path)) for path in some]
 
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:  # a job of its own costs more than a file
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         read = pool.map(digests_of, [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)])
         return np.array([digest for found in read for digest in found], "U32")
 
 
 def fingerprint(paths: Sequence[str], digests: np.ndarray) -> str:
-    """Return the hex digest of paths and contents together, whatever their order."""
+    """Return the hex digest of paths and contents together: equal for equal data, in any order and wherever they lie."""
     content = "\n".join(sorted(f"{path}\t{digest}" for path, digest in zip(paths, digests, strict=True)))
     return hashlib.blake2b(content.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
@@ -115,28 +121,39 @@ def _digest(data: bytes) -> str:
 
 
 def _build(
-    file: Path, shape: tuple[int, ...], root: Path, files: list[tuple[str, str]], pool: ThreadPoolExecutor
+    file: Path,
+    shape: tuple[int, ...],
+    root: Path,
+    files: list[tuple[str, str]],
+    threads: int,
+    antialias: bool,
+    watch: Callable[[str, bytes, np.ndarray], None] | None,
 ) -> None:
     partial = file.with_suffix(".partial")
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     failures: list[str] = []
 
-    def decode_file(item: tuple[str, str]) -> np.ndarray | None:
-        path, digest = item
-        try:
-            return decode(read_file(root / path, digest), shape[1])
-        except UserError as error:
-            failures.append(f"{path}: {error}")
-            return None
+    def decode_some(some: list[tuple[str, str]]) -> np.ndarray:
+        small = np.zeros((len(some), *shape[1:]), np.uint8)
+        for row, (path, digest) in zip(small, some, strict=True):
+            data = read_file(root / path, digest)
+            try:
+                pixels = decode(data)
+            except UserError as error:
+                failures.append(f"{path}: {error}")
+                continue
+            row[:] = resize(pixels, shape[1], antialias)
+            if watch:
+                watch(digest, data, pixels)
+        return small
 
     try:
-        with partial.open("wb") as stream:
+        with partial.open("wb") as stream, ThreadPoolExecutor(threads) as pool:
             np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
             # plain writes, since a memory map on a full disk ends the process with SIGBUS
-            for chunk in track(chunks, f"Decoding {len(files)} pictures", transient=True):
-                for picture in pool.map(decode_file, chunk):
-                    if picture is not None:
-                        stream.write(picture.tobytes())
+            found = map_ahead(pool, decode_some, chunks, 2 * threads)
+            for pictures in track(found, f"Decoding {len(files)} pictures", len(chunks), transient=True):
+                stream.write(pictures.data)
             stream.flush()
             os.fsync(stream.fileno())
         if failures:

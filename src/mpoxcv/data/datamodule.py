@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mpoxcv.data.cache import PictureCache, digest_files, open_cache, read_file
+from mpoxcv.data.cache import PictureCache, digest_files, fingerprint, open_cache, read_file
+from mpoxcv.data.descriptions import Descriptions
 from mpoxcv.data.images import decode
 from mpoxcv.data.leaks import CHOICES, settle_leaks
 from mpoxcv.data.loader import BatchLoader
@@ -38,6 +39,7 @@ class MSLDDataModule(L.LightningDataModule):
         citation: source, licence and labelling of the pictures, as the report states them.
         train_images: train on the ``augmented`` pictures, the ``original`` ones, or ``both``.
         image_size: pixels; pictures are resized to a square.
+        antialias: false resizes as ``cv2.resize`` does (see ``mpoxcv.data.images.resize``).
         batch_size: training pictures a step, over all processes together.
         eval_batch_size: pictures a step in validation and test; does not change results.
         mean, std: three numbers each, for pixels in [0, 1]; None leaves [0, 1].
@@ -70,6 +72,7 @@ class MSLDDataModule(L.LightningDataModule):
         split_file: str | os.PathLike[str] | None = None,
         train_images: str = "both",
         image_size: int = 32,
+        antialias: bool = True,
         batch_size: int = 64,
         eval_batch_size: int = 256,
         mean: Sequence[float] | None = None,
@@ -95,6 +98,9 @@ class MSLDDataModule(L.LightningDataModule):
         _one_of("data.train_images", train_images, TRAIN_IMAGES)
         _one_of("data.sampler", sampler, SAMPLERS)
         _one_of("data.leaks", leaks, CHOICES)
+        for option, switch in (("data.antialias", antialias), ("data.permute_labels", permute_labels)):
+            if not isinstance(switch, bool):
+                raise UserError(f"{option}={switch} should be true or false.")
         _at_least_one("data.image_size", image_size)
         _at_least_one("data.batch_size", batch_size)
         _at_least_one("data.eval_batch_size", eval_batch_size)
@@ -109,7 +115,8 @@ class MSLDDataModule(L.LightningDataModule):
         self.root, self.classes, self.name_pattern = Path(root), list(classes), name_pattern
         self.fold, self.dataset_name, self.citation, self.train_images = fold, name, citation, train_images
         self.protocol, self.split_file, self.permute_labels = protocol, split_file, permute_labels
-        self.image_size, self.batch_size, self.eval_batch_size = image_size, batch_size, eval_batch_size
+        self.image_size, self.antialias = image_size, antialias
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.mean = None if mean is None else torch.tensor(list(mean), dtype=torch.float32)
         self.std = None if std is None else torch.tensor(list(std), dtype=torch.float32)
         self.augment, self.sampler, self.seed = augment, sampler, seed
@@ -136,14 +143,18 @@ class MSLDDataModule(L.LightningDataModule):
         table = self._read()
         self._start = dict(zip(table["path"], table["digest"], strict=True))
         self._synthetic = is_synthetic(self.root)
+        known, paths, digests = Descriptions(self.cache_dir), table["path"].tolist(), table["digest"].to_numpy()
+        try:  # what the search for leaks needs is seen in passing
+            cache = open_cache(
+                self.root, paths, self.image_size, self.cache_dir, self.threads, digests, self.antialias, known.add
+            )
+        finally:
+            known.save()
+        table = table.assign(row=cache.rows)
         if self.fold != POOLED:
             table, self.audit = settle_leaks(table, self.root, self.leaks, self.cache_dir, self.threads)
-        if self.permute_labels:
-            table = permute_labels(table, self.seed)
-        self._cache = open_cache(
-            self.root, table["path"].tolist(), self.image_size, self.cache_dir, self.threads, table["digest"].to_numpy()
-        )
-        self._table = table.assign(row=self._cache.rows)
+        self._table = permute_labels(table, self.seed) if self.permute_labels else table
+        self._cache = cache
 
     def _read(self) -> pd.DataFrame:
         """Return the fold's pictures as they lie on disk now, with the ``digest`` of each file."""
@@ -196,8 +207,8 @@ class MSLDDataModule(L.LightningDataModule):
     @property
     def fingerprint(self) -> str:
         """Hex digest of the paths and contents of this fold's pictures."""
-        assert self._cache is not None, "call setup() first"
-        return self._cache.fingerprint
+        assert self._table is not None, "call setup() first"
+        return fingerprint(self._table["path"], self._table["digest"])
 
     def table(self, split: str) -> pd.DataFrame:
         """Return the index (see ``mpoxcv.data.tree.index_folds``) of a split; a batch's ``index`` counts its rows."""

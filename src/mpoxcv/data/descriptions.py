@@ -27,6 +27,54 @@ RECORD = np.dtype(
 )
 
 
+class Descriptions:
+    """The store of one ``RECORD`` a distinct file content.
+
+    Args:
+        cache_dir: where it is kept; it may be deleted at any time.
+    """
+
+    def __init__(self, cache_dir: str | os.PathLike[str]) -> None:
+        self.file = Path(cache_dir) / f"audit-{VERSION}.npy"
+        self._known = self._read()
+        self._has = set(self._known["digest"].tolist())
+        self._added: list[np.ndarray] = []
+
+    def __contains__(self, digest: str) -> bool:
+        return digest.encode() in self._has
+
+    def add(self, digest: str, data: bytes, pixels: np.ndarray) -> None:
+        """Describe a picture that is new: a file's bytes, their digest, and its pixels, uint8 (height, width, 3)."""
+        if digest in self:
+            return
+        key = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+        key.update(np.ascontiguousarray(pixels).data)
+        grey = Image.fromarray(pixels).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
+        made = np.zeros(1, RECORD)
+        made["digest"], made["pixels"], made["thumb"] = digest.encode(), key.hexdigest().encode(), np.asarray(grey)
+        made["surface"] = surface(data, pixels)
+        self._added.append(made)
+
+    def save(self) -> None:
+        """Keep what was added, with what other processes have added meanwhile."""
+        if not self._added:
+            return
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.file.with_suffix(".lock")):
+            together = np.concatenate([self._read(), *self._added])
+            self._known = together[np.unique(together["digest"], return_index=True)[1]]
+            _save_array(self.file, self._known)
+        self._has, self._added = set(self._known["digest"].tolist()), []
+
+    def records(self, digests: np.ndarray) -> np.ndarray:
+        """Return one saved ``RECORD`` a digest."""
+        return self._known[np.searchsorted(self._known["digest"], digests.astype("S32"))]
+
+    def _read(self) -> np.ndarray:
+        found = _load_array(self.file, RECORD)
+        return np.zeros(0, RECORD) if found is None else found
+
+
 def describe(
     root: Path, paths: Sequence[str], digests: np.ndarray, cache_dir: str | os.PathLike[str], threads: int | None = None
 ) -> np.ndarray:
@@ -36,46 +84,33 @@ def describe(
         root: folder that ``paths`` are relative to.
         paths: picture files.
         digests: of their contents, as from ``mpoxcv.data.cache.digest_files``.
-        cache_dir: where the records are kept; they may be deleted at any time.
+        cache_dir: as in :class:`Descriptions`.
         threads: of decoding; None takes one a core.
 
     Raises:
         UserError: files cannot be read or decoded (all are named).
     """
-    store = Path(cache_dir) / f"audit-{VERSION}.npy"
-    failures: dict[bytes, str] = {}
-    digests = np.asarray(digests).astype("S32")
+    store, failures = Descriptions(cache_dir), {}
+    new = {str(digest): path for digest, path in zip(digests, paths, strict=True) if str(digest) not in store}
 
-    def record(item: tuple[bytes, str]) -> np.ndarray | None:
-        data = read_file(root / item[1], item[0].decode())
+    def add(item: tuple[str, str]) -> None:
+        data = read_file(root / item[1], item[0])
         try:
-            pixels = decode(data)
+            store.add(item[0], data, decode(data))
         except UserError as error:
             failures[item[0]] = str(error)
-            return None
-        key = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-        key.update(np.ascontiguousarray(pixels).data)
-        grey = Image.fromarray(pixels).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
-        made = np.zeros(1, RECORD)
-        made["digest"], made["pixels"], made["thumb"] = item[0], key.hexdigest().encode(), np.asarray(grey)
-        made["surface"] = surface(data, pixels)
-        return made
 
-    known = _load(store)
-    if not np.isin(digests, known["digest"]).all():
-        store.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(store.with_suffix(".lock")), ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            known = _load(store)  # another process may have added to it meanwhile
-            distinct, first = np.unique(digests, return_index=True)
-            new = [(distinct[i], paths[first[i]]) for i in np.flatnonzero(~np.isin(distinct, known["digest"]))]
-            found = track(pool.map(record, new), f"Describing {len(new)} pictures", len(new), transient=True)
-            added = [one for one in found if one is not None]
-            known = np.sort(np.concatenate([known, *added]), order="digest")
-            _save_array(store, known)
+    try:
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            done = pool.map(add, new.items())
+            for _ in track(done, f"Describing {len(new)} pictures", len(new), transient=True):
+                pass
+    finally:
+        store.save()
     if failures:  # told by content: folds hold the same pictures again and again
-        bad = [f"{path}: {failures[d]}" for path, d in zip(paths, digests, strict=True) if d in failures]
+        bad = [f"{path}: {failures[d]}" for path, d in zip(paths, digests.tolist(), strict=True) if d in failures]
         raise UserError(unreadable(bad, root))
-    return known[np.searchsorted(known["digest"], digests)]
+    return store.records(digests)
 
 
 def likenesses(
@@ -122,11 +157,6 @@ def same_pictures(
     ends = np.searchsorted(distinct, pairs["left"]), np.searchsorted(distinct, pairs["right"])
     graph = coo_array((np.ones(len(pairs)), ends), shape=(len(distinct), len(distinct)))
     return connected_components(graph, directed=False)[1][number]
-
-
-def _load(store: Path) -> np.ndarray:
-    found = _load_array(store, RECORD)
-    return np.zeros(0, RECORD) if found is None else found
 
 
 def _load_array(file: Path, dtype: np.dtype) -> np.ndarray | None:

@@ -3,7 +3,6 @@
 Legend: N pictures of the split, B batch, S picture size in pixels.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpoxcv.data.ahead import map_ahead
 from mpoxcv.data.augment import augment_batch
 
 READ_AHEAD_FROM = 2**20  # bytes of a batch: below, a thread costs more than it saves
@@ -110,12 +110,7 @@ class BatchLoader:
             yield from map(self._pictures, batches)
             return
         with ThreadPoolExecutor(1) as pool:
-            ahead = deque(pool.submit(self._pictures, chosen) for chosen in batches[: self.prefetch])
-            for position in range(len(batches)):
-                pictures = ahead.popleft().result()
-                if position + self.prefetch < len(batches):
-                    ahead.append(pool.submit(self._pictures, batches[position + self.prefetch]))
-                yield pictures
+            yield from map_ahead(pool, self._pictures, batches, self.prefetch)
 
     def _pictures(self, chosen: Tensor) -> Tensor:
         if self.augment is None:

@@ -137,19 +137,20 @@ def contact_sheet(
 ) -> Figure:
     """Show pictures, uint8 (height, width, 3), in rows of ``columns`` with a title each; None leaves its place empty."""
     rows = max(1, -(-len(pictures) // columns))
-    height = 0.9 + 2.2 * rows
-    # not the constrained layout, which takes seconds for so many axes
-    figure = new_figure(title, synthetic, 1.75 * columns, height, layout=None)
-    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 1.15 / height, wspace=0.05, hspace=0.28)
-    grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.axis("off")
-    for axes, picture, text in zip(grid, pictures, titles, strict=False):
+    width, height, side, head = 1.75 * columns, 2.2 * rows, 1.65, 0.9  # inches
+    figure = new_figure(title, synthetic, width, height + head, layout=None)
+    axes = figure.add_axes((0, 0, 1, height / (height + head)))  # one for all: an Axes takes 10 ms
+    for place, (picture, text) in enumerate(zip(pictures, titles, strict=True)):
         if picture is not None:
-            axes.imshow(picture, interpolation="nearest")
-            axes.set_title(text, fontsize=7, parse_math=False)
+            row, column = divmod(place, columns)
+            x, y = 1.75 * column + 1.75 / 2, 2.2 * row + 2.15 - side  # middle and top
+            h, w = (side * length / max(picture.shape[:2]) for length in picture.shape[:2])
+            axes.imshow(picture, interpolation="nearest", extent=(x - w / 2, x + w / 2, y + h, y), aspect="auto")
+            axes.text(x, y - 0.03, text, fontsize=7, ha="center", va="bottom", parse_math=False)
     if not len(pictures):
-        grid[0].text(0, 0.5, "none", fontsize=10)
+        axes.text(0.5, 0.5, "none", fontsize=10)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.axis("off")
     return figure
 
 
