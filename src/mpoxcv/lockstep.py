@@ -9,8 +9,6 @@ Legend: F runs, B batch, C classes.
 """
 
 import contextlib
-import ctypes
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -23,10 +21,9 @@ from torch import Tensor
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.data.loader import Batch, BatchLoader
+from mpoxcv.memory import keep_freed_memory
 from mpoxcv.models.grouped import GroupedLeNet
 from mpoxcv.models.lenet import LeNet
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def current() -> "Member | None":
@@ -121,13 +118,6 @@ def why_alone(classifier: LesionClassifier, trainer: L.Trainer) -> str | None:
     if trainer.max_steps != -1 or trainer.limit_train_batches != 1.0 or getattr(trainer, "overfit_batches", False):
         return "trainer.max_steps, trainer.limit_train_batches or trainer.overfit_batches is set"
     return None
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed: without, every step's tensors are pages that the system zeroes anew (mallopt(3))."""
-    if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
-        for parameter, mib in ((M_MMAP_THRESHOLD, 32), (M_TRIM_THRESHOLD, 512)):
-            library.mallopt(parameter, mib * 2**20)
 
 
 def run_together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:

@@ -14,6 +14,7 @@ from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.data.tree import SPLITS
 from mpoxcv.evaluation.figures import contact_sheet, draw_all
+from mpoxcv.memory import return_freed_memory
 from mpoxcv.tensorboard import tensorboard_writer
 
 
@@ -79,6 +80,8 @@ def publish(trainer: L.Trainer, figure: Figure, tag: str, path: Path) -> None:
     """Save a figure as a PNG file and, if the run has a TensorBoard logger, show it there."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
+    figure.clear()
+    return_freed_memory()  # a canvas has tens of MB, and training would come on top
     if writer := tensorboard_writer(trainer):
         with Image.open(path) as drawn:  # add_figure would draw it again, which takes as long as the first time
             writer.add_image(tag, np.asarray(drawn.convert("RGB")), trainer.global_step, dataformats="HWC")
