@@ -1,6 +1,6 @@
 """Lightning the usual way, as a competent user writes it: ImageFolder, DataLoader workers, metrics in each step.
 
-    python benchmarks/lightning_usual.py ROOT FOLD BATCH_SIZE EPOCHS FOLDER
+    python benchmarks/lightning_usual.py ROOT FOLD BATCH_SIZE EPOCHS FOLDER [NETWORK SIZE]
 
 The same network, flips, normalisation, TensorBoard and final test as in ``scripts/train.py``; one persistent worker a core;
 accuracy and macro F1 of torchmetrics, called and logged in each step as in torchmetrics' documentation.
@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 
 from epoch_timer import EpochTimer
 from mpoxcv.data.tree import find_fold_folders
-from mpoxcv.models import LeNet
+from mpoxcv.models import create_model
 
 WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # as in conf/experiment/lenet.yaml
@@ -38,11 +38,11 @@ def train_parts(root: Path, fold: int, transform: object = None) -> list[ImageFo
 
 
 class Classifier(L.LightningModule):
-    """LeNet as in most public Lightning projects."""
+    """A network as in most public Lightning projects."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, network: str = "lenet") -> None:
         super().__init__()
-        self.network = LeNet(classes)
+        self.network = create_model(network, classes)
         metrics = torchmetrics.MetricCollection(
             {
                 "accuracy": torchmetrics.classification.MulticlassAccuracy(classes, average="micro"),
@@ -73,15 +73,17 @@ class Classifier(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-3)
 
 
-def main(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) -> None:
+def main(
+    root: Path, fold: int, batch_size: int, epochs: int, folder: Path, network: str = "lenet", size: int = 32
+) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     plain = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-    parts = train_parts(root, fold, v2.Compose([v2.Resize((32, 32)), v2.RandomHorizontalFlip(), *plain]))
+    parts = train_parts(root, fold, v2.Compose([v2.Resize((size, size)), v2.RandomHorizontalFlip(), *plain]))
     workers = {"num_workers": WORKERS, "persistent_workers": True}
     train = DataLoader(ConcatDataset(parts), batch_size, shuffle=True, **workers)
     base = find_fold_folders(root)[0] / f"fold{fold}"
     scored = {
-        split: ImageFolder(base / split, v2.Compose([v2.Resize((32, 32)), *plain])) for split in ("Valid", "Test")
+        split: ImageFolder(base / split, v2.Compose([v2.Resize((size, size)), *plain])) for split in ("Valid", "Test")
     }
     loaders = {split: DataLoader(dataset, 256, **workers) for split, dataset in scored.items()}
     trainer = L.Trainer(
@@ -92,10 +94,10 @@ def main(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) -> N
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
-    trainer.fit(Classifier(len(parts[0].classes)), train, loaders["Valid"])
+    trainer.fit(Classifier(len(parts[0].classes), network), train, loaders["Valid"])
     metrics = trainer.test(dataloaders=loaders["Test"], ckpt_path="best", weights_only=True, verbose=False)
     (folder / "metrics.json").write_text(json.dumps(metrics[0]))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]), Path(sys.argv[5]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]), Path(sys.argv[5]), *sys.argv[6:7], *map(int, sys.argv[7:8]))

@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mpoxcv.cli  # noqa: F401  registers what the configs need
 from epoch_timer import relative_paths, write
-from mpoxcv.models import LeNet
+from mpoxcv.models import LeNet, create_model
 
 SIZE = 2048  # of the matrices: 2 * SIZE^3 floating-point operations a product
 
@@ -120,19 +120,22 @@ def original(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) 
     write(folder / "times.json", begins, relative_paths(parts))
 
 
-def limit(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) -> None:
-    """The best of the products of two large float32 matrices, and LeNet's operations a picture, forward and backward."""
+def limit(
+    root: Path, fold: int, batch_size: int, epochs: int, folder: Path, name: str = "lenet", size: str = "32"
+) -> None:
+    """The best of the products of two large float32 matrices, and a network's operations a picture, forward and backward."""
     left, right = torch.rand(2, SIZE, SIZE)
     begins = []
     for _ in range(12):
         begins.append(time.monotonic())
         left @ right
     best = np.diff(begins).min()
+    network, few = create_model(name, 6), min(batch_size, 8)
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(
-            LeNet()(torch.rand(batch_size, 3, 32, 32)), torch.zeros(batch_size, dtype=torch.long)
+            network(torch.rand(few, 3, int(size), int(size))), torch.zeros(few, dtype=torch.long)
         ).backward()
-    found = {"gflops": 2 * SIZE**3 / best / 1e9, "mflop_a_picture": counter.get_total_flops() / batch_size / 1e6}
+    found = {"gflops": 2 * SIZE**3 / best / 1e9, "mflop_a_picture": counter.get_total_flops() / few / 1e6}
     (folder / "times.json").write_text(json.dumps(found))
 
 

@@ -2,12 +2,14 @@
 
     python benchmarks/speed.py                            a generated fold of MSLD v2.0's size, 8,070 JPEGs of 224 x 224
     python benchmarks/speed.py --data DIR data=msld_v1    a tree made by scripts/make_folds.py
+    python benchmarks/speed.py --network resnet18 --size 224 --ways ours usual bare --batch-size 32
 
-All train LeNet at 32 x 32 on the same files, alternating, each time in a new process. ``ours`` is scripts/train.py as it is,
-which decodes the pictures anew in each round; ``usual`` is lightning_usual.py; of the others see plain_loops.py. An epoch of
-these two is training, validation, metrics, TensorBoard and checkpoint; plain loops only train. The first epoch is left out (it
-starts workers and fills caches), and the last, which runs into the end. ``limit`` is what the matrix product of this machine
-would allow; ``import torch`` is what of the memory, that of the largest process, is torch itself.
+All train one network, LeNet at 32 x 32 unless told otherwise, on the same files, alternating, each time in a new process.
+``ours`` is scripts/train.py as it is, which decodes the pictures anew in each round; ``usual`` is lightning_usual.py; of the
+others see plain_loops.py. An epoch of these two is training, validation, metrics, TensorBoard and checkpoint; plain loops
+only train. The first epoch is left out (it starts workers and fills caches), and the last, which runs into the end. ``limit``
+is what the matrix product of this machine would allow; ``import torch`` is what of the memory, that of the largest process,
+is torch itself.
 """
 
 import itertools
@@ -33,6 +35,10 @@ Rounds = dict[str, list[tuple[Run, dict[str, Any]]]]  # by way: the process, and
 def measure(root: Path, folder: Path, ways: list[str], arguments: Any) -> Rounds:
     """Run every way once a round."""
     fold, epochs = str(arguments.fold), str(arguments.epochs + 2)
+    which = [arguments.network, str(arguments.size)]
+    options = [*arguments.options]
+    if arguments.network != "lenet":
+        options += ["model=torchvision", f"model.name={arguments.network}", f"data.image_size={arguments.size}"]
 
     def once(way: str, number: int) -> tuple[Run, dict[str, Any]]:
         out = folder / f"{way}{number}"
@@ -41,12 +47,13 @@ def measure(root: Path, folder: Path, ways: list[str], arguments: Any) -> Rounds
         if way == "torch":
             return measuring.run("-c", "import torch"), {}
         if way == "ours":
-            own = [f"fold={fold}", f"data.batch_size={size}", f"trainer.max_epochs={epochs}", *arguments.options]
+            own = [f"fold={fold}", f"data.batch_size={size}", f"trainer.max_epochs={epochs}", *options]
             return measuring.train(root, out, Path(f"{out}-cache"), *own)
         if way == "usual":
-            done = measuring.run(HERE / "lightning_usual.py", root, fold, size, epochs, out)
+            done = measuring.run(HERE / "lightning_usual.py", root, fold, size, epochs, out, *which)
         else:
-            own = [f"data.cache_dir={folder}/cache", *arguments.options] if way == "bare" else []
+            own = [f"data.cache_dir={folder}/cache", *options] if way == "bare" else []
+            own = which if way == "limit" else own
             done = measuring.run(HERE / "plain_loops.py", way, root, fold, size, epochs, out, *own)
         return done, json.loads((out / "times.json").read_text())
 
@@ -93,7 +100,10 @@ def summarise(rounds: Rounds, epochs: int) -> dict[str, Any]:
 def chart(result: dict[str, Any]) -> Figure:
     """Draw pictures a second beside the limit, and the time to the metrics and the memory."""
     figure = new_figure(
-        f"LeNet, {result['pictures']:,} {result['conditions']['data']}", result["conditions"]["synthetic"], 11, 3.6
+        f"{result['conditions']['network']}, {result['pictures']:,} {result['conditions']['data']}",
+        result["conditions"]["synthetic"],
+        11,
+        3.6,
     )
     names = list(result["ways"])
     panels = (
@@ -121,14 +131,19 @@ def main() -> None:
     parser = measuring.parser(__doc__, "speed.json", rounds=3)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs a round")
+    parser.add_argument("--network", default="lenet", help="or one of torchvision, such as resnet18")
+    parser.add_argument("--size", type=int, default=32, help="pixels a side that it takes")
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, help="ratios are to the first")
     arguments = parser.parse_intermixed_args()
+    if arguments.network != "lenet" and {"timm", "original"} & set(arguments.ways):
+        parser.error("timm and original train LeNet alone: --ways ours usual bare")
     result = measuring.conditions()
     ways = [way for way in arguments.ways if way != "timm" or find_spec("timm")]
     if len(ways) < len(arguments.ways):
         print("timm is not installed: its loader is left out (uv pip install --group benchmark).", file=sys.stderr)
     with tempfile.TemporaryDirectory() as folder:
         root, result["conditions"] = measuring.fold_tree(arguments, Path(folder))
+        result["conditions"]["network"] = f"{arguments.network} at {arguments.size} x {arguments.size}"
         result["conditions"]["batch_size"] = {"original": ORIGINAL_BATCH, "others": arguments.batch_size}
         result["conditions"]["epochs"] = {"run": arguments.epochs + 2, "timed": arguments.epochs}
         result |= summarise(measure(root, Path(folder), ways, arguments), arguments.epochs)

@@ -100,7 +100,7 @@ def test_the_numbers_hang_together(tmp_path):
     assert usual["over_first_way"] == {"median": 10, "min": 4, "max": 10, "n": 3}
     assert ours["seconds_of_steps"] == {"median": 0.4, "min": 0.4, "max": 0.8, "n": 6}
     assert usual["wall_s_50_epochs_extrapolated"]["median"] == 50 + 46 * 5
-    result = found | measuring.conditions() | {"conditions": {"data": "made up", "synthetic": True}}
+    result = found | measuring.conditions() | {"conditions": {"data": "made up", "synthetic": True, "network": "lenet"}}
     measuring.report(tmp_path / "speed.json", result, "Speed", ["way"], [["ours"]], speed.chart(result))
     assert json.loads((tmp_path / "speed.json").read_text())["ways"] == found["ways"]
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
