@@ -126,3 +126,12 @@ def test_damaged_bytes_give_a_picture_or_a_user_error(position, noise):
         assert np.array_equal(decode(damaged), np.asarray(Image.open(io.BytesIO(damaged)).convert("RGB")))
     except UserError:
         pass
+
+
+def test_absurd_chroma_sampling_gives_a_picture_or_a_user_error():
+    at = JPEG.index(b"\xff\xc0") + 11
+    for sampling in range(256):
+        try:
+            assert decode(JPEG[:at] + bytes([sampling]) + JPEG[at + 1 :]).shape == (200, 200, 3)
+        except UserError:
+            pass

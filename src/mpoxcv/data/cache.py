@@ -3,10 +3,11 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import PIL
@@ -20,6 +21,16 @@ from mpoxcv.errors import UserError, shorten
 
 VERSION = 2  # raise it when the same bytes and settings would give other pixels
 CHUNK = 32  # pictures of one task of a thread: a task of its own costs more than a file
+
+
+class Watcher(Protocol):
+    """Sees every file that is decoded for a cache."""
+
+    def add(self, digest: str, data: bytes, pixels: np.ndarray) -> None:
+        """Take a file's digest, bytes and full-sized pixels, uint8 (height, width, 3); called from several threads."""
+
+    def save(self) -> None:
+        """Keep what was seen; called before any other process may use the cache."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +54,7 @@ def open_cache(
     threads: int | None = None,
     digests: np.ndarray | None = None,
     antialias: bool = True,
-    watch: Callable[[str, bytes, np.ndarray], None] | None = None,
+    watcher: Watcher | None = None,
 ) -> PictureCache:
     """Open the cache of these pictures; build it first if their content or a setting is new.
 
@@ -58,7 +69,7 @@ def open_cache(
         threads: number of threads; None takes one a core. The result does not depend on it.
         digests: of the files, where :func:`digest_files` has just made them.
         antialias: as in ``mpoxcv.data.images.resize``.
-        watch: called from the threads with the digest, the bytes and the full-sized pixels of each file that is decoded.
+        watcher: sees what is decoded.
 
     Raises:
         UserError: files cannot be read or decoded (all are named).
@@ -81,7 +92,7 @@ def open_cache(
             pixels = _load(file, shape)  # another process may have built it meanwhile
             if pixels is None:
                 files = [(paths[i], str(digests[i])) for i in first]
-                _build(file, shape, root, files, threads or os.cpu_count() or 1, antialias, watch)
+                _build(file, shape, root, files, threads or os.cpu_count() or 1, antialias, watcher)
                 pixels = _load(file, shape)
     assert pixels is not None
     return PictureCache(pixels, rows.astype(np.int64))
@@ -127,7 +138,7 @@ def _build(
     files: list[tuple[str, str]],
     threads: int,
     antialias: bool,
-    watch: Callable[[str, bytes, np.ndarray], None] | None,
+    watcher: Watcher | None,
 ) -> None:
     partial = file.with_suffix(".partial")
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
@@ -143,8 +154,8 @@ def _build(
                 failures.append(f"{path}: {error}")
                 continue
             row[:] = resize(pixels, shape[1], antialias)
-            if watch:
-                watch(digest, data, pixels)
+            if watcher:
+                watcher.add(digest, data, pixels)
         return small
 
     try:
@@ -156,6 +167,8 @@ def _build(
                 stream.write(pictures.data)
             stream.flush()
             os.fsync(stream.fileno())
+        if watcher:
+            watcher.save()
         if failures:
             raise UserError(unreadable(failures, root))
         partial.replace(file)

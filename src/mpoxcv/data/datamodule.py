@@ -143,13 +143,16 @@ class MSLDDataModule(L.LightningDataModule):
         table = self._read()
         self._start = dict(zip(table["path"], table["digest"], strict=True))
         self._synthetic = is_synthetic(self.root)
-        known, paths, digests = Descriptions(self.cache_dir), table["path"].tolist(), table["digest"].to_numpy()
-        try:  # what the search for leaks needs is seen in passing
-            cache = open_cache(
-                self.root, paths, self.image_size, self.cache_dir, self.threads, digests, self.antialias, known.add
-            )
-        finally:
-            known.save()
+        cache = open_cache(
+            self.root,
+            table["path"].tolist(),
+            self.image_size,
+            self.cache_dir,
+            self.threads,
+            table["digest"].to_numpy(),
+            self.antialias,
+            Descriptions(self.cache_dir),  # what the search for leaks needs is seen in passing
+        )
         table = table.assign(row=cache.rows)
         if self.fold != POOLED:
             table, self.audit = settle_leaks(table, self.root, self.leaks, self.cache_dir, self.threads)

@@ -69,7 +69,7 @@ def _sound_jpeg(data: bytes) -> np.ndarray | None:
         if space != "YCbCr" or width * height > MAX_PIXELS:
             return None
         return simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)  # as Pillow does
-    except ValueError:
+    except DAMAGED:  # Pillow says why
         return None
 
 
