@@ -243,11 +243,10 @@ def write_tensorboard(summary: Any, folder: Path) -> None:
     results = tables_of(summary).get("results")
     for group in summary.groups:
         name = folder_name(group.name)
-        drawn = {f"summary/{tag}": figure for tag, figure in figures.draw_all(group.rows).items()}
-        for tag, figure in drawn.items():
-            file = folder / "figures" / name / f"{tag.rpartition('/')[2]}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(file)
+        drawn = {}
+        for tag, figure in figures.draw_all(group.rows).items():
+            drawn[f"summary/{tag}"] = folder / "figures" / name / f"{tag}.png"
+            figures.save_figure(figure, drawn[f"summary/{tag}"])
         rows = [] if results is None else results.map(markdown).to_numpy().tolist()
         heads = [] if results is None else list(results.columns)
         text = "\n".join("|" + "|".join(cells) + "|" for cells in (heads, ["---"] * len(heads), *rows))

@@ -8,7 +8,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from matplotlib.figure import Figure
+from PIL import Image
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
@@ -77,7 +78,7 @@ class SplitTensorBoardLogger(TensorBoardLogger):
 
 def write_summary_run(
     folder: str | os.PathLike[str],
-    figures: Mapping[str, Figure],
+    figures: Mapping[str, Path],
     text: str,
     options: Mapping[str, str],
     metrics: Mapping[str, float],
@@ -86,7 +87,7 @@ def write_summary_run(
 
     Args:
         folder: of the run.
-        figures: by tag.
+        figures: PNG files by tag.
         text: Markdown, for the TEXT page.
         options: for the HPARAMS page.
         metrics: by ``<split>/<metric>``: points in the charts of the single runs, and columns of the HPARAMS page.
@@ -94,12 +95,20 @@ def write_summary_run(
     for old in Path(folder).rglob("events.out.tfevents.*"):
         old.unlink()
     logger = SplitTensorBoardLogger(folder)
-    for tag, figure in figures.items():
-        logger.experiment.add_figure(tag, figure)
+    for tag, file in figures.items():
+        add_png(logger.experiment, tag, file, 0)
     logger.experiment.add_text("summary", text)
     logger.log_metrics(metrics, 0)
     logger.log_final(options, metrics)
     logger.finalize("success")
+
+
+def add_png(writer: SummaryWriter, tag: str, file: Path, step: int) -> None:
+    """Show a PNG file as it is (``add_figure`` would draw the figure again, ``add_image`` encode it again)."""
+    with Image.open(file) as header:
+        size = {"width": header.width, "height": header.height}
+    image = Summary.Image(**size, colorspace=len("RGBA"), encoded_image_string=file.read_bytes())
+    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def split_and_tag(name: str) -> tuple[str, str]:

