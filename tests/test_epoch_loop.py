@@ -11,7 +11,14 @@ from mpoxcv.callbacks import WithinEpochCheckpoint
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data import MSLDDataModule
 from mpoxcv.epoch_loop import take_lean_steps
+from mpoxcv.errors import UserError
 from mpoxcv.models import LeNet
+
+
+def test_an_optimizer_that_wants_a_closure_is_refused():
+    classifier = LesionClassifier(LeNet(len(CLASSES)), CLASSES, optimizer=torch.optim.LBFGS)
+    with pytest.raises(UserError, match="LBFGS"):
+        classifier.configure_optimizers()
 
 
 class Steps(L.Callback):

@@ -79,7 +79,15 @@ def test_a_failing_fold_costs_no_other_and_goes_on(run_script, tree, tmp_path):
     assert run_script("train", *command, "resume=true").code == 0 and summary_of(sweep)["complete"]
 
 
-def test_other_networks_are_trained_alone_and_said_so(run_script, tree, tmp_path):
-    done = run_script("train", "-m", "fold=1,2", LOCKSTEP, *options(tree, tmp_path / "s"), NETWORK)
-    assert done.code == 0 and "fold=1 is trained alone: the network is Sequential" in done.out
+@pytest.mark.parametrize(
+    ("option", "reason"),
+    [
+        (NETWORK, "the network is Sequential"),
+        ("+trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_algorithm is not norm"),
+        ("callbacks=frequent", "callbacks=frequent writes within epochs"),
+    ],
+)
+def test_what_cannot_be_grouped_is_trained_alone_and_said_so(run_script, tree, tmp_path, option, reason):
+    done = run_script("train", "-m", "fold=1,2", LOCKSTEP, *options(tree, tmp_path / "s"), option)
+    assert done.code == 0 and f"fold=1 is trained alone: {reason}" in done.out
     assert json.loads((tmp_path / "s/summary/summary.json").read_text())["complete"]

@@ -17,6 +17,7 @@ def small(root) -> list[str]:
 
 def test_a_run_is_reproduced_with_moved_data_and_another_cache(run_script, tree, tmp_path):
     stopping = ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"]
+    stopping += ["callbacks.checkpoint.monitor=val/loss", "callbacks.checkpoint.mode=min"]
     more = [*stopping, "data.batch_size=4", "seed=3", "scheduler=cosine"]
     assert run_script("train", "fold=2", *small(tree), *more, "hydra.run.dir=run").code == 0
     tree.rename(tmp_path / "moved")

@@ -1,5 +1,6 @@
 """Multiruns: their summary, what failing, killed and interrupted folds cost, and how they go on."""
 
+import errno
 import json
 import os
 import signal
@@ -61,6 +62,25 @@ def test_a_multirun_ends_with_its_summary(run_script, tree, tmp_path):
     assert again.code == 0, again.err
     one, two = found, json.loads((tmp_path / "again/summary.json").read_text())
     assert one["groups"] == two["groups"] and two["complete"]
+
+
+def test_a_glob_is_a_sweep_and_a_part_of_test_is_compared(run_script, tree, tmp_path):
+    part = ["data.eval_batch_size=2", "+trainer.limit_test_batches=2"]
+    done = run_script("train", "-m", "fold=1", "scheduler=glob(con*)", *part, *options(tree, tmp_path / "sweep"))
+    assert done.code == 0, done.err
+    found = summary_of(tmp_path / "sweep")
+    assert found["complete"] and found["expected"] == 1 and found["groups"][0]["pictures"] == 4
+    assert set(found["groups"][0]["baselines"]) == {"majority class", "colours alone"}
+
+
+def test_a_full_disk_at_the_end_is_one_clear_message(run_script, tree, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device", "figure.png")
+
+    monkeypatch.setattr(sweep_module, "write_tensorboard", fail)
+    done = run_script("train", "-m", "fold=1", *options(tree, tmp_path / "sweep"))
+    assert done.code == 1 and "No space left" in done.err and "Traceback" not in done.err
+    assert summary_of(tmp_path / "sweep")["complete"]
 
 
 def test_summaries_that_take_long_are_not_written_after_every_job(run_script, tree, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ Legend: B batch, C classes, N pictures of a split.
 """
 
 import functools
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +90,7 @@ class LesionClassifier(L.LightningModule):
         if compile not in COMPILE_MODES:
             raise UserError(f"classifier.compile={compile} is not one of true, false, {', '.join(COMPILE_MODES[2:])}.")
         self.network = network.to(memory_format=torch.channels_last)
-        self.classes = list(classes)
+        self.classes = [str(name) for name in classes]
         self.optimizer, self.scheduler = optimizer, scheduler
         self.class_weights = class_weights if isinstance(class_weights, str | None) else list(class_weights)
         self.label_smoothing, self.seed = label_smoothing, seed
@@ -219,6 +220,8 @@ class LesionClassifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Build what the arguments ask for, in Lightning's form."""
         optimizer = self.optimizer(self.network.parameters())
+        if inspect.signature(optimizer.step).parameters["closure"].default is inspect.Parameter.empty:
+            raise UserError(f"{type(optimizer).__name__} computes a step's loss several times, which is not supported.")
         if self.scheduler is None:
             return optimizer
         scheduler = self.scheduler(optimizer)

@@ -55,18 +55,25 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
         @functools.wraps(task)
         def run() -> None:
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands us the exception itself
-            code = 0
             AT_END.clear()
             sys.argv[1:] = map(quoted, sys.argv[1:])
+            code = attempt(hydra_main)
+            for action in AT_END:
+                code = attempt(action) or code
+            if code:
+                sys.exit(code)
+
+        def attempt(action: Callable[[], int | None]) -> int:
+            """Do it; say what went wrong; return the exit code."""
             try:
-                hydra_main()
+                return action() or 0
             except KeyboardInterrupt:
                 sys.stderr.write("\ninterrupted\n")
-                code = 130
+                return 130
             except SystemExit as stop:  # Lightning's way to end after Ctrl-C
                 if isinstance(stop.code, str):
                     sys.stderr.write(f"\nerror: {visible(stop.code)}\n")
-                code = 1 if isinstance(stop.code, str) else stop.code or 0
+                return 1 if isinstance(stop.code, str) else stop.code or 0
             except Exception as error:
                 message = explain(error, conf_dir, config_name, sys.argv[1:])
                 sys.stdout.flush()
@@ -74,11 +81,7 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
                     traceback.print_exc()
                 else:
                     sys.stderr.write(f"\nerror: {visible(message)}\n")
-                code = 1
-            for action in AT_END:
-                code = action() or code
-            if code:
-                sys.exit(code)
+                return 1
 
         return run
 

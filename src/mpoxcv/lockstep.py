@@ -15,9 +15,11 @@ from typing import Any
 import lightning as L
 import torch
 from greenlet import getcurrent, greenlet
+from lightning.pytorch.utilities import GradClipAlgorithmType
 from rich.progress import Progress
 from torch import Tensor
 
+from mpoxcv.callbacks.within_epoch import WithinEpochCheckpoint
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.data.loader import Batch, BatchLoader
@@ -109,6 +111,8 @@ def _only_closure(epoch: int, batch: int, optimizer: Any, closure: Callable[[], 
 
 def why_alone(classifier: LesionClassifier, trainer: L.Trainer) -> str | None:
     """Return why a run's epochs cannot be computed with others', or None."""
+    if type(classifier) is not LesionClassifier:
+        return "its classifier is a subclass of LesionClassifier"
     if type(classifier.network) is not LeNet:
         return f"the network is {type(classifier.network).__name__}, and only LeNets are grouped"
     if classifier.network._compiled_call_impl is not None:
@@ -117,6 +121,10 @@ def why_alone(classifier: LesionClassifier, trainer: L.Trainer) -> str | None:
         return "trainer.strategy, trainer.precision or trainer.accumulate_grad_batches is not the default"
     if trainer.max_steps != -1 or trainer.limit_train_batches != 1.0 or getattr(trainer, "overfit_batches", False):
         return "trainer.max_steps, trainer.limit_train_batches or trainer.overfit_batches is set"
+    if trainer.gradient_clip_algorithm not in (None, GradClipAlgorithmType.NORM):
+        return "trainer.gradient_clip_algorithm is not norm"
+    if any(isinstance(callback, WithinEpochCheckpoint) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        return "callbacks=frequent writes within epochs"
     return None
 
 

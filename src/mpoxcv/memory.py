@@ -1,4 +1,4 @@
-"""How the C library keeps freed memory (glibc's mallopt(3) and malloc_trim(3); other systems go without)."""
+"""This process's memory, and how the C library keeps what is freed (mallopt(3) and malloc_trim(3) of glibc alone)."""
 
 import ctypes
 import sys
@@ -17,6 +17,15 @@ def return_freed_memory() -> None:
     """Give back what is free now, after something large such as a figure."""
     if library := _glibc():
         library.malloc_trim(0)
+
+
+def peak_mib() -> int | None:
+    """Return the most that this process has held, in MiB; None on Windows, whose Python does not say."""
+    if sys.platform == "win32":
+        return None
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024**2 if sys.platform == "darwin" else 1024)
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -71,10 +71,15 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
     kept = {k: v for k, v in dict(trainer).items() if k not in OWN_TRAINER and not isinstance(v, dict | list)}  # type: ignore[arg-type]
     parts["trainer"] = {**cfg.trainer, **kept}
     callbacks = {name: callback for name, callback in cfg.callbacks.items() if read(stored, f"callbacks.{name}")}
+    if "checkpoint" in callbacks:
+        chosen = {key: read(stored, f"callbacks.checkpoint.{key}") for key in ("monitor", "mode")}
+        callbacks["checkpoint"] = {**callbacks["checkpoint"], **{k: v for k, v in chosen.items() if v}}
     for name, callback in (stored.get("callbacks") or {}).items():
         if read(callback, "_target_") == EARLY_STOPPING:
             callbacks[name] = callback
     named = {key: stored.get(key) for key in ("fold", "seed", "name", "model", "optimizer", "scheduler", "ckpt_path")}
+    if named["ckpt_path"] == "last":  # it went on with itself
+        named["ckpt_path"] = None
     own = {"callbacks": callbacks, "logger": cfg.logger, "output_dir": cfg.output_dir, "resume": False}
     return OmegaConf.create(named | parts | own)
 

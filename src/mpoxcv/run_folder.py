@@ -34,7 +34,7 @@ def refuse_used(config: DictConfig) -> None:
     before = [str(option) for option in read_plain(stored)]
     own = [str(option) for option in config.hydra.overrides.task]
     kept = [option for option in before if option_name(option) not in ("resume", "ckpt_path")]
-    command = f"python {shlex.join([sys.argv[0], *kept])} hydra.run.dir={folder} resume=true"
+    command = f"python {shlex.join([sys.argv[0], *kept, f'hydra.run.dir={folder}', 'resume=true'])}"
     if not config.resume and config.ckpt_path != "last":
         raise SystemExit(f"{folder} holds a run already. Choose another folder, or go on with it:\n  {command}")
     if differing := [o for o in [*own, *before] if (o in own) != (o in before) and option_name(o) not in MAY_CHANGE]:

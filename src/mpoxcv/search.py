@@ -46,11 +46,12 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     study = optuna.create_study(
         study_name=str(plan.name),
         storage=f"sqlite:///{folder / 'study.db'}",
-        sampler=optuna.samplers.TPESampler(seed=cfg.seed),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=plan.startup_trials, n_warmup_steps=1),
         direction=plan.direction,
         load_if_exists=True,
     )
+    # with the seed alone, a search that goes on would try the first trials' options again
+    study.sampler = optuna.samplers.TPESampler(seed=cfg.seed + len(study.trials))
 
     def objective(trial: Any) -> float:
         options = {}

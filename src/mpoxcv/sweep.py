@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import BaseFileLock, FileLock, Timeout
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn
@@ -61,7 +62,7 @@ class SummariseSweep(Callback):
         self.script = sys.argv[0]
         folder = Path(config.hydra.sweep.dir).absolute()
         arguments = [str(argument) for argument in config.hydra.overrides.task]
-        overrides = OverridesParser.create().parse_overrides(arguments)
+        overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(arguments)
         own = [a for a in arguments if not a.startswith("resume=")]
         launcher = [
             str(o) for o in config.hydra.overrides.hydra if str(o).startswith(("hydra/launcher", "hydra.launcher"))

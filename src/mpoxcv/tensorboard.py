@@ -14,6 +14,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
+SPLITS = ("train", "val", "val_best", "test")
+
 
 class SplitTensorBoardLogger(TensorBoardLogger):
     """Log ``<split>/<metric>`` as the tag ``curves/<metric>`` of the run ``<split>`` in a folder below the run's.
@@ -22,22 +24,18 @@ class SplitTensorBoardLogger(TensorBoardLogger):
     give two charts. Metrics of single classes, ``<split>/<metric>/<class>``, get the tag ``per_class/<metric>/<class>``.
 
     Args:
-        save_dir: the run's folder.
-        splits: what counts as a split; all other names are logged in the run's folder itself.
+        save_dir: the run's folder, where names of no split are logged.
     """
 
-    def __init__(
-        self, save_dir: str | os.PathLike[str], splits: tuple[str, ...] = ("train", "val", "val_best", "test")
-    ) -> None:
+    def __init__(self, save_dir: str | os.PathLike[str]) -> None:
         super().__init__(str(save_dir), name="", version="", default_hp_metric=False)
-        self.splits = splits
         self._writers: dict[str, SummaryWriter] = {}
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log each metric in its split's run; Lightning's count of epochs is left out."""
         for name, value in metrics.items():
-            if name.partition("/")[0] in self.splits:
+            if name.partition("/")[0] in SPLITS:
                 split, tag = split_and_tag(name)
                 self._writer(split).add_scalar(tag, value, step)
             elif name != "epoch":

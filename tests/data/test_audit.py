@@ -10,6 +10,7 @@ import openpyxl
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from conftest import write_picture
 from mpoxcv.data.audit import Finding, audit
 from mpoxcv.data.cache import digest_files
 from mpoxcv.data.descriptions import describe, likenesses
@@ -61,6 +62,12 @@ def test_leaks_of_every_kind(tree: Path) -> None:
     assert kinds["the same picture under two patients"].count >= 1
     likeness = leaks["an augmented picture looks like one of Valid or Test, whatever its name says"]
     assert likeness.examples == [("FOLDS_AUG/fold1_AUG/Train/Cowpox/COW_1_01_9_1.jpg", TEST)]
+
+
+def test_a_patient_in_two_classes_is_one_person(tree: Path) -> None:
+    patient = Path(TEST).name.rpartition("_")[0]
+    write_picture(tree / f"FOLDS/fold1/Train/Measles/{patient}_02.jpg", 77)
+    assert found(tree)["a patient has pictures in Train and in Valid or Test"].by_fold == {1: 1}
 
 
 def test_datalog(tree: Path) -> None:

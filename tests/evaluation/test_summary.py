@@ -8,9 +8,13 @@ import yaml
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, roc_auc_score
 
 from mpoxcv.errors import UserError
+from mpoxcv.evaluation import statistics as st
+from mpoxcv.evaluation.curves import curve, reliability
+from mpoxcv.evaluation.figures import confusion_figure
 from mpoxcv.evaluation.process import whoami
 from mpoxcv.evaluation.report import write_report
 from mpoxcv.evaluation.runs import tells_apart
+from mpoxcv.evaluation.statements import warnings_of
 from mpoxcv.evaluation.summary import summarise
 from mpoxcv.files import write_json
 
@@ -26,7 +30,8 @@ def write_run(root, fold, seed=0, skill=1.0, overrides=(), status="finished", te
     (folder / ".hydra/config.yaml").write_text(yaml.safe_dump(config | {"data": {"root": "nowhere"}}))
     (folder / ".hydra/overrides.yaml").write_text(yaml.safe_dump([f"fold={fold}", f"seed={seed}", *overrides]))
     described = {"name": "msld_v2", "synthetic": False, "protocol": "published", "permuted_labels": False, "fold": fold}
-    described |= {"fingerprint": f"print{fold}", "counts": counts()} | data
+    described |= {"fingerprint": f"print{fold}", "counts": counts()}
+    described |= {"originals": {"train": 198, "val": 42, "test": 36}} | data
     provenance = {"status": status, "data": described, "command": "python scripts/train.py", "packages": {}}
     (folder / "provenance.json").write_text(json.dumps(provenance))
     if status != "finished":
@@ -185,6 +190,51 @@ def test_models_are_told_apart_and_compared_with_holm(tmp_path):
     assert clear["sentence"].startswith("model=good is better")
     assert by_pair["model=bad", "model=worse"]["sentence"].startswith("No difference")
     assert all(c["balanced_accuracy"]["p_holm"] >= c["balanced_accuracy"]["p"] for c in by_pair.values())
+
+
+def test_groups_are_compared_where_they_tested_the_same_pictures(tmp_path):
+    for fold in (1, 2):
+        for images, test in (("original", "a"), ("both", "a"), ("augmented", "b")):
+            known = {"fingerprint": images, "test_fingerprint": f"{test}{fold}"}
+            write_run(tmp_path, fold, overrides=[f"data.train_images={images}"], **known)
+    summary = summarise([tmp_path])
+    (comparison,) = summary.content["comparisons"]
+    assert {comparison["one"], comparison["other"]} == {"data.train_images=both", "data.train_images=original"}
+    assert comparison["test_train_ratio"] == pytest.approx(36 / 198)
+    assert sum("are not compared" in warning for warning in warnings_of(summary)) == 2
+
+
+def test_figures_count_a_picture_once_however_often_it_was_tested(tmp_path):
+    for seed in (1, 2, 3):
+        for fold in (1, 2):
+            write_run(tmp_path, fold, seed, tests=PICTURES[:90])
+    (group,) = summarise([tmp_path]).groups
+    assert reliability(group.rows)["n"].sum() == pytest.approx(90)
+    labels = confusion_figure(group.rows).axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == ["Chickenpox (40)", "Healthy (40)", "Monkeypox (10)"]
+    area = curve(group.rows, "Healthy", "roc")[2]
+    assert area == pytest.approx(group.content["per_class"]["Healthy"]["auroc"][0])
+
+
+def test_the_drawn_calibration_error_is_the_reported_one():
+    sure = [[1.0, 0.0], [0.95, 0.05], [0.2, 0.8], [0.6, 0.4]]
+    rows = pd.DataFrame(sure, columns=["p_a", "p_b"]).assign(
+        label=["b", "a", "b", "b"], prediction=["a", "a", "b", "a"]
+    )
+    bins = reliability(rows)
+    drawn = (bins["n"] * (bins["right"] - bins["confidence"]).abs()).sum() / 4
+    assert drawn == pytest.approx(st.scores([1, 0, 1, 1], sure, np.ones((1, 4)))["ece"][0])
+
+
+def test_classes_may_be_called_by_numbers(tmp_path):
+    for file in (write_run(tmp_path, fold) for fold in (1, 2)):
+        for table in ("predictions.csv", "baselines.csv"):
+            text = (file / table).read_text()
+            for number, name in enumerate(CLASSES):
+                text = text.replace(name, str(number))
+            (file / table).write_text(text)
+    (group,) = summarise([tmp_path]).content["groups"]
+    assert group["classes"] == ["0", "1", "2"] and set(group["baselines"]) == {"majority class"}
 
 
 def test_seeds_are_averaged_and_told_apart_from_folds(tmp_path):

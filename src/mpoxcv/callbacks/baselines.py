@@ -7,6 +7,7 @@ import lightning as L
 import numpy as np
 import pandas as pd
 
+from mpoxcv.callbacks.results import rows_of
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.evaluation.predictions import write_predictions
 
@@ -49,20 +50,9 @@ def baseline_predictions(datamodule: MSLDDataModule) -> pd.DataFrame:
         learnt = np.zeros((len(table), len(classes)))
         learnt[:, network.classes_] = network.predict_proba(colour_histograms(datamodule.pictures(split)))
         for model, probabilities in ((MAJORITY, np.tile(shares, (len(table), 1))), (COLOURS, learnt)):
-            keys = pd.DataFrame(
-                {
-                    "model": model,
-                    "image": table["image"],
-                    "patient": table["patient"],
-                    "data": datamodule.source,
-                    "fold": table["fold"],
-                    "split": table["split"],
-                    "label": table["class"],
-                    "prediction": np.array(classes)[probabilities.argmax(1)],
-                }
-            )
-            columns = [f"p_{name}" for name in classes]
-            parts.append(pd.concat([keys, pd.DataFrame(probabilities.astype(np.float32), columns=columns)], axis=1))
+            rows = rows_of(datamodule, table, probabilities.astype(np.float32))
+            rows.insert(0, "model", model)
+            parts.append(rows)
     return pd.concat(parts, ignore_index=True)
 
 

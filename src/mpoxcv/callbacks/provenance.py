@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import shlex
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import shorten
 from mpoxcv.evaluation.figures import SYNTHETIC_NOTE
 from mpoxcv.files import write_json
+from mpoxcv.memory import peak_mib
 from mpoxcv.tensorboard import tensorboard_writer
 
 PACKAGES = (
@@ -107,11 +107,13 @@ class Provenance(L.Callback):
             "name": datamodule.source,
             "synthetic": datamodule.synthetic,
             "fold": datamodule.fold,
-            "fingerprint": datamodule.fingerprint,
+            "fingerprint": datamodule.fingerprint(),
+            "test_fingerprint": datamodule.fingerprint("test"),
             "citation": datamodule.citation,
             "protocol": datamodule.protocol,
             "permuted_labels": datamodule.permute_labels,
             "counts": datamodule.counts(),
+            "originals": datamodule.originals,
             "audit": datamodule.audit,
         }
         device = trainer.strategy.root_device
@@ -137,7 +139,7 @@ class Provenance(L.Callback):
             "status": status,
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "durations": {**self.durations, "total_s": round(now - self._begin, 3)},
-            "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            "peak_memory_mib": peak_mib(),
         }
         if trainer.is_global_zero:
             write_json(self.folder / "provenance.json", self.content)

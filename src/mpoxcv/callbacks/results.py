@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pandas as pd
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -45,18 +46,19 @@ class Results(L.Callback):
 
 def predictions_table(datamodule: MSLDDataModule, split: str, outputs: SplitOutputs) -> pd.DataFrame:
     """Return the rows of predictions.csv (see ``mpoxcv.evaluation.predictions``) for a split's outputs."""
-    table = datamodule.table(split).iloc[outputs.index.numpy()].reset_index(drop=True)
-    classes = datamodule.classes
-    keys = pd.DataFrame(
-        {
-            "image": table["image"],
-            "patient": table["patient"],
-            "data": datamodule.source,
-            "fold": table["fold"],
-            "split": table["split"],
-            "label": table["class"],
-            "prediction": [classes[i] for i in outputs.logits.argmax(1).tolist()],
-        }
-    )
-    probabilities = pd.DataFrame(outputs.logits.softmax(1).numpy(), columns=[f"p_{name}" for name in classes])
-    return pd.concat([keys, probabilities], axis=1)
+    table = datamodule.table(split).iloc[outputs.index.numpy()]
+    return rows_of(datamodule, table, outputs.logits.softmax(1).numpy())
+
+
+def rows_of(datamodule: MSLDDataModule, table: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
+    """Return the rows of predictions.csv for rows of a split's table and their probabilities, float32 (n, C)."""
+    keys = {
+        "image": table["image"].to_numpy(),
+        "patient": table["patient"].to_numpy(),
+        "data": datamodule.source,
+        "fold": table["fold"].to_numpy(),
+        "split": table["split"].to_numpy(),
+        "label": table["class"].to_numpy(),
+        "prediction": np.array(datamodule.classes)[probabilities.argmax(1)],
+    }
+    return pd.DataFrame(keys | {f"p_{name}": probabilities[:, i] for i, name in enumerate(datamodule.classes)})

@@ -113,7 +113,7 @@ def _twins(first: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
 
 def _val_and_test(originals: pd.DataFrame) -> Iterator[Finding]:
     val, test = (originals[originals["split"] == split] for split in ("val", "test"))
-    both = val.merge(test, on=["fold", "class", "patient"], suffixes=("", "_b")).drop_duplicates(["fold", "path"])
+    both = val.merge(test, on=["fold", "patient"], suffixes=("", "_b")).drop_duplicates(["fold", "path"])
     if len(both):
         effect = "The checkpoint is chosen on patients that it is tested on: the score is slightly too high."
         by_fold = {int(fold): int(n) for fold, n in both["fold"].value_counts(sort=False).items()}

@@ -1,20 +1,16 @@
 """The audit's findings in the terminal, and as one page with the pictures side by side."""
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mpoxcv.data.audit import Finding
-from mpoxcv.data.images import decode
-from mpoxcv.errors import UserError
+from mpoxcv.data.images import thumbnail
 from mpoxcv.files import write_atomically
 
 THUMBNAIL = 160  # pixels
@@ -52,20 +48,11 @@ def write_page(findings: Sequence[Finding], root: Path, file: Path, synthetic: b
         loader=PackageLoader("mpoxcv.data", ""), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    pictures = {path: _thumbnail(root / path) for finding in findings for one in finding.examples for path in one}
+    pictures = {
+        path: thumbnail(root / path, THUMBNAIL) for finding in findings for one in finding.examples for path in one
+    }
     page = environment.get_template("audit.html.j2")
     write_atomically(
         file, page.render(findings=findings, pictures=pictures, root=str(root.absolute()), synthetic=synthetic)
     )
     print(f"The page: {file}")
-
-
-def _thumbnail(file: Path) -> str:
-    try:
-        picture = Image.fromarray(decode(file.read_bytes()))
-    except (OSError, ValueError, UserError):  # a name that datalog.xlsx lists and the tree lacks
-        return ""
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=80)
-    return base64.b64encode(stream.getvalue()).decode()

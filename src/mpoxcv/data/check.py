@@ -52,6 +52,7 @@ def check(
     """
     if not isinstance(folds, int) or folds < 1:
         raise UserError(f"folds={folds} should be the number of folds: folds=5.")
+    classes = [str(name) for name in classes or ()]
     if not classes:
         raise UserError("data.classes is empty: name the class folders, as in data.classes=[Mpox,Other].")
     root = Path(root)

@@ -112,7 +112,7 @@ class MSLDDataModule(L.LightningDataModule):
         for option, value in (("data.mean", mean), ("data.std", std)):
             if value is not None and (not isinstance(value, Sequence) or len(value) != 3):
                 raise UserError(f"{option}={value} should be three numbers, for red, green and blue: [0.5,0.5,0.5].")
-        self.root, self.classes, self.name_pattern = Path(root), list(classes), name_pattern
+        self.root, self.classes, self.name_pattern = Path(root), [str(name) for name in classes], name_pattern
         self.fold, self.dataset_name, self.citation, self.train_images = fold, name, citation, train_images
         self.protocol, self.split_file, self.permute_labels = protocol, split_file, permute_labels
         self.image_size, self.antialias = image_size, antialias
@@ -177,6 +177,8 @@ class MSLDDataModule(L.LightningDataModule):
                 f"There is no folder FOLDS_AUG in {self.root}, and data.train_images={self.train_images} needs it. "
                 "Train on the originals with data.train_images=original, or make copies with scripts/make_folds.py."
             )
+        originals = table.loc[~table["augmented"], "split"].value_counts()
+        self.originals = {split: int(originals.get(split, 0)) for split in SPLITS}  # whatever is left out below
         if self.train_images == "original":
             table = table[~table["augmented"]]
         elif self.train_images == "augmented":
@@ -207,11 +209,11 @@ class MSLDDataModule(L.LightningDataModule):
         """Whether the pictures are procedural, or were when they were read."""
         return is_synthetic(self.root) if self._synthetic is None else self._synthetic
 
-    @property
-    def fingerprint(self) -> str:
-        """Hex digest of the paths and contents of this fold's pictures."""
+    def fingerprint(self, *splits: str) -> str:
+        """Return a hex digest of the paths and contents of these splits' pictures; without names, of all that are used."""
         assert self._table is not None, "call setup() first"
-        return fingerprint(self._table["path"], self._table["digest"])
+        table = self._table[self._table["split"].isin(splits or SPLITS)]
+        return fingerprint(table["path"], table["digest"])
 
     def table(self, split: str) -> pd.DataFrame:
         """Return the index (see ``mpoxcv.data.tree.index_folds``) of a split; a batch's ``index`` counts its rows."""

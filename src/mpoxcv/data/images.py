@@ -1,8 +1,10 @@
 """One picture file decoded to RGB, as Pillow's users expect it."""
 
+import base64
 import io
 import struct
 import warnings
+from pathlib import Path
 
 import numpy as np
 import simplejpeg
@@ -58,6 +60,18 @@ def resize(pixels: np.ndarray, size: int, antialias: bool = True) -> np.ndarray:
         return np.asarray(image.resize((size, size), bilinear))
     scale = (image.width / size, 0, 0, 0, image.height / size, 0)
     return np.asarray(image.transform((size, size), Image.Transform.AFFINE, scale, bilinear))
+
+
+def thumbnail(file: Path | None, size: int) -> str:
+    """Return a picture file as a JPEG of at most ``size`` pixels a side, in base64 for a page; empty if it is none."""
+    try:
+        picture = Image.fromarray(decode(file.read_bytes() if file else b""))
+    except (OSError, ValueError, UserError):
+        return ""
+    picture.thumbnail((size, size))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=80)
+    return base64.b64encode(stream.getvalue()).decode()
 
 
 def _sound_jpeg(data: bytes) -> np.ndarray | None:

@@ -81,7 +81,7 @@ def leaks_of(table: pd.DataFrame, records: np.ndarray, pairs: pd.DataFrame, thre
     """
     table = table.assign(pixels=records["pixels"])
     held, train = table[table["split"] != "train"], table[table["split"] == "train"]
-    person, original = ["fold", "class", "patient"], ["fold", "class", "original"]
+    person, original = ["fold", "patient"], ["fold", "class", "original"]
     by_name = train[train["augmented"]].merge(held, on=original, suffixes=("", "_held"))
     same = train.merge(held, on=["fold", "pixels"], suffixes=("", "_held"))
     near = pairs[pairs["likeness"] >= threshold].merge(train, left_on="right", right_on="pixels")

@@ -17,8 +17,8 @@ def compare_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
     for i, one in enumerate(groups):
         for other in groups[i + 1 :]:
             keys = ("data", "protocol", "folds", "classes")
-            fingerprints = [{(r["fold"], r["fingerprint"]) for r in g.content["runs"]} for g in (one, other)]
-            if all(one.content[k] == other.content[k] for k in keys) and fingerprints[0] == fingerprints[1]:
+            tested = [{(r["fold"], r["test_fingerprint"]) for r in g.content["runs"]} for g in (one, other)]
+            if all(one.content[k] == other.content[k] for k in keys) and tested[0] == tested[1]:
                 found.append(_compare(one, other))
     for metric in HEADLINE:
         adjusted = st.holm(np.array([c[metric]["p"] for c in found]))
@@ -35,13 +35,9 @@ def _compare(one: Group, other: Group) -> dict[str, Any]:
     first = (both["group"] == "one").to_numpy()
     values = [scores(g.rows, g.rows["weight"].to_numpy()[None]) for g in (one, other)]
     drawn = [scores(both[first], draws[:, first]), scores(both[~first], draws[:, ~first])]
-    ratios = []
-    for run in one.finished:
-        counts = run.provenance.get("data", {}).get("counts", {})
-        sizes = {split: sum(c["pictures"] for c in by_class.values()) for split, by_class in counts.items()}
-        if sizes.get("train"):
-            ratios.append(sizes["test"] / sizes["train"])
-    ratio = float(np.mean(ratios)) if ratios else 1 / 4
+    sizes = [run.originals for run in one.finished]
+    train, test = (sum(size.get(split, 0) for size in sizes) for split in ("train", "test"))
+    ratio = test / train if train else 1 / max(1, len(one.content["folds"]) - 1)  # of a k-fold cross-validation
     found: dict[str, Any] = {"one": one.name, "other": other.name, "test_train_ratio": ratio}
     for metric in HEADLINE:
         folds = [fold_means(g, metric) for g in (one, other)]
@@ -64,9 +60,10 @@ def _compare(one: Group, other: Group) -> dict[str, Any]:
 def _sentence(comparison: Mapping[str, Any]) -> str:
     entry = comparison[PRIMARY]
     names = f"{comparison['one']} and {comparison['other']}"
+    test = f"p = {entry['p_holm']:.3f} by the corrected resampled t-test, Holm-adjusted"
     numbers = (
         f"balanced accuracy differs by {entry['difference']:+.3f} (95 % interval {entry['low']:+.3f} to {entry['high']:+.3f}; "
-        f"p = {entry['p_holm']:.3f} by the corrected resampled t-test, Holm-adjusted)"
+        f"{'of one fold there is no test' if math.isnan(entry['p_holm']) else test})"
     )
     if entry["p_holm"] < 0.05 and not entry["low"] <= 0 <= entry["high"]:
         better = comparison["one"] if entry["difference"] > 0 else comparison["other"]

@@ -5,8 +5,8 @@ import pandas as pd
 from sklearn.metrics import auc, average_precision_score, precision_recall_curve, roc_curve
 
 from mpoxcv.evaluation.predictions import probabilities_of
+from mpoxcv.evaluation.statistics import confidence_bins
 
-CALIBRATION_BINS = 15
 AXES = {  # kind: title, x, y, name of the area
     "roc": (
         "ROC, one class against the rest",
@@ -23,6 +23,11 @@ AXES = {  # kind: title, x, y, name of the area
 }
 
 
+def weights_of(rows: pd.DataFrame) -> np.ndarray:
+    """Return how much of a picture each row stands for, float (n,): less than 1 where several runs tested it."""
+    return (rows["weight"] / rows["seed"].nunique()).to_numpy() if "weight" in rows else np.ones(len(rows))
+
+
 def curve(rows: pd.DataFrame, name: str, kind: str) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Return x, y and the area of a class's ROC or precision-recall curve; None without positives or negatives.
 
@@ -31,20 +36,21 @@ def curve(rows: pd.DataFrame, name: str, kind: str) -> tuple[np.ndarray, np.ndar
         name: of the class.
         kind: a key of ``AXES``.
     """
+    weight = weights_of(rows)
     truth, score = (rows["label"] == name).to_numpy(), rows[f"p_{name}"].to_numpy(float)
     if not 0 < truth.sum() < len(truth):
         return None
     if kind == "roc":
-        false_positives, true_positives, _ = roc_curve(truth, score)
+        false_positives, true_positives, _ = roc_curve(truth, score, sample_weight=weight)
         return false_positives, true_positives, float(auc(false_positives, true_positives))
-    precision, recall, _ = precision_recall_curve(truth, score)
-    return recall, precision, float(average_precision_score(truth, score))
+    precision, recall, _ = precision_recall_curve(truth, score, sample_weight=weight)
+    return recall, precision, float(average_precision_score(truth, score, sample_weight=weight))
 
 
 def reliability(rows: pd.DataFrame) -> pd.DataFrame:
     """Return ``confidence`` (mean), ``right`` (share) and ``n`` of each bin of the top probability that holds pictures."""
-    confidence = probabilities_of(rows).max(1)
-    bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+    n, confidence = weights_of(rows), probabilities_of(rows).max(1)
     right = (rows["label"] == rows["prediction"]).to_numpy()
-    table = pd.DataFrame({"bin": bins, "confidence": confidence, "right": right}).groupby("bin")
-    return table.agg(confidence=("confidence", "mean"), right=("right", "mean"), n=("right", "size"))
+    table = pd.DataFrame({"confidence": n * confidence, "right": n * right, "n": n})
+    sums = table.groupby(confidence_bins(confidence)).sum()
+    return sums.assign(confidence=sums["confidence"] / sums["n"], right=sums["right"] / sums["n"])

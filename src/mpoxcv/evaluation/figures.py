@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import confusion_matrix
 
-from mpoxcv.evaluation.curves import AXES, CALIBRATION_BINS, curve, reliability
+from mpoxcv.evaluation.curves import AXES, curve, reliability, weights_of
 from mpoxcv.evaluation.predictions import classes_of, is_synthetic, probabilities_of
+from mpoxcv.evaluation.statistics import CALIBRATION_BINS
 
 matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no formula
 
@@ -52,8 +53,9 @@ def describe(predictions: pd.DataFrame) -> str:
 def confusion_figure(predictions: pd.DataFrame, normalise: bool = False) -> Figure:
     """Draw the confusion matrix: counts, or each true class's shares (rows sum to 1)."""
     classes = classes_of(predictions)
-    counts = confusion_matrix(predictions["label"], predictions["prediction"], labels=classes)
-    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    weight = weights_of(predictions)
+    counts = confusion_matrix(predictions["label"], predictions["prediction"], labels=classes, sample_weight=weight)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1e-12)
     kind = "row-normalised" if normalise else "counts"
     side = 3.2 + 0.55 * len(classes)
     figure = new_figure(
@@ -64,11 +66,11 @@ def confusion_figure(predictions: pd.DataFrame, normalise: bool = False) -> Figu
     label = "share of the true class" if normalise else "pictures"
     figure.colorbar(image, ax=axes, shrink=0.8, label=label, ticks=MaxNLocator(integer=not normalise))
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), [f"{c} ({n})" for c, n in zip(classes, counts.sum(1), strict=True)])
+    axes.set_yticks(range(len(classes)), [f"{c} ({n:.4g})" for c, n in zip(classes, counts.sum(1), strict=True)])
     axes.set(xlabel="predicted class", ylabel="true class (pictures)")
     shade = np.asarray(image.norm(shares if normalise else counts))
     for row, column in np.ndindex(counts.shape):
-        text = f"{shares[row, column]:.2f}" if normalise else str(counts[row, column])
+        text = f"{shares[row, column]:.2f}" if normalise else f"{counts[row, column]:.4g}"
         colour = "white" if shade[row, column] > 0.55 else "black"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     return figure
@@ -81,7 +83,8 @@ def curves_figure(predictions: pd.DataFrame, kind: str) -> Figure:
     axes = figure.subplots()
     for label, name in enumerate(classes_of(predictions)):
         line: dict[str, Any] = {"color": COLOURS[label % len(COLOURS)], "linestyle": STYLES[label % len(STYLES)]}
-        n, found = (predictions["label"] == name).sum(), curve(predictions, name, kind)
+        n = f"{weights_of(predictions)[predictions['label'] == name].sum():.4g}"
+        found = curve(predictions, name, kind)
         if found is None:
             axes.plot([], [], label=f"{name}: not defined (n={n})", **line)
         else:
@@ -113,7 +116,10 @@ def reliability_figure(predictions: pd.DataFrame) -> Figure:
     upper.legend(fontsize=8, loc="upper left")
     upper.grid(alpha=0.3)
     width = 1 / CALIBRATION_BINS
-    lower.bar(bins.index * width, bins["n"], width, align="edge", color=COLOURS[5], edgecolor="black", linewidth=0.5)
+    drawn = (
+        bins["n"].groupby(np.minimum(bins.index, CALIBRATION_BINS - 1)).sum()
+    )  # a probability of 1 with its neighbours
+    lower.bar(drawn.index * width, drawn, width, align="edge", color=COLOURS[5], edgecolor="black", linewidth=0.5)
     lower.set(xlabel="confidence (largest probability)", ylabel="pictures", xlim=(0, 1))
     return figure
 

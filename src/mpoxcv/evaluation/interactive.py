@@ -3,9 +3,10 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from mpoxcv.evaluation.curves import AXES, CALIBRATION_BINS, curve, reliability
+from mpoxcv.evaluation.curves import AXES, curve, reliability
 from mpoxcv.evaluation.figures import COLOURS
 from mpoxcv.evaluation.groups import PRIMARY, Group
+from mpoxcv.evaluation.statistics import CALIBRATION_BINS
 
 DASHES = ("solid", "dash", "dashdot", "dot", "longdash", "longdashdot")
 GRID = np.linspace(0, 1, 101)
@@ -74,7 +75,8 @@ def reliability_bars(group: Group) -> go.Figure:
     figure = _figure("confidence", "share of right predictions", 420)
     figure.update_xaxes(range=[0, 1.03]).update_yaxes(range=[0, 1])
     figure.add_trace(go.Bar(
-        x=bins["confidence"], y=bins["right"], width=0.8 / CALIBRATION_BINS, marker_color=COLOURS[5], text=bins["n"],
+        x=bins["confidence"], y=bins["right"], width=0.8 / CALIBRATION_BINS, marker_color=COLOURS[5],
+        text=bins["n"].map("{:.4g}".format),
         textposition="outside", name="pictures in the bin", hovertemplate="%{y:.2f} right of %{text}<extra></extra>",
     ))  # fmt: skip
     return _diagonal(figure, "perfect")

@@ -10,6 +10,7 @@ from mpoxcv.errors import UserError
 from mpoxcv.files import write_atomically
 
 KEYS = ["image", "patient", "data", "fold", "split", "label", "prediction"]
+TEXTS = {name: str for name in KEYS if name != "fold"}  # also where a class or patient is called 1
 SYNTHETIC = "synthetic"
 
 
@@ -49,10 +50,9 @@ def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     if not Path(path).is_file():
         raise UserError(f"There are no predictions in {path}. They are written when a run's test has ended.")
-    names = {name: str for name in ("image", "patient", "data", "split", "label", "prediction")}
     # keep_default_na: a class or patient may be called "NA"
     try:
-        table = pd.read_csv(path, dtype=names, keep_default_na=False)
+        table = pd.read_csv(path, dtype=TEXTS, keep_default_na=False)
     except ValueError as error:  # also of pandas' parser and of the encoding
         raise UserError(f"{path} is no table of predictions: {error}") from None
     if missing := [name for name in KEYS if name not in table.columns]:

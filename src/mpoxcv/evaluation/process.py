@@ -17,7 +17,7 @@ def why_unfinished(job: Mapping[str, Any]) -> str:
     if not (isinstance(job.get("pid"), int) and 0 < job["pid"] < 2**31 and {"host", "since"} <= job.keys()):
         return "it began, and never ended: killed, interrupted, or still at work"
     where = f"process {job['pid']} on {job['host']}"
-    if job["host"] != socket.gethostname():
+    if job["host"] != socket.gethostname() or os.name == "nt":  # where signal 0 is Ctrl-C
         return f"it began at {job['since']}, {where}, and has not ended: at work, or killed"
     if job["pid"] == os.getpid():  # a process has one job at a time, and this one sums up
         return "it was interrupted"

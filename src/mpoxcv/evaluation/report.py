@@ -1,30 +1,25 @@
 """A summary as people read it: in the terminal, as report.html and report.md, and as tables for a paper."""
 
-import base64
-import io
-import json
 import os
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 from plotly.offline import get_plotlyjs
 from rich.console import Console
 from rich.table import Table
 
-from mpoxcv.data.images import decode
-from mpoxcv.errors import UserError, visible
+from mpoxcv.data.images import thumbnail
+from mpoxcv.errors import visible
 from mpoxcv.evaluation.figures import most_confident_mistakes
 from mpoxcv.evaluation.groups import HEADLINE, Group
 from mpoxcv.evaluation.predictions import probabilities_of
 from mpoxcv.evaluation.statements import gaps_of, notes_of, protocol_of, verdict, warnings_of
 from mpoxcv.evaluation.summary import FEW, Summary
 from mpoxcv.evaluation.tables import NAMES, TITLES, tables_of
-from mpoxcv.files import write_atomically
+from mpoxcv.files import write_atomically, write_json
 from mpoxcv.markup import for_spreadsheets, markdown, one_line
 
 MISTAKES, THUMBNAIL = 12, 112  # pictures shown, and their size in pixels
@@ -38,7 +33,7 @@ def write_report(summary: Summary, folder: str | os.PathLike[str]) -> None:
         folder: gets the files, each in one piece.
     """
     folder = Path(folder)
-    write_atomically(folder / "summary.json", json.dumps(_plain(summary.content), indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / "summary.json", summary.content)
     tables = tables_of(summary)
     for name, table in tables.items():
         write_atomically(
@@ -91,10 +86,10 @@ def print_summary(summary: Summary, folder: Path) -> None:
     if len(results):
         console.print(table)
     for sentence in verdict(summary):
-        console.print(visible(sentence), soft_wrap=True, markup=False, highlight=False)
+        console.print(visible(sentence), soft_wrap=True)
     for warning in warnings_of(summary):
-        console.print(visible(f"WARNING: {warning}"), style="bold red", soft_wrap=True, markup=False, highlight=False)
-    console.print(f"The report: {folder / 'report.html'}", soft_wrap=True, markup=False, highlight=False)
+        console.print(visible(f"WARNING: {warning}"), style="bold red", soft_wrap=True)
+    console.print(f"The report: {folder / 'report.html'}", soft_wrap=True)
 
 
 def _figures(summary: Summary) -> dict[str, list[tuple[str, str]]]:
@@ -123,7 +118,7 @@ def _mistakes(summary: Summary) -> dict[str, list[dict[str, str]]]:
         files = _files_of(group)
         found[group.name] = [
             {
-                "picture": _thumbnail(files.get(row["image"])),
+                "picture": thumbnail(files.get(row["image"]), THUMBNAIL),
                 "text": f"{row['image']}: called {row['prediction']} ({p:.2f}), fold {row['fold']}",
             }
             for (_, row), p in zip(wrong.iterrows(), probabilities_of(wrong).max(1, initial=0), strict=True)
@@ -136,25 +131,3 @@ def _files_of(group: Group) -> dict[str, Path]:
     if not root.is_dir():
         return {}
     return {f"{file.parent.name}/{file.name}": file for file in root.rglob("FOLDS/*/*/*/*")}
-
-
-def _thumbnail(file: Path | None) -> str:
-    if file is None:
-        return ""
-    stream = io.BytesIO()
-    try:
-        picture = Image.fromarray(decode(file.read_bytes()))
-    except (OSError, UserError):
-        return ""
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    picture.save(stream, "JPEG", quality=80)
-    return base64.b64encode(stream.getvalue()).decode()
-
-
-def _plain(value: Any) -> Any:
-    """Return the value for JSON: not-a-number becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not float("-inf") < value < float("inf") else value

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mpoxcv.errors import UserError
-from mpoxcv.evaluation.predictions import classes_of, read_predictions
+from mpoxcv.evaluation.predictions import TEXTS, classes_of, read_predictions
 from mpoxcv.evaluation.process import why_unfinished
 from mpoxcv.files import read_json, read_metrics
 from mpoxcv.stored_config import REFERENCE, read_plain
@@ -66,6 +66,13 @@ class Run:
         """All options that make the experiment, as one text: equal for runs that differ in fold and seed alone."""
         kept = {name: value for name, value in self.config.items() if tells_apart(name)}
         return json.dumps([kept, self.pooled], sort_keys=True, default=str)
+
+    @property
+    def originals(self) -> dict[str, int]:
+        """Number of original pictures of the run's fold by split; empty where provenance.json has none."""
+        found = self.provenance.get("data", {}).get("originals")
+        sound = isinstance(found, dict) and all(isinstance(n, int) for n in found.values())
+        return dict(found) if sound else {}
 
     @property
     def pooled(self) -> bool:
@@ -230,7 +237,7 @@ def _sound(provenance: dict[str, Any]) -> dict[str, Any]:
 
 def _table(file: Path, columns: Iterable[str]) -> pd.DataFrame | None:
     try:
-        table = pd.read_csv(file, keep_default_na=False, na_values={"train/loss": "", "val/loss": ""})
+        table = pd.read_csv(file, dtype=TEXTS, keep_default_na=False, na_values={"train/loss": "", "val/loss": ""})
     except ValueError:
         return None
     return table if set(columns) <= set(table.columns) else None

@@ -1,5 +1,6 @@
 """A summary in plain sentences: the verdict, what must be read first, how the numbers came about, and what is missing."""
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -61,6 +62,10 @@ def warnings_of(summary: Summary) -> list[str]:
     protocols = {g.content["protocol"] for g in summary.groups}
     if len(protocols) > 1:
         found.append("The groups come from different protocols: their numbers stand side by side and are not compared.")
+    compared = {(c["one"], c["other"]) for c in summary.content["comparisons"]}
+    for one, other in itertools.combinations(summary.groups, 2):
+        if one.content["protocol"] == other.content["protocol"] and (one.name, other.name) not in compared:
+            found.append(f"{one.name} and {other.name} differ in data, folds or classes, and are not compared.")
     return found
 
 
@@ -85,10 +90,9 @@ def notes_of(summary: Summary) -> list[str]:
 
 def protocol_of(summary: Summary) -> list[str]:
     """Return how the numbers came about: what was tested on what, and what was chosen where."""
-    said = [
-        "The checkpoint with the best macro F1 on Valid is tested once. Balanced accuracy was named as primary beforehand."
-    ]
+    said = ["Balanced accuracy was named as primary beforehand."]
     for content in (group.content for group in summary.groups):
+        said += [sentence for sentence in [_selection(content)] if sentence not in said]
         coverage = content["coverage"]
         lines = [f"Data: {content['data']}. {content['citation'] or f'Source and licence: {NOT_REPORTED}.'}"]
         lines.append(
@@ -105,6 +109,14 @@ def protocol_of(summary: Summary) -> list[str]:
             lines.append(audited)
         said += [line for line in lines if line not in said]
     return said
+
+
+def _selection(content: Mapping[str, Any]) -> str:
+    """Return which checkpoint was tested."""
+    metric, end = content["monitor"]
+    return (
+        f"The checkpoint with the {end} {metric} is tested once." if metric else "The last epoch's weights are tested."
+    )
 
 
 def _independence(content: Mapping[str, Any]) -> str:
@@ -146,7 +158,10 @@ def gaps_of(summary: Summary) -> list[str]:
     if any(len(g.content["seeds"]) < 3 for g in summary.groups):
         gaps.append("Seeds: fewer than three, so that luck in training cannot be told from the folds' spread.")
     for group in summary.groups:
-        coverage = group.content["coverage"]
+        coverage, question = group.content["coverage"], group.content["mpox"]
+        if question and question["unchosen"]:
+            runs = ", ".join(question["unchosen"])
+            gaps.append(f"{group.name}: no threshold could be chosen on Valid, so that 0.5 was taken, in {runs}.")
         if coverage["never_tested"]:
             gaps.append(f"{group.name}: {coverage['never_tested']} of {coverage['total']} pictures are in no test set.")
     return gaps

@@ -58,15 +58,18 @@ def scores(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -> d
     values["auroc_weighted"] = _average(auroc, np.where(np.isnan(auroc), 0, support))
 
     confidence = probabilities[np.arange(len(labels)), predicted]
-    # As torchmetrics bins it: [low, high), and a probability of 1 for itself; float32 as the network gave it.
-    edges = np.linspace(0, 1, CALIBRATION_BINS + 1, dtype=np.float32)
-    bins = np.searchsorted(edges, confidence.astype(np.float32), side="right") - 1
-    gaps = _one_hot(bins, CALIBRATION_BINS + 1) * (confidence - (predicted == labels))[:, None]
+    gaps = _one_hot(confidence_bins(confidence), CALIBRATION_BINS + 1) * (confidence - (predicted == labels))[:, None]
     values["ece"] = _ratio(np.abs(weights @ gaps).sum(1), total)
     values["brier"] = _ratio(weights @ ((probabilities - _one_hot(labels, n_classes)) ** 2).sum(1), total)
     true_probability = probabilities[np.arange(len(labels)), labels]
     values["log_loss"] = _ratio(weights @ -np.log(np.clip(true_probability, LOG_LOSS_CLIP, 1)), total)
     return {name: values[name] for name in METRICS}
+
+
+def confidence_bins(confidence: ArrayLike) -> NDArray[np.int64]:
+    """Return each top probability's bin, int (N,), as torchmetrics has it: [low, high), and 1 for itself."""
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1, dtype=np.float32)  # float32 as the network gave it
+    return np.searchsorted(edges, np.asarray(confidence, np.float32), side="right") - 1
 
 
 def per_class(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -> dict[str, Floats]:

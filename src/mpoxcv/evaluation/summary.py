@@ -29,7 +29,6 @@ class Summary:
     Attributes:
         content: what summary.json holds.
         groups: those with a finished run.
-        baselines: table of the baselines' test rows, as in ``Group.rows``, by name.
     """
 
     content: dict[str, Any]
@@ -127,6 +126,10 @@ def _group(name: str, runs: list[Run], replicates: int) -> Group:
         "permuted_labels": bool(data.get("permuted_labels", False)),
         "classes": classes,
         "citation": data.get("citation"),
+        "monitor": [
+            first.config.get("callbacks.checkpoint.monitor"),
+            {"max": "largest", "min": "smallest"}.get(str(first.config.get("callbacks.checkpoint.mode")), "best"),
+        ],
         "excluded": first.config.get("data.exclude") or [],
         "folds": sorted({run.fold for run in group.finished}, key=str),
         "seeds": sorted({run.seed for run in group.finished}),
@@ -156,7 +159,7 @@ def _group(name: str, runs: list[Run], replicates: int) -> Group:
 
 def _run_content(run: Run) -> dict[str, Any]:
     assert run.predictions is not None
-    test = run.predictions[run.predictions["split"] == "test"]
+    test, data = run.predictions[run.predictions["split"] == "test"], run.provenance.get("data", {})
     return {
         "folder": str(run.folder),
         "fold": run.fold,
@@ -164,9 +167,10 @@ def _run_content(run: Run) -> dict[str, Any]:
         "pictures": len(test),
         "patients": int(test["patient"].nunique()),
         "metrics": {k: v for k, v in run.metrics.items() if k.count("/") == 1},
-        "counts": run.provenance.get("data", {}).get("counts", {}),
-        "fingerprint": run.provenance.get("data", {}).get("fingerprint"),
-        "audit": run.provenance.get("data", {}).get("audit"),
+        "counts": data.get("counts", {}),
+        "fingerprint": data.get("fingerprint"),
+        "test_fingerprint": data.get("test_fingerprint", data.get("fingerprint")),
+        "audit": data.get("audit"),
         "seconds": run.provenance.get("durations", {}).get("total_s"),
         "command": run.provenance.get("command"),
         "git": run.provenance.get("git"),
@@ -209,8 +213,7 @@ def _per_class(rows: pd.DataFrame, draws: np.ndarray, classes: Sequence[str]) ->
         found[name] = {"support": float(value["support"][0, label]), "few": bool(value["support"][0, label] < FEW)}
         for metric in value:
             if metric != "support":
-                interval = st.percentile_interval(drawn[metric][:, label]) if metric in drawn else (math.nan, math.nan)
-                found[name][metric] = [float(value[metric][0, label]), *interval]
+                found[name][metric] = [float(value[metric][0, label]), *st.percentile_interval(drawn[metric][:, label])]
     return found
 
 
@@ -218,19 +221,22 @@ def _against_rest(group: Group, name: str, classes: Sequence[str]) -> dict[str, 
     """Return the clinical question: one class against the rest, at the threshold that is best on each run's Valid."""
     if name not in classes:
         return None
-    column, flagged, thresholds = f"p_{name}", [], []
+    column, flagged, thresholds, unchosen = f"p_{name}", [], [], []
     for run in group.finished:
         assert run.predictions is not None
         val = run.predictions[run.predictions["split"] == "val"]
         threshold = 0.5
         if 0 < (val["label"] == name).sum() < len(val):
             threshold = st.youden_threshold((val["label"] == name).to_numpy(), val[column].to_numpy())
+        else:
+            unchosen.append(run.folder.name)
         thresholds.append(threshold)
         flagged.append((run.predictions.loc[run.predictions["split"] == "test", column] >= threshold).to_numpy())
     truth, weight = (group.rows["label"] == name).to_numpy(), group.rows["weight"].to_numpy()[None]
     value, drawn = (st.binary(truth, np.concatenate(flagged), w) for w in (weight, group.draws))
     found = {key: [float(value[key][0]), *st.percentile_interval(drawn[key])] for key in value}
-    return {"class": name, "prevalence": float(np.average(truth, weights=weight[0])), "thresholds": thresholds} | found
+    prevalence = float(np.average(truth, weights=weight[0]))
+    return {"class": name, "prevalence": prevalence, "thresholds": thresholds, "unchosen": unchosen} | found
 
 
 def _calibration(group: Group) -> dict[str, list[float]]:
@@ -254,8 +260,7 @@ def _calibration(group: Group) -> dict[str, list[float]]:
 
 def _coverage(group: Group) -> dict[str, Any]:
     """Return how the test sets cover the pictures that the runs were given."""
-    counts = group.finished[0].provenance.get("data", {}).get("counts", {})
-    total = sum(c["pictures"] for split in counts.values() for c in split.values()) if counts else None
+    total = sum(group.finished[0].originals.values()) or None
     tests = group.rows[group.rows["seed"] == group.rows["seed"].iloc[0]]["image"].value_counts()
     return {
         "total": total,
@@ -282,7 +287,11 @@ def _baselines(group: Group) -> dict[str, dict[str, list[float]]]:
     found = {}
     for model in dict.fromkeys(tables[0][1]["model"]):  # type: ignore[index]
         rows = tested_rows((run, table[table["model"] == model]) for run, table in tables if table is not None)
-        found[str(model)] = pooled(rows, group.draws)
+        keys = ["seed", "fold", "image"]
+        rows = group.rows[keys].merge(rows, on=keys)  # a run may have tested a part of its Test
+        if len(rows) < len(group.rows):
+            return {}
+        found[str(model)] = pooled(rows.assign(weight=group.rows["weight"]), group.draws)
     return found
 
 

@@ -59,13 +59,12 @@ def tables_of(summary: Summary) -> dict[str, pd.DataFrame]:
             cells = {
                 NAMES.get(k, k): interval(v)
                 for k, v in content["mpox"].items()
-                if isinstance(v, list) and k != "thresholds"
+                if isinstance(v, list) and k not in ("thresholds", "unchosen")
             }
             area = content["per_class"][content["mpox"]["class"]]["auroc"]
             row = {"model": group.name, "class": content["mpox"]["class"]}
-            tables["mpox"].append(
-                row | cells | {"AUROC": interval(area), "prevalence": number(content["mpox"]["prevalence"])}
-            )
+            row |= cells | {"AUROC": interval(area), "prevalence": number(content["mpox"]["prevalence"])}
+            tables["mpox"].append(row | {"thresholds": ", ".join(map(number, content["mpox"]["thresholds"]))})
         calibration = content["calibration"]
         cells = {NAMES[k]: " → ".join(map(number, calibration[k])) for k in ("ece", "brier", "log_loss")}
         temperatures = ", ".join(f"{t:.2f}" for t in calibration["temperatures"])
