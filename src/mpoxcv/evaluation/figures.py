@@ -1,5 +1,6 @@
 """Figures of one table of predictions, as matplotlib figures that are legible in print and for the colour-blind."""
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +21,7 @@ matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no
 # Okabe and Ito (2008): told apart by the colour-blind; with line styles, in grey print as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+LETTERS = 10.5  # of a title, an inch
 SYNTHETIC_NOTE = "SYNTHETIC DATA: procedural pictures, not patients"
 
 
@@ -28,7 +30,8 @@ def new_figure(
 ) -> Figure:
     """Return an empty figure with a title that says when its data are synthetic."""
     figure = Figure(figsize=(width, height), dpi=150, layout=layout)
-    figure.suptitle(f"{title}\n{SYNTHETIC_NOTE}" if synthetic else title, fontsize=11)
+    lines = [*title.split("\n"), *[SYNTHETIC_NOTE] * synthetic]
+    figure.suptitle("\n".join(textwrap.fill(line, int(LETTERS * width)) for line in lines), fontsize=11)
     if synthetic:
         figure.patch.set_facecolor("#FFF6E5")
     return figure
