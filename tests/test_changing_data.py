@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import lightning as L
@@ -17,7 +18,8 @@ from conftest import CLASSES, PATTERN, PROJECT, write_picture
 from mpoxcv.callbacks import Provenance
 from mpoxcv.data import MSLDDataModule
 from mpoxcv.data.cache import digest_files, open_cache
-from mpoxcv.data.descriptions import Descriptions, describe
+from mpoxcv.data.descriptions import Descriptions, describe, likenesses
+from mpoxcv.data.likeness import CERTAIN
 from mpoxcv.data.synthetic import MARKER
 from mpoxcv.errors import UserError
 
@@ -107,6 +109,18 @@ def test_a_file_that_changes_while_it_is_read_poisons_no_cache(tree: Path, tmp_p
             read()
     assert not list((tmp_path / "cache").glob("16px-*.npy"))
     assert str(digests[3]) not in Descriptions(tmp_path / "cache")
+
+
+def test_several_ask_for_one_cold_likeness(tree: Path, tmp_path: Path) -> None:
+    paths = [file.relative_to(tree).as_posix() for file in sorted(tree.rglob("*.jpg"))]
+    records = describe(tree, paths, digest_files(tree, paths), tmp_path / "cache")
+    for attempt in range(20):
+        cold = tmp_path / f"cold{attempt}"
+        with ThreadPoolExecutor(5) as pool:
+            found = list(pool.map(lambda _: likenesses(records, records, CERTAIN, cold), range(5)))  # noqa: B023
+        for pairs in found[1:]:
+            pd.testing.assert_frame_equal(pairs, found[0])
+        assert not list(cold.glob("*.partial"))
 
 
 @pytest.fixture

@@ -130,14 +130,22 @@ def likenesses(
     file = Path(cache_dir) / f"likeness-{key.hexdigest()}.npy"
     pairs = _load_array(file, PAIR)
     if pairs is None:
-        blocks = [np.zeros(0, PAIR)]
-        for i, j, value in alike(left["thumb"], right["thumb"], threshold):
-            block = np.zeros(len(i), PAIR)
-            block["left"], block["right"], block["likeness"] = left["pixels"][i], right["pixels"][j], value
-            blocks.append(block[block["left"] != block["right"]])
-        pairs = np.concatenate(blocks)
-        _save_array(file, pairs)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_suffix(".lock")):  # of runs that start together, one compares and the rest wait
+            pairs = _load_array(file, PAIR)
+            if pairs is None:
+                pairs = _compare(left, right, threshold)
+                _save_array(file, pairs)
     return pd.DataFrame({name: pairs[name] for name in PAIR.names or ()})
+
+
+def _compare(left: np.ndarray, right: np.ndarray, threshold: float) -> np.ndarray:
+    blocks = [np.zeros(0, PAIR)]
+    for i, j, value in alike(left["thumb"], right["thumb"], threshold):
+        block = np.zeros(len(i), PAIR)
+        block["left"], block["right"], block["likeness"] = left["pixels"][i], right["pixels"][j], value
+        blocks.append(block[block["left"] != block["right"]])
+    return np.concatenate(blocks)
 
 
 def same_pictures(
