@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from PIL import Image
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side: a thread each, and each of the commands they call
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under nohup and the like, and inherited by every command
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("repeatable", derandomize=True)  # --hypothesis-profile=default looks further
 settings.load_profile("repeatable")

@@ -139,15 +139,9 @@ def test_no_runs_is_one_clear_message(run_script, tmp_path, runs):
 
 def start(command: list[str], folder: Path) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    before = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # ignored, and that inherited, under nohup and the like
-    try:
-        return subprocess.Popen(
-            [*TRAIN, *command], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return subprocess.Popen(
+        [*TRAIN, *command], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
 
 
 @pytest.fixture(scope="module")
