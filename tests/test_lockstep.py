@@ -26,7 +26,7 @@ def test_gradients_of_the_first_step_are_those_of_separate_networks():
         F.cross_entropy(network(x), y).backward()
         expected.append([p.grad.clone() for p in network.parameters()])
     grouped = GroupedLeNet(networks)
-    scores = grouped(images.transpose(0, 1).flatten(1, 2))
+    scores = grouped(images.unbind())
     for network, x, own in zip(networks, images, scores, strict=True):
         assert torch.allclose(network(x), own, atol=1e-5)
     grouped.clear_gradients()

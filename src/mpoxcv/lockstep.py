@@ -175,7 +175,7 @@ class Group:
         self.members = members
         self.network = GroupedLeNet([member.classifier.network for member in members])
         self.gradients = [[p.grad for p in member.classifier.parameters()] for member in members]
-        self.images = torch.zeros(0)
+        self.no_images = torch.zeros(0, 3, LeNet.IMAGE_SIZE, LeNet.IMAGE_SIZE, device=members[0].classifier.device)
 
     def run_epoch(self) -> None:
         """Train all members for one epoch: each on its own batches, with its own loss and optimizer."""
@@ -186,7 +186,7 @@ class Group:
         outputs: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.members]
         for _ in range(max(len(member.loader) for member in self.members)):
             step = [next(own, None) for own in batches]
-            logits = self.network(self._side_by_side(step))
+            logits = self.network([self.no_images if b is None else b["image"].to(self.no_images.device) for b in step])
             losses, kept = [], logits.detach()
             for i, (member, batch) in enumerate(zip(self.members, step, strict=True)):
                 if batch is not None:
@@ -203,16 +203,3 @@ class Group:
         for member, parts in zip(self.members, outputs, strict=True):
             logits, labels, index = (torch.cat(part) for part in zip(*parts, strict=True))
             member.outputs = (logits, labels, index)
-
-    def _side_by_side(self, step: Sequence[Batch | None]) -> Tensor:
-        """Return the batches' pictures, float (B, 3 F, S, S), B that of the largest; other rows are left as they were."""
-        largest = max((batch["image"] for batch in step if batch is not None), key=len)
-        n, channels, height, width = largest.shape
-        if len(self.images) < n:
-            shape = (n, height, width, channels * len(step))
-            self.images = torch.zeros(shape, device=self.members[0].classifier.device).permute(0, 3, 1, 2)
-        for i, batch in enumerate(step):
-            if batch is not None:
-                image = batch["image"]
-                self.images[: len(image), channels * i : channels * (i + 1)].copy_(image)
-        return self.images[:n]

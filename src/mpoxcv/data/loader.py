@@ -15,7 +15,7 @@ from torch import Tensor
 from mpoxcv.data.ahead import map_ahead
 from mpoxcv.data.augment import augment_batch
 
-READ_AHEAD_FROM = 2**20  # bytes of a batch: below, a thread costs more than it saves
+PART = 2**20  # bytes of pictures: small batches are made ready together up to it, larger ones are read ahead by a thread
 
 
 class Batch(TypedDict):
@@ -72,6 +72,8 @@ class BatchLoader:
         self.shift = None if mean is None else (mean.to(self.device) * 255).repeat(pixels.shape[2])
         self.scale = 255 if std is None else (std.to(self.device) * 255).repeat(pixels.shape[2])
         self.augment = augment
+        self.batch_bytes = pixels[0].numel() * batch_size
+        self.together = max(1, PART // self.batch_bytes)  # batches of a part
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self._taken = self._skip = 0  # batches of this iteration, and those to leave out in the next
@@ -98,23 +100,23 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         skip, self._skip = self._skip, 0
-        batches = self._order().to(self.device).split(self.batch_size)[skip:]
-        for step, (chosen, pictures) in enumerate(zip(batches, self._read(batches), strict=True), skip):
-            self._taken = step + 1
-            yield self._batch(chosen, pictures, step)
+        first = skip // self.together  # a part is made whole, whichever of its batches is the first to be given
+        parts = self._order().to(self.device).split(self.batch_size * self.together)[first:]
+        for part, (chosen, pictures) in enumerate(zip(parts, self._read(parts), strict=True), first):
+            for step, batch in enumerate(self._batches(chosen, pictures, part), part * self.together):
+                if step >= skip:
+                    self._taken = step + 1
+                    yield batch
 
-    def _read(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield each batch's pictures, uint8 (B, S, S, 3); large ones are read while the batch before is at work."""
-        size = self.pixels[0].numel() * self.batch_size
-        if self.prefetch == 0 or size < READ_AHEAD_FROM or self.device.type != "cpu":
-            yield from map(self._pictures, batches)
+    def _read(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield each part's pictures, uint8 (n, S, S, 3); large ones are read while the part before is at work."""
+        if self.prefetch == 0 or self.batch_bytes < PART or self.device.type != "cpu":
+            yield from map(self._pictures, parts)
             return
         with ThreadPoolExecutor(1) as pool:
-            yield from map_ahead(pool, self._pictures, batches, self.prefetch)
+            yield from map_ahead(pool, self._pictures, parts, self.prefetch)
 
     def _pictures(self, chosen: Tensor) -> Tensor:
-        if self.augment is None:
-            chosen = chosen[self.share]
         return self.pixels.index_select(0, self.rows[chosen])  # ten times faster than indexing
 
     def _order(self) -> Tensor:
@@ -131,19 +133,21 @@ class BatchLoader:
         """This process's part of a batch."""
         return slice(self.rank, None, self.world_size)
 
-    def _batch(self, chosen: Tensor, pictures: Tensor, step: int) -> Batch:
-        image, chosen = pictures.permute(0, 3, 1, 2), chosen[self.share]  # a view: channels_last
+    def _batches(self, chosen: Tensor, pictures: Tensor, part: int) -> Iterator[Batch]:
+        """Yield the batches of a part: what is done to pictures costs less for several batches at once."""
         if self.augment is not None:
-            # every process draws for the whole batch, so that a picture's draw does not depend on their number
-            with seeded(mix(self.seed, self.epoch, step), self.device):
-                image = augment_batch(self.augment, image)[self.share]
-            image = image.contiguous(memory_format=torch.channels_last)
-        image = image.permute(0, 2, 3, 1).float()
+            # every process draws for whole batches, so that a picture's draw does not depend on their number
+            with seeded(mix(self.seed, self.epoch, part), self.device):
+                image = augment_batch(self.augment, pictures.permute(0, 3, 1, 2))  # a view: channels_last
+            pictures = image.permute(0, 2, 3, 1).contiguous()
+        image = pictures.float()
         rows = image.flatten(2)
         if self.shift is not None:
             rows.sub_(self.shift)
         rows.div_(self.scale)
-        return {"image": image.permute(0, 3, 1, 2), "label": self.labels[chosen], "index": chosen}
+        split = (values.split(self.batch_size) for values in (image.permute(0, 3, 1, 2), self.labels[chosen], chosen))
+        for own, labels, index in zip(*split, strict=True):
+            yield {"image": own[self.share], "label": labels[self.share], "index": index[self.share]}
 
 
 @contextmanager

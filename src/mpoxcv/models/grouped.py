@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mpoxcv.models import kernels
+
 
 class GroupedLeNet:
     """Compute LeNets of the same number of classes side by side.
@@ -21,6 +23,7 @@ class GroupedLeNet:
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         self.size = len(networks)
+        self.own_kernels = all(getattr(network, "own_kernels", False) for network in networks)
         self.together: dict[str, Tensor] = {}
         parameters = [dict(network.named_parameters()) for network in networks]
         for name in parameters[0]:
@@ -42,13 +45,25 @@ class GroupedLeNet:
             assert parameter.grad is not None
             parameter.grad.zero_()
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Map float (B, 3 F, 32, 32), network after network, to scores (F, B, C)."""
-        p, x = self.together, images
-        for layer in ("conv1", "conv2"):
-            x = F.relu(F.max_pool2d(F.conv2d(x, p[f"{layer}.weight"], p[f"{layer}.bias"], groups=self.size), 2))
-        x = x.reshape(len(images), self.size, -1).transpose(0, 1)
+    def __call__(self, images: Sequence[Tensor]) -> Tensor:
+        """Map F batches, float (at most B, 3, 32, 32), to scores (F, B, C); rows that a batch lacks are of no use."""
+        p = self.together
+        convolutions = [p[f"{layer}.{kind}"] for layer in ("conv1", "conv2") for kind in ("weight", "bias")]
+        if self.own_kernels and kernels.usable(images[0]):
+            x = kernels.convolve(images, *convolutions)
+        else:
+            x = _side_by_side(images)
+            for weight, bias in (convolutions[:2], convolutions[2:]):
+                x = F.relu(F.max_pool2d(F.conv2d(x, weight, bias, groups=self.size), 2))
+            x = x.reshape(len(x), self.size, -1).transpose(0, 1)
         for layer in ("fc1", "fc2", "fc3"):
             x = torch.baddbmm(p[f"{layer}.bias"].unsqueeze(1), x, p[f"{layer}.weight"].transpose(1, 2))
             x = x if layer == "fc3" else F.relu(x)
         return x
+
+
+def _side_by_side(images: Sequence[Tensor]) -> Tensor:
+    """Return the batches as one, float (B, 3 F, 32, 32), network after network, those of fewer pictures filled with zeros."""
+    most = max(map(len, images))
+    filled = [F.pad(image.permute(0, 2, 3, 1), (0, 0, 0, 0, 0, 0, 0, most - len(image))) for image in images]
+    return torch.cat(filled, 3).permute(0, 3, 1, 2)

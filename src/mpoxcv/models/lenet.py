@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpoxcv.errors import UserError
+from mpoxcv.models import kernels
 
 
 class LeNet(nn.Module):
@@ -13,12 +14,14 @@ class LeNet(nn.Module):
 
     Args:
         num_classes: number of scores.
+        own_kernels: convolve by ``mpoxcv.models.kernels`` where they are usable; false always takes torch's.
     """
 
     IMAGE_SIZE = 32
 
-    def __init__(self, num_classes: int = 6) -> None:
+    def __init__(self, num_classes: int = 6, own_kernels: bool = True) -> None:
         super().__init__()
+        self.own_kernels = own_kernels
         self.conv1 = nn.Conv2d(3, 6, 5)
         self.conv2 = nn.Conv2d(6, 16, 5)
         self.fc1 = nn.Linear(16 * 5 * 5, 120)
@@ -36,9 +39,12 @@ class LeNet(nn.Module):
                 f"LeNet takes pictures of shape (3, 32, 32) and got {tuple(x.shape[1:])}. "
                 "Set data.image_size=32, or choose a network for other sizes: model=torchvision model.name=resnet18"
             )
-        # Pooling before the ReLU gives the same values and gradients with a quarter of the ReLU's work.
-        x = F.relu(F.max_pool2d(self.conv1(x), 2))
-        x = F.relu(F.max_pool2d(self.conv2(x), 2))
-        x = F.relu(self.fc1(x.flatten(1)))
+        if self.own_kernels and kernels.usable(x):
+            x = kernels.convolve([x], self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias)[0]
+        else:
+            # Pooling before the ReLU gives the same values and gradients with a quarter of the ReLU's work.
+            x = F.relu(F.max_pool2d(self.conv1(x), 2))
+            x = F.relu(F.max_pool2d(self.conv2(x), 2)).flatten(1)
+        x = F.relu(self.fc1(x))
         x = F.relu(self.fc2(x))
         return self.fc3(x)

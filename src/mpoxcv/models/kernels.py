@@ -1,0 +1,99 @@
+"""LeNet's convolutions on a CPU by kernels of our own (lenet_kernels.c), five times as fast as torch's, where they could be built.
+
+Installing compiles them, where there is a C compiler; without them, or on another processor, torch computes the same but for
+float noise. They take OpenMP's threads, which torch has brought.
+
+Legend: F networks, B batch.
+"""
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+HIDDEN, FEATURES = (14, 14, 8), 16 * 5 * 5  # of a picture, as in lenet_kernels.c
+
+
+def name() -> str | None:
+    """Return which kernels this processor uses: ``avx512``, ``avx2``, or None where there are none."""
+    return _load()[0]
+
+
+def usable(images: Tensor) -> bool:
+    """Return whether ``convolve`` takes these pictures: float32 on a CPU, no gradient asked for them, nothing that traces."""
+    return (
+        images.device.type == "cpu"
+        and images.dtype == torch.float32
+        and not images.requires_grad
+        and not torch.compiler.is_compiling()
+        and not torch.is_autocast_enabled("cpu")
+        and name() is not None
+    )
+
+
+def convolve(images: Sequence[Tensor], *weights: Tensor) -> Tensor:
+    """Return what F LeNets hand on to their first linear layers: float32 (F, B, 400), B that of the largest batch.
+
+    Rows that a smaller batch lacks are zero. Gradients go to the weights alone, and once; they are the same for any number of
+    threads.
+
+    Args:
+        images: F batches, float32 (at most B, 3, 32, 32), best in channels_last order.
+        weights: conv1.weight (6 F, 3, 5, 5), conv1.bias (6 F,), conv2.weight (16 F, 6, 5, 5), conv2.bias (16 F,).
+    """
+    return _Convolutions.apply(*weights, *images)
+
+
+@functools.cache
+def _load() -> tuple[str | None, Any]:
+    capability = torch.backends.cpu.get_cpu_capability()
+    for kind in {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}.get(capability, ()):
+        for suffix in EXTENSION_SUFFIXES:
+            file = Path(__file__).with_name(f"_lenet_{kind}{suffix}")
+            if file.is_file():
+                return kind, ctypes.CDLL(str(file))
+    return None, None
+
+
+class _Convolutions(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *images: Tensor) -> Tensor:
+        pixels = [image.permute(0, 2, 3, 1).contiguous() for image in images]
+        w1, w2 = (w.contiguous(memory_format=torch.channels_last) for w in (w1, w2))
+        networks, most = len(pixels), max(map(len, pixels))
+        features = torch.empty(networks, most, FEATURES)
+        train = any(ctx.needs_input_grad)
+        kept: list[Tensor | None] = [None, None, None]
+        if train:
+            hidden = torch.empty(networks, most, *HIDDEN)
+            kept = [hidden, torch.empty_like(hidden, dtype=torch.int16), torch.empty_like(features, dtype=torch.int16)]
+        hidden, source1, source2 = kept
+        _call("lenet_forward", pixels, most, w1, b1, w2, b2, hidden, source1, features, source2)
+        if train:
+            ctx.save_for_backward(w1, w2, hidden, source1, features, source2, *pixels)
+        return features
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        w1, w2, hidden, source1, features, source2, *pixels = ctx.saved_tensors
+        found = [torch.empty_like(w1), w1.new_empty(len(w1)), torch.empty_like(w2), w2.new_empty(len(w2))]
+        kept = (w2, hidden, source1, features, source2)
+        _call("lenet_backward", pixels, features.shape[1], *kept, grad.contiguous(), *found)
+        return *found, *[None] * len(pixels)
+
+
+def _call(function: str, pixels: Sequence[Tensor], most: int, *arrays: Tensor | None) -> None:
+    n = len(pixels)
+    counts = (ctypes.c_int64 * n)(*map(len, pixels))
+    addresses = (ctypes.c_void_p * n)(*(p.data_ptr() for p in pixels))
+    pointers = (ctypes.c_void_p(None if array is None else array.data_ptr()) for array in arrays)
+    kernel = getattr(_load()[1], function)
+    if kernel(n, ctypes.c_int64(most), counts, addresses, *pointers, torch.get_num_threads()):
+        raise MemoryError("There is no memory left for a step's gradients. Set a smaller data.batch_size.")
