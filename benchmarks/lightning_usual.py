@@ -42,7 +42,7 @@ class Classifier(L.LightningModule):
 
     def __init__(self, classes: int, network: str = "lenet") -> None:
         super().__init__()
-        self.network = create_model(network, classes)
+        self.network = create_model(network, classes, **({"own_kernels": False} if network == "lenet" else {}))
         metrics = torchmetrics.MetricCollection(
             {
                 "accuracy": torchmetrics.classification.MulticlassAccuracy(classes, average="micro"),

@@ -89,7 +89,7 @@ def timm(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) -> N
         both, (3, 32, 32), batch_size, is_training=True, scale=(1, 1), ratio=(1, 1), color_jitter=None,
         mean=MEAN, std=STD, num_workers=WORKERS, device=torch.device("cpu"), persistent_workers=True,
     )  # fmt: skip
-    network = LeNet(len(both.datasets[0].classes))
+    network = LeNet(len(both.datasets[0].classes), own_kernels=False)
     begins = loop(network, torch.optim.AdamW(network.parameters(), lr=1e-3), lambda: loader, epochs)
     write(folder / "times.json", begins, relative_paths(both.datasets))
 
@@ -115,7 +115,7 @@ def original(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) 
             batch = torch.tensor(np.array([images[i] for i in chosen]), dtype=torch.float32)
             yield batch.permute(0, 3, 1, 2), torch.tensor([targets[i] for i in chosen])
 
-    network = LeNet(len(parts[0].classes))
+    network = LeNet(len(parts[0].classes), own_kernels=False)
     begins = loop(network, torch.optim.SGD(network.parameters(), lr=0.001), batches, epochs)
     write(folder / "times.json", begins, relative_paths(parts))
 
@@ -130,7 +130,7 @@ def limit(
         begins.append(time.monotonic())
         left @ right
     best = np.diff(begins).min()
-    network, few = create_model(name, 6), min(batch_size, 8)
+    network, few = create_model(name, 6, **({"own_kernels": False} if name == "lenet" else {})), min(batch_size, 8)
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(
             network(torch.rand(few, 3, int(size), int(size))), torch.zeros(few, dtype=torch.long)

@@ -6,10 +6,10 @@
 
 All train one network, LeNet at 32 x 32 unless told otherwise, on the same files, alternating, each time in a new process.
 ``ours`` is scripts/train.py as it is, which decodes the pictures anew in each round; ``usual`` is lightning_usual.py; of the
-others see plain_loops.py. An epoch of these two is training, validation, metrics, TensorBoard and checkpoint; plain loops
-only train. The first epoch is left out (it starts workers and fills caches), and the last, which runs into the end. ``limit``
-is what the matrix product of this machine would allow; ``import torch`` is what of the memory, that of the largest process,
-is torch itself.
+others see plain_loops.py. Our own kernels convolve in ``ours`` and ``bare``, torch's in the others, ``bare torch`` among them.
+An epoch of ``ours`` and ``usual`` is training, validation, metrics, TensorBoard and checkpoint; plain loops only train. The
+first epoch is left out (it starts workers and fills caches), and the last, which runs into the end. ``limit`` is what the
+matrix product of this machine would allow; ``import torch`` is what of the memory, that of the largest process, is torch itself.
 """
 
 import itertools
@@ -27,7 +27,7 @@ import measuring
 from measuring import HERE, Run, epochs_of, shown, spread
 from mpoxcv.evaluation.figures import COLOURS, new_figure
 
-WAYS = ("ours", "usual", "bare", "timm", "original")
+WAYS = ("ours", "usual", "bare", "bare torch", "timm", "original")
 ORIGINAL_BATCH = 4
 Rounds = dict[str, list[tuple[Run, dict[str, Any]]]]  # by way: the process, and the times that it wrote
 
@@ -41,7 +41,7 @@ def measure(root: Path, folder: Path, ways: list[str], arguments: Any) -> Rounds
         options += ["model=torchvision", f"model.name={arguments.network}", f"data.image_size={arguments.size}"]
 
     def once(way: str, number: int) -> tuple[Run, dict[str, Any]]:
-        out = folder / f"{way}{number}"
+        out = folder / f"{way.replace(' ', '-')}{number}"
         out.mkdir()
         size = str(ORIGINAL_BATCH if way == "original" else arguments.batch_size)
         if way == "torch":
@@ -52,9 +52,10 @@ def measure(root: Path, folder: Path, ways: list[str], arguments: Any) -> Rounds
         if way == "usual":
             done = measuring.run(HERE / "lightning_usual.py", root, fold, size, epochs, out, *which)
         else:
-            own = [f"data.cache_dir={folder}/cache", *options] if way == "bare" else []
+            own = [f"data.cache_dir={folder}/cache", *options] if way.startswith("bare") else []
+            own += ["model.own_kernels=false"] if way == "bare torch" else []
             own = which if way == "limit" else own
-            done = measuring.run(HERE / "plain_loops.py", way, root, fold, size, epochs, out, *own)
+            done = measuring.run(HERE / "plain_loops.py", way.split()[0], root, fold, size, epochs, out, *own)
         return done, json.loads((out / "times.json").read_text())
 
     jobs = {way: lambda number, way=way: once(way, number) for way in ("torch", "limit", *ways)}
@@ -135,8 +136,8 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="pixels a side that it takes")
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, help="ratios are to the first")
     arguments = parser.parse_intermixed_args()
-    if arguments.network != "lenet" and {"timm", "original"} & set(arguments.ways):
-        parser.error("timm and original train LeNet alone: --ways ours usual bare")
+    if arguments.network != "lenet" and {"bare torch", "timm", "original"} & set(arguments.ways):
+        parser.error("bare torch, timm and original train LeNet alone: --ways ours usual bare")
     result = measuring.conditions()
     ways = [way for way in arguments.ways if way != "timm" or find_spec("timm")]
     if len(ways) < len(arguments.ways):

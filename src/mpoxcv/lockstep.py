@@ -22,7 +22,7 @@ from torch import Tensor
 from mpoxcv.callbacks.within_epoch import WithinEpochCheckpoint
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
-from mpoxcv.data.loader import Batch, BatchLoader
+from mpoxcv.data.loader import BatchLoader
 from mpoxcv.memory import keep_freed_memory
 from mpoxcv.models.grouped import GroupedLeNet
 from mpoxcv.models.lenet import LeNet

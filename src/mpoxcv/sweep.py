@@ -28,7 +28,7 @@ from mpoxcv.run_folder import claim, refuse_used
 
 ALWAYS_NAMED = ("fold", "seed")  # in a run's folder, also where they don't vary
 PLAN = "expected.json"
-SHARE, QUICK = 0.1, 2.0  # of a multirun's time that summaries between jobs may take, unless they take less than 2 s
+SHARE, QUICK = 0.1, 0.5  # of a multirun's time that summaries between jobs may take, unless they take less than 0.5 s
 GPU_LOCKS: list[BaseFileLock] = []  # held until the process ends
 
 

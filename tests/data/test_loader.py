@@ -107,8 +107,8 @@ def test_flips_of_a_batch():
 
 @pytest.mark.parametrize("options", [{}, {"sampler": "shuffle", "augment": RandomFlip(), "rank": 1, "world_size": 2}])
 def test_reading_ahead_changes_nothing(monkeypatch, options):
+    monkeypatch.setattr("mpoxcv.data.loader.PART", 0)
     alone = list(loader(prefetch=0, **options))
-    monkeypatch.setattr("mpoxcv.data.loader.READ_AHEAD_FROM", 0)
     for prefetch in (1, 2, 50):
         ahead = loader(prefetch=prefetch, **options)
         assert all(torch.equal(one[key], two[key]) for one, two in zip(ahead, alone, strict=True) for key in one)
@@ -117,3 +117,13 @@ def test_reading_ahead_changes_nothing(monkeypatch, options):
     for batch in loader(prefetch=2, **options):  # left half-way
         assert len(batch["index"])
         break
+
+
+@pytest.mark.parametrize("part", [0, 2**20])  # batches made one by one, and several at once
+def test_an_epoch_that_goes_on_gives_the_batches_that_were_left(monkeypatch, part):
+    monkeypatch.setattr("mpoxcv.data.loader.PART", part)
+    options = {"sampler": "shuffle", "augment": RandomFlip(), "batch_size": 3}
+    whole, rest = list(loader(**options)), loader(**options)
+    rest.load_state_dict({"step": 2})
+    for one, two in zip(whole[2:], rest, strict=True):
+        assert all(torch.equal(one[key], two[key]) for key in one)

@@ -21,6 +21,7 @@ from mpoxcv.errors import shorten
 from mpoxcv.evaluation.figures import SYNTHETIC_NOTE
 from mpoxcv.files import write_json
 from mpoxcv.memory import peak_mib
+from mpoxcv.models import kernels
 from mpoxcv.tensorboard import tensorboard_writer
 
 PACKAGES = (
@@ -127,6 +128,7 @@ class Provenance(L.Callback):
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
             "threads": torch.get_num_threads(),
+            "own_kernels": kernels.name() if device.type == "cpu" else None,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "float32_matmul": torch.get_float32_matmul_precision(),
         }

@@ -15,7 +15,9 @@ from torch import Tensor
 from mpoxcv.data.ahead import map_ahead
 from mpoxcv.data.augment import augment_batch
 
-PART = 2**20  # bytes of pictures: small batches are made ready together up to it, larger ones are read ahead by a thread
+PART = (
+    2**20
+)  # bytes of pictures: small batches are made ready together up to it, larger ones are read ahead by a thread
 
 
 class Batch(TypedDict):

@@ -19,7 +19,7 @@ from mpoxcv.stored_config import REFERENCE, read_plain
 # options that do not make another experiment: where things lie, and what the report tells apart by itself
 NEUTRAL = frozenset({
     "fold", "seed", "ckpt_path", "resume", "output_dir", "logger", "data.root", "data.cache_dir", "data.threads", "debug",
-    "data.prefetch", "data.gpu_cache_mb", "hydra", "name", *(f"callbacks.{name}" for name in (
+    "data.prefetch", "data.gpu_cache_mb", "model.own_kernels", "hydra", "name", *(f"callbacks.{name}" for name in (
         "learning_rate", "progress", "samples", "history", "results", "baselines", "figures", "provenance", "within_epoch",
     )),
 })  # fmt: skip

@@ -49,7 +49,7 @@ class GroupedLeNet:
         """Map F batches, float (at most B, 3, 32, 32), to scores (F, B, C); rows that a batch lacks are of no use."""
         p = self.together
         convolutions = [p[f"{layer}.{kind}"] for layer in ("conv1", "conv2") for kind in ("weight", "bias")]
-        if self.own_kernels and kernels.usable(images[0]):
+        if self.own_kernels and kernels.usable(images[0], convolutions[0]):
             x = kernels.convolve(images, *convolutions)
         else:
             x = _side_by_side(images)

@@ -1,7 +1,7 @@
-"""LeNet's convolutions on a CPU by kernels of our own (lenet_kernels.c), five times as fast as torch's, where they could be built.
+"""LeNet's convolutions on a CPU by kernels of our own (lenet_kernels.c), five times as fast as torch's.
 
-Installing compiles them, where there is a C compiler; without them, or on another processor, torch computes the same but for
-float noise. They take OpenMP's threads, which torch has brought.
+Installing compiles them where there is a C compiler; without them, or on another processor, torch computes the same but for
+float noise. They take the threads that torch has brought.
 
 Legend: F networks, B batch.
 """
@@ -25,11 +25,10 @@ def name() -> str | None:
     return _load()[0]
 
 
-def usable(images: Tensor) -> bool:
-    """Return whether ``convolve`` takes these pictures: float32 on a CPU, no gradient asked for them, nothing that traces."""
+def usable(images: Tensor, weight: Tensor) -> bool:
+    """Return whether ``convolve`` takes these: float32 on a CPU, no gradient of the pictures asked for, nothing that traces."""
     return (
-        images.device.type == "cpu"
-        and images.dtype == torch.float32
+        all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in (images, weight))
         and not images.requires_grad
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
@@ -68,15 +67,14 @@ class _Convolutions(torch.autograd.Function):
         w1, w2 = (w.contiguous(memory_format=torch.channels_last) for w in (w1, w2))
         networks, most = len(pixels), max(map(len, pixels))
         features = torch.empty(networks, most, FEATURES)
-        train = any(ctx.needs_input_grad)
-        kept: list[Tensor | None] = [None, None, None]
-        if train:
+        kept: list[Tensor | None] = [None, None, features, None]
+        if train := any(ctx.needs_input_grad):
             hidden = torch.empty(networks, most, *HIDDEN)
-            kept = [hidden, torch.empty_like(hidden, dtype=torch.int16), torch.empty_like(features, dtype=torch.int16)]
-        hidden, source1, source2 = kept
-        _call("lenet_forward", pixels, most, w1, b1, w2, b2, hidden, source1, features, source2)
+            kept[:2] = hidden, torch.empty_like(hidden, dtype=torch.int16)
+            kept[3] = torch.empty_like(features, dtype=torch.int16)
+        _call("lenet_forward", pixels, most, w1, b1, w2, b2, *kept)
         if train:
-            ctx.save_for_backward(w1, w2, hidden, source1, features, source2, *pixels)
+            ctx.save_for_backward(w1, w2, *kept, *pixels)
         return features
 
     @staticmethod

@@ -39,8 +39,8 @@ class LeNet(nn.Module):
                 f"LeNet takes pictures of shape (3, 32, 32) and got {tuple(x.shape[1:])}. "
                 "Set data.image_size=32, or choose a network for other sizes: model=torchvision model.name=resnet18"
             )
-        if self.own_kernels and kernels.usable(x):
-            x = kernels.convolve([x], self.conv1.weight, self.conv1.bias, self.conv2.weight, self.conv2.bias)[0]
+        if self.own_kernels and kernels.usable(x, self.conv1.weight):
+            x = kernels.convolve([x], *self.conv1.parameters(), *self.conv2.parameters())[0]
         else:
             # Pooling before the ReLU gives the same values and gradients with a quarter of the ReLU's work.
             x = F.relu(F.max_pool2d(self.conv1(x), 2))
