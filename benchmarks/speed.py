@@ -9,7 +9,8 @@ All train one network, LeNet at 32 x 32 unless told otherwise, on the same files
 others see plain_loops.py. Our own kernels convolve in ``ours`` and ``bare``, torch's in the others, ``bare torch`` among them.
 An epoch of ``ours`` and ``usual`` is training, validation, metrics, TensorBoard and checkpoint; plain loops only train. The
 first epoch is left out (it starts workers and fills caches), and the last, which runs into the end. ``limit`` is what the
-matrix product of this machine would allow; ``import torch`` is what of the memory, that of the largest process, is torch itself.
+matrix product of this machine would allow, for as many operations as torch's convolutions take; ``import torch`` is what of
+the memory, that of the largest process, is torch itself.
 """
 
 import itertools

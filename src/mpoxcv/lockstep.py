@@ -52,7 +52,7 @@ class Member(greenlet):
 
     def join_in(self, classifier: LesionClassifier, datamodule: MSLDDataModule, trainer: L.Trainer) -> str | None:
         """Let this run's epochs be computed with the others'; return why not, where they cannot be."""
-        if reason := why_alone(classifier, trainer):
+        if reason := why_alone(classifier, datamodule, trainer):
             return reason
         self.classifier, self.trainer = classifier, trainer
         self._own_loader = datamodule.train_dataloader
@@ -109,12 +109,14 @@ def _only_closure(epoch: int, batch: int, optimizer: Any, closure: Callable[[], 
     closure()
 
 
-def why_alone(classifier: LesionClassifier, trainer: L.Trainer) -> str | None:
+def why_alone(classifier: LesionClassifier, datamodule: MSLDDataModule, trainer: L.Trainer) -> str | None:
     """Return why a run's epochs cannot be computed with others', or None."""
     if type(classifier) is not LesionClassifier:
         return "its classifier is a subclass of LesionClassifier"
     if type(classifier.network) is not LeNet:
         return f"the network is {type(classifier.network).__name__}, and only LeNets are grouped"
+    if datamodule.image_size != LeNet.IMAGE_SIZE:
+        return f"data.image_size={datamodule.image_size}"
     if classifier.network._compiled_call_impl is not None:
         return "classifier.compile=true"
     if trainer.world_size > 1 or str(trainer.precision) != "32-true" or trainer.accumulate_grad_batches != 1:

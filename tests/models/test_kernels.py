@@ -101,6 +101,14 @@ def test_batches_of_several_networks_may_differ_in_size():
         assert torch.equal(kernels.convolve([batch], *weights)[0], own[: len(batch)])
 
 
+@needs_kernels
+def test_an_empty_batch_gives_nothing_and_no_gradient():
+    network = LeNet(6)
+    scores = network(torch.zeros(0, 3, 32, 32))
+    scores.sum().backward()
+    assert scores.shape == (0, 6) and not any(p.grad.any() for p in network.parameters())
+
+
 def test_where_they_do_not_apply_torch_computes():
     network, images = LeNet(6), torch.rand(2, 3, 32, 32)
     weight = network.conv1.weight

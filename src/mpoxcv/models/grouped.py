@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mpoxcv.models import kernels
+from mpoxcv.models.lenet import check_shape
 
 
 class GroupedLeNet:
@@ -47,6 +48,8 @@ class GroupedLeNet:
 
     def __call__(self, images: Sequence[Tensor]) -> Tensor:
         """Map F batches, float (at most B, 3, 32, 32), to scores (F, B, C); rows that a batch lacks are of no use."""
+        for batch in images:
+            check_shape(batch)
         p = self.together
         convolutions = [p[f"{layer}.{kind}"] for layer in ("conv1", "conv2") for kind in ("weight", "bias")]
         if self.own_kernels and kernels.usable(images[0], convolutions[0]):

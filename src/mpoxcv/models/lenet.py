@@ -34,11 +34,7 @@ class LeNet(nn.Module):
         Raises:
             UserError: the pictures have another shape.
         """
-        if x.ndim != 4 or x.shape[1:] != (3, self.IMAGE_SIZE, self.IMAGE_SIZE):
-            raise UserError(
-                f"LeNet takes pictures of shape (3, 32, 32) and got {tuple(x.shape[1:])}. "
-                "Set data.image_size=32, or choose a network for other sizes: model=torchvision model.name=resnet18"
-            )
+        check_shape(x)
         if self.own_kernels and kernels.usable(x, self.conv1.weight):
             x = kernels.convolve([x], *self.conv1.parameters(), *self.conv2.parameters())[0]
         else:
@@ -48,3 +44,12 @@ class LeNet(nn.Module):
         x = F.relu(self.fc1(x))
         x = F.relu(self.fc2(x))
         return self.fc3(x)
+
+
+def check_shape(x: Tensor) -> None:
+    """Raise the ``UserError`` of ``LeNet.forward``."""
+    if x.ndim != 4 or x.shape[1:] != (3, LeNet.IMAGE_SIZE, LeNet.IMAGE_SIZE):
+        raise UserError(
+            f"LeNet takes pictures of shape (3, 32, 32) and got {tuple(x.shape[1:])}. "
+            "Set data.image_size=32, or choose a network for other sizes: model=torchvision model.name=resnet18"
+        )

@@ -221,9 +221,9 @@ int lenet_backward(int networks, int64_t most, const int64_t *counts, const floa
                    const float *hidden, const int16_t *source1, const float *features, const int16_t *source2,
                    const float *grad_features, float *grad_w1, float *grad_b1, float *grad_w2, float *grad_b2,
                    int threads) {
-  int64_t chunks = (most + CHUNK - 1) / CHUNK;
+  int64_t chunks = most ? (most + CHUNK - 1) / CHUNK : 1; /* a batch may be empty */
   float(*taps)[C2 * TAPS * PAD] = calloc(networks, sizeof *taps);
-  gradients *sums = aligned_alloc(64, networks * chunks * sizeof *sums);
+  gradients *sums = malloc(networks * chunks * sizeof *sums);
   if (!taps || !sums) {
     free(taps), free(sums);
     return 1;
