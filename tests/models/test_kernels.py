@@ -13,6 +13,18 @@ needs_kernels = pytest.mark.skipif(
 )
 
 
+@pytest.fixture(params=["AVX512", "AVX2"])
+def processor(request, monkeypatch):
+    """Take the kernels for this kind of processor, if this one can run them."""
+    here = torch.backends.cpu.get_cpu_capability()
+    if here not in ("AVX512", request.param):
+        pytest.skip(f"this processor has {here}")
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: request.param)
+    kernels._load.cache_clear()
+    yield request.param.lower()
+    kernels._load.cache_clear()
+
+
 def two_networks(num_classes: int = 6) -> tuple[LeNet, LeNet]:
     """Return the same network by the kernels and by torch."""
     own, plain = LeNet(num_classes), LeNet(num_classes, own_kernels=False)
@@ -36,7 +48,8 @@ def test_where_there_is_a_compiler_they_are_built():
 @needs_kernels
 @pytest.mark.parametrize("size", [1, 3, 8, 64, 67])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_scores_and_gradients_are_torchs(size, order):
+def test_scores_and_gradients_are_torchs(processor, size, order):
+    assert kernels.name() == processor
     torch.manual_seed(size)
     own, plain = two_networks()
     own.to(memory_format=order)
