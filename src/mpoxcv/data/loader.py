@@ -17,7 +17,7 @@ from mpoxcv.data.augment import augment_batch
 
 PART = (
     2**20
-)  # bytes of pictures: small batches are made ready together up to it, larger ones are read ahead by a thread
+)  # bytes of pictures: smaller batches are made ready several at once, larger ones are read ahead by a thread
 
 
 class Batch(TypedDict):
