@@ -15,9 +15,7 @@ from torch import Tensor
 from mpoxcv.data.ahead import map_ahead
 from mpoxcv.data.augment import augment_batch
 
-PART = (
-    2**20
-)  # bytes of pictures: smaller batches are made ready several at once, larger ones are read ahead by a thread
+PART = 2**20  # bytes of pictures: smaller batches are made ready several at once, larger ones read ahead by a thread
 
 
 class Batch(TypedDict):
