@@ -128,7 +128,7 @@ class Provenance(L.Callback):
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
             "threads": torch.get_num_threads(),
-            "own_kernels": kernels.name() if device.type == "cpu" else None,
+            "own_kernels": kernels.name() if _takes_own_kernels(trainer) else None,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "float32_matmul": torch.get_float32_matmul_precision(),
         }
@@ -145,6 +145,14 @@ class Provenance(L.Callback):
         }
         if trainer.is_global_zero:
             write_json(self.folder / "provenance.json", self.content)
+
+
+def _takes_own_kernels(trainer: L.Trainer) -> bool:
+    """Return whether the network convolves by ``mpoxcv.models.kernels``, where there are any."""
+    network = getattr(trainer.lightning_module, "network", None)
+    compiled = getattr(network, "_compiled_call_impl", None) is not None
+    plain = trainer.strategy.root_device.type == "cpu" and str(trainer.precision) == "32-true" and not compiled
+    return plain and getattr(network, "own_kernels", False)
 
 
 def package_version(name: str) -> str | None:
