@@ -7,12 +7,14 @@ import lightning as L
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 
 from mpoxcv.callbacks.results import predictions_table
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.data.tree import SPLITS
-from mpoxcv.evaluation.figures import contact_sheet, draw_all, save_figure
+from mpoxcv.evaluation.contact_sheet import contact_sheet, mistakes_sheet
+from mpoxcv.evaluation.figures import draw_all, save_figure
 from mpoxcv.memory import return_freed_memory
 from mpoxcv.tensorboard import add_png, tensorboard_writer
 
@@ -38,7 +40,9 @@ class Figures(L.Callback):
         def picture_of(row: pd.Series) -> np.ndarray:
             return datamodule.original_picture("test", int(outputs.index[row.name]))
 
-        for name, figure in draw_all(predictions, picture_of).items():
+        drawn: dict[str, Figure | Image.Image] = {**draw_all(predictions)}
+        drawn["mistakes"] = mistakes_sheet(predictions, picture_of)
+        for name, figure in drawn.items():
             publish(trainer, figure, f"test/{name}", self.folder / f"{name}.png")
 
 
@@ -64,7 +68,7 @@ class SamplePictures(L.Callback):
                 of_class = np.flatnonzero(table["label"] == label)
                 chosen = np.linspace(0, len(of_class) - 1, min(self.per_class, len(of_class))).astype(int)
                 rows += [*of_class[chosen].tolist(), *[None] * (self.per_class - len(chosen))]
-            figure = contact_sheet(
+            sheet = contact_sheet(
                 [None if row is None else datamodule.cached_picture(split, row) for row in rows],
                 ["" if row is None else f"{table['class'][row]}\n{Path(table['image'][row]).name}" for row in rows],
                 f"{datamodule.source}, fold {datamodule.fold}, {split}: {len(table)} pictures\n"
@@ -72,13 +76,12 @@ class SamplePictures(L.Callback):
                 datamodule.synthetic,
                 columns=self.per_class,
             )
-            publish(trainer, figure, f"samples/{split}", self.folder / f"samples_{split}.png")
+            publish(trainer, sheet, f"samples/{split}", self.folder / f"samples_{split}.png")
 
 
-def publish(trainer: L.Trainer, figure: Figure, tag: str, path: Path) -> None:
+def publish(trainer: L.Trainer, figure: Figure | Image.Image, tag: str, path: Path) -> None:
     """Save a figure as a PNG file and, if the run has a TensorBoard logger, show it there."""
     save_figure(figure, path)
-    figure.clear()
     return_freed_memory()  # a canvas has tens of MB, and training would come on top
     if writer := tensorboard_writer(trainer):
         add_png(writer, tag, path, trainer.global_step)

@@ -124,7 +124,7 @@ class MSLDDataModule(L.LightningDataModule):
         self.prefetch, self.gpu_cache_mb = prefetch, gpu_cache_mb
         self.generator, self.leaks = generator, leaks
         self.audit: dict[str, Any] | None = None  # what came of the search for leaks; of pooled folds none is made
-        self._table: pd.DataFrame | None = None
+        self._tables: dict[str, pd.DataFrame] = {}
         self._start: dict[str, str] = {}  # digest of each file when the run began
         self._synthetic: bool | None = None
         self._cache: PictureCache | None = None
@@ -156,7 +156,8 @@ class MSLDDataModule(L.LightningDataModule):
         table = table.assign(row=cache.rows)
         if self.fold != POOLED:
             table, self.audit = settle_leaks(table, self.root, self.leaks, self.cache_dir, self.threads)
-        self._table = permute_labels(table, self.seed) if self.permute_labels else table
+        table = permute_labels(table, self.seed) if self.permute_labels else table
+        self._tables = {split: table[table["split"] == split].reset_index(drop=True) for split in SPLITS}
         self._cache = cache
 
     def _read(self) -> pd.DataFrame:
@@ -211,15 +212,13 @@ class MSLDDataModule(L.LightningDataModule):
 
     def fingerprint(self, *splits: str) -> str:
         """Return a hex digest of the paths and contents of these splits' pictures; without names, of all that are used."""
-        assert self._table is not None, "call setup() first"
-        table = self._table[self._table["split"].isin(splits or SPLITS)]
+        table = pd.concat([self.table(split) for split in splits or SPLITS])
         return fingerprint(table["path"], table["digest"])
 
     def table(self, split: str) -> pd.DataFrame:
         """Return the index (see ``mpoxcv.data.tree.index_folds``) of a split; a batch's ``index`` counts its rows."""
-        assert self._table is not None, "call setup() first"
-        assert split in SPLITS
-        return self._table[self._table["split"] == split].reset_index(drop=True)
+        assert self._tables, "call setup() first"
+        return self._tables[split]
 
     def class_counts(self) -> list[int]:
         """Return the number of training pictures of each class."""

@@ -1,19 +1,19 @@
 """Figures of one table of predictions, as matplotlib figures that are legible in print and for the colour-blind."""
 
 import textwrap
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from PIL import Image
 from sklearn.metrics import confusion_matrix
 
 from mpoxcv.evaluation.curves import AXES, curve, reliability, weights_of
-from mpoxcv.evaluation.predictions import classes_of, is_synthetic, probabilities_of
+from mpoxcv.evaluation.predictions import classes_of, is_synthetic
 from mpoxcv.evaluation.statistics import CALIBRATION_BINS
 
 matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no formula
@@ -21,26 +21,33 @@ matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no
 # Okabe and Ito (2008): told apart by the colour-blind; with line styles, in grey print as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+DPI = 150
 LETTERS = 10.5  # of a title, an inch
+PAPER = {False: "white", True: "#FFF6E5"}  # true: synthetic data
 SYNTHETIC_NOTE = "SYNTHETIC DATA: procedural pictures, not patients"
 
 
-def new_figure(
-    title: str, synthetic: bool, width: float, height: float, layout: Literal["constrained"] | None = "constrained"
-) -> Figure:
-    """Return an empty figure with a title that says when its data are synthetic."""
-    figure = Figure(figsize=(width, height), dpi=150, layout=layout)
-    lines = [*title.split("\n"), *[SYNTHETIC_NOTE] * synthetic]
-    figure.suptitle("\n".join(textwrap.fill(line, int(LETTERS * width)) for line in lines), fontsize=11)
-    if synthetic:
-        figure.patch.set_facecolor("#FFF6E5")
+def new_figure(title: str, synthetic: bool, width: float, height: float) -> Figure:
+    """Return an empty figure with a title that says when its data are synthetic; width and height in inches."""
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor=PAPER[synthetic])
+    figure.suptitle("\n".join(title_lines(title, synthetic, width)), fontsize=11)
     return figure
 
 
-def save_figure(figure: Figure, file: Path) -> None:
+def title_lines(title: str, synthetic: bool, width: float) -> list[str]:
+    """Return the lines of a title that say when the data are synthetic, for ``width`` inches."""
+    lines = [*title.split("\n"), *[SYNTHETIC_NOTE] * synthetic]
+    return [part for line in lines for part in textwrap.wrap(line, int(LETTERS * width))]
+
+
+def save_figure(figure: Figure | Image.Image, file: Path) -> None:
     """Write a PNG file, in folders made where they lack; at the fastest compression, a third of the time for a fifth more."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, pil_kwargs={"compress_level": 1})
+    if isinstance(figure, Figure):
+        figure.savefig(file, pil_kwargs={"compress_level": 1})
+        figure.clear()
+    else:
+        figure.save(file, compress_level=1)
 
 
 def describe(predictions: pd.DataFrame) -> str:
@@ -127,49 +134,6 @@ def reliability_figure(predictions: pd.DataFrame) -> Figure:
     return figure
 
 
-def most_confident_mistakes(predictions: pd.DataFrame, most: int = 15) -> pd.DataFrame:
-    """Return the wrong predictions, the most confident first."""
-    wrong = predictions[predictions["label"] != predictions["prediction"]]
-    if wrong.empty:
-        return wrong
-    return wrong.iloc[np.argsort(-probabilities_of(wrong).max(1), kind="stable")][:most]
-
-
-def mistakes_figure(predictions: pd.DataFrame, picture_of: Callable[[pd.Series], np.ndarray], most: int = 15) -> Figure:
-    """Show the most confident mistakes; ``picture_of`` gives a row's picture, uint8 (height, width, 3)."""
-    wrong = most_confident_mistakes(predictions, most)
-    confidence = probabilities_of(wrong).max(1, initial=0)
-    titles = [
-        f"{row['image'].partition('/')[2]}\n{row['label']}\ncalled {row['prediction']} ({p:.2f})"
-        for (_, row), p in zip(wrong.iterrows(), confidence, strict=True)
-    ]
-    total = int((predictions["label"] != predictions["prediction"]).sum())
-    title = f"Most confident mistakes: {len(wrong)} of {total}\n{describe(predictions)}"
-    return contact_sheet([picture_of(row) for _, row in wrong.iterrows()], titles, title, is_synthetic(predictions))
-
-
-def contact_sheet(
-    pictures: Sequence[np.ndarray | None], titles: Sequence[str], title: str, synthetic: bool, columns: int = 5
-) -> Figure:
-    """Show pictures, uint8 (height, width, 3), in rows of ``columns`` with a title each; None leaves its place empty."""
-    rows = max(1, -(-len(pictures) // columns))
-    width, height, side, head = 1.75 * columns, 2.2 * rows, 1.65, 0.9  # inches
-    figure = new_figure(title, synthetic, width, height + head, layout=None)
-    axes = figure.add_axes((0, 0, 1, height / (height + head)))  # one for all: an Axes takes 10 ms
-    for place, (picture, text) in enumerate(zip(pictures, titles, strict=True)):
-        if picture is not None:
-            row, column = divmod(place, columns)
-            x, y = 1.75 * column + 1.75 / 2, 2.2 * row + 2.15 - side  # middle and top
-            h, w = (side * length / max(picture.shape[:2]) for length in picture.shape[:2])
-            axes.imshow(picture, interpolation="nearest", extent=(x - w / 2, x + w / 2, y + h, y), aspect="auto")
-            axes.text(x, y - 0.03, text, fontsize=7, ha="center", va="bottom", parse_math=False)
-    if not len(pictures):
-        axes.text(0.5, 0.5, "none", fontsize=10)
-    axes.set(xlim=(0, width), ylim=(height, 0))
-    axes.axis("off")
-    return figure
-
-
 def learning_curves_figure(history: pd.DataFrame, title: str, synthetic: bool) -> Figure:
     """Draw train and val on shared axes over epochs: loss, accuracy and macro F1; marks the best epoch by val macro F1.
 
@@ -193,14 +157,11 @@ def learning_curves_figure(history: pd.DataFrame, title: str, synthetic: bool) -
     return figure
 
 
-def draw_all(
-    predictions: pd.DataFrame, picture_of: Callable[[pd.Series], np.ndarray] | None = None
-) -> dict[str, Figure]:
-    """Return every figure of one split's predictions by name; the mistakes only with their pictures."""
-    figures = {
+def draw_all(predictions: pd.DataFrame) -> dict[str, Figure]:
+    """Return every figure of one split's predictions by name."""
+    return {
         "confusion_matrix": confusion_figure(predictions),
         "confusion_matrix_normalised": confusion_figure(predictions, normalise=True),
         **{kind: curves_figure(predictions, kind) for kind in AXES},
         "reliability": reliability_figure(predictions),
     }
-    return figures | ({"mistakes": mistakes_figure(predictions, picture_of)} if picture_of else {})

@@ -64,3 +64,11 @@ def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
     if not classes_of(table) or (probabilities < 0).any() or (probabilities > 1).any():
         raise UserError(f"{path} is no table of predictions: its columns p_<class> are no probabilities.")
     return table
+
+
+def most_confident_mistakes(predictions: pd.DataFrame, most: int = 15) -> pd.DataFrame:
+    """Return the wrong predictions, the most confident first."""
+    wrong = predictions[predictions["label"] != predictions["prediction"]]
+    if wrong.empty:
+        return wrong
+    return wrong.iloc[np.argsort(-probabilities_of(wrong).max(1), kind="stable")][:most]

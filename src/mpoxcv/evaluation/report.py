@@ -13,9 +13,8 @@ from rich.table import Table
 
 from mpoxcv.data.images import thumbnail
 from mpoxcv.errors import visible
-from mpoxcv.evaluation.figures import most_confident_mistakes
 from mpoxcv.evaluation.groups import HEADLINE, Group
-from mpoxcv.evaluation.predictions import probabilities_of
+from mpoxcv.evaluation.predictions import most_confident_mistakes, probabilities_of
 from mpoxcv.evaluation.statements import gaps_of, notes_of, protocol_of, verdict, warnings_of
 from mpoxcv.evaluation.summary import FEW, Summary
 from mpoxcv.evaluation.tables import NAMES, TITLES, tables_of
