@@ -85,6 +85,16 @@ def test_folders_that_are_gone_are_told(datamodule: MSLDDataModule, tree: Path) 
     assert len(datamodule.pictures("test")) == len(next(iter(datamodule.test_dataloader()))["label"]) == 9
 
 
+def test_only_what_is_in_a_file_counts(datamodule: MSLDDataModule, tree: Path) -> None:
+    touched, changed = (tree / datamodule.table("test")["path"][i] for i in (0, 1))
+    touched.touch()
+    before, data = changed.stat(), changed.read_bytes()
+    changed.write_bytes(data[:-1] + b"\0")
+    os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert changed.stat().st_mtime_ns == before.st_mtime_ns and changed.stat().st_size == before.st_size
+    assert datamodule.changes() == [f"changed: {datamodule.table('test')['path'][1]}"]
+
+
 def test_a_picture_that_is_gone_is_shown_as_the_cache_has_it(datamodule: MSLDDataModule, tree: Path) -> None:
     assert datamodule.original_picture("test", 0).shape == (40, 40, 3)
     (tree / datamodule.table("test")["path"][0]).unlink()

@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
@@ -191,8 +192,8 @@ def _decode(path: Path, forms: set[tuple[int, bool]]) -> dict[tuple[int, bool], 
     try:
         if holds_invisible(str(path)):
             return "has control characters, text directions or no UTF-8 in its name"
-        pixels = decode(path.read_bytes())
-        return {form: resize(pixels, *form) for form in forms}
+        image = Image.fromarray(decode(path.read_bytes()))
+        return {form: resize(image, *form) for form in forms}
     except (UserError, OSError) as error:
         return str(error)
 

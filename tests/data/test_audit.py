@@ -15,7 +15,7 @@ from mpoxcv.data.audit import Finding, audit
 from mpoxcv.data.cache import digest_files
 from mpoxcv.data.descriptions import describe, likenesses
 from mpoxcv.data.leaks import leaks_of, settle_leaks
-from mpoxcv.data.likeness import CERTAIN, SUSPECTED
+from mpoxcv.data.likeness import CERTAIN, FULL, SUSPECTED, TURNED, alike, templates, vectors
 from mpoxcv.data.tree import index_folds
 from mpoxcv.errors import UserError
 
@@ -209,3 +209,18 @@ def test_planted_set(kind: str, certain: float, suspected: float, tmp_path_facto
         assert threshold == SUSPECTED or len(hits) >= 0.95 * len(leaks)
     kept, outcome = settle_leaks(table, root, "drop", base / "cache")
     assert len(table) - len(kept) == outcome["dropped"] >= 100 * certain
+
+
+@pytest.mark.parametrize("threshold", [0.4, 0.8])
+def test_alike_leaves_no_pair_out(threshold: float) -> None:
+    coarse = np.random.default_rng(0).integers(0, 256, (60, 4, 4), np.uint8)
+    thumbs = np.stack([np.asarray(Image.fromarray(c).resize((32, 32), Image.Resampling.BICUBIC)) for c in coarse])
+    thumbs[7], thumbs[8] = thumbs[3].T, 128
+    best = np.full((60, 60), -1.0)
+    for shapes, cut, right in ((FULL, False, thumbs), (TURNED, True, thumbs[:, 5:-5, 5:-5])):
+        products = np.einsum("ntd,md->ntm", templates(thumbs, shapes, cut), vectors(right))
+        best = np.maximum(best, products.max(1))
+    rows, columns = np.nonzero(best >= threshold)
+    found = [np.concatenate(part) for part in zip(*alike(thumbs, thumbs, threshold, block=512), strict=True)]
+    assert 60 < len(rows) < 3600 and np.array_equal(found[0], rows) and np.array_equal(found[1], columns)
+    np.testing.assert_allclose(found[2], best[rows, columns], atol=1e-5)

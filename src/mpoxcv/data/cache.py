@@ -13,6 +13,7 @@ import numpy as np
 import PIL
 import simplejpeg
 from filelock import FileLock
+from PIL import Image
 from rich.progress import track
 
 from mpoxcv.data.ahead import map_ahead
@@ -26,8 +27,11 @@ CHUNK = 32  # pictures of one task of a thread: a task of its own costs more tha
 class Watcher(Protocol):
     """Sees every file that is decoded for a cache."""
 
-    def add(self, digest: str, data: bytes, pixels: np.ndarray) -> None:
-        """Take a file's digest, bytes and full-sized pixels, uint8 (height, width, 3); called from several threads."""
+    def add(self, digest: str, data: bytes, pixels: np.ndarray, image: Image.Image) -> None:
+        """Take a file's digest and bytes, and its pixels at full size, uint8 (height, width, 3), also as Pillow's image.
+
+        Called from several threads.
+        """
 
     def save(self) -> None:
         """Keep what was seen; called before any other process may use the cache."""
@@ -153,9 +157,10 @@ def _build(
             except UserError as error:
                 failures.append(f"{path}: {error}")
                 continue
-            row[:] = resize(pixels, shape[1], antialias)
+            image = Image.fromarray(pixels)
+            row[:] = resize(image, shape[1], antialias)
             if watcher:
-                watcher.add(digest, data, pixels)
+                watcher.add(digest, data, pixels, image)
         return small
 
     try:

@@ -23,6 +23,7 @@ from mpoxcv.errors import UserError, did_you_mean
 
 TRAIN_IMAGES = ("both", "augmented", "original")
 SAMPLERS = ("shuffle", "fixed", "weighted")
+Stamp = tuple[int, int, int, int]
 
 
 class MSLDDataModule(L.LightningDataModule):
@@ -125,7 +126,7 @@ class MSLDDataModule(L.LightningDataModule):
         self.generator, self.leaks = generator, leaks
         self.audit: dict[str, Any] | None = None  # what came of the search for leaks; of pooled folds none is made
         self._tables: dict[str, pd.DataFrame] = {}
-        self._start: dict[str, str] = {}  # digest of each file when the run began
+        self._start: dict[str, tuple[Stamp | None, str]] = {}  # stamp and digest of each file when the run began
         self._synthetic: bool | None = None
         self._cache: PictureCache | None = None
         self._pixels: Tensor | None = None  # those of the cache, where batches are made
@@ -140,8 +141,10 @@ class MSLDDataModule(L.LightningDataModule):
         """Read the tree and open the cache, once."""
         if self._cache is not None:
             return
-        table = self._read()
-        self._start = dict(zip(table["path"], table["digest"], strict=True))
+        table = self._index()
+        stamps = [self._stamp(path) for path in table["path"]]
+        table = table.assign(digest=digest_files(self.root, table["path"].tolist(), self.threads))
+        self._start = dict(zip(table["path"], zip(stamps, table["digest"], strict=True), strict=True))
         self._synthetic = is_synthetic(self.root)
         cache = open_cache(
             self.root,
@@ -160,8 +163,8 @@ class MSLDDataModule(L.LightningDataModule):
         self._tables = {split: table[table["split"] == split].reset_index(drop=True) for split in SPLITS}
         self._cache = cache
 
-    def _read(self) -> pd.DataFrame:
-        """Return the fold's pictures as they lie on disk now, with the ``digest`` of each file."""
+    def _index(self) -> pd.DataFrame:
+        """Return the fold's pictures as they lie on disk now."""
         table = fold_table(
             self.root,
             self.classes,
@@ -184,18 +187,27 @@ class MSLDDataModule(L.LightningDataModule):
             table = table[~table["augmented"]]
         elif self.train_images == "augmented":
             table = table[table["augmented"] | (table["split"] != "train")]
-        digests = digest_files(self.root, table["path"].tolist(), self.threads)
-        return table.assign(digest=digests).reset_index(drop=True)
+        return table.reset_index(drop=True)
+
+    def _stamp(self, path: str) -> Stamp | None:
+        """Return what the file system changes with a file's content; None where the file is gone."""
+        try:
+            found = (self.root / path).stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def changes(self) -> list[str]:
         """Return the pictures that are changed, gone or new on disk since ``setup``, a line each; nothing trains on them."""
         try:
-            now = self._read()
+            now = set(self._index()["path"])
+            touched = [path for path, (stamp, _) in self._start.items() if path in now and self._stamp(path) != stamp]
+            digests = dict(zip(touched, digest_files(self.root, touched, self.threads), strict=True))
         except UserError as error:  # a folder is gone or empty, a file cannot be read
             return [str(error)]
-        before, after = self._start, dict(zip(now["path"], now["digest"], strict=True))
-        differing = sorted(path for path in {*before, *after} if before.get(path) != after.get(path))
-        return [f"{'new' if p not in before else 'gone' if p not in after else 'changed'}: {p}" for p in differing]
+        said = {path: "new" for path in now - self._start.keys()} | {path: "gone" for path in self._start.keys() - now}
+        said |= {path: "changed" for path, digest in digests.items() if digest != self._start[path][1]}
+        return [f"{said[path]}: {path}" for path in sorted(said)]
 
     @property
     def source(self) -> str:

@@ -43,13 +43,13 @@ class Descriptions:
     def __contains__(self, digest: str) -> bool:
         return digest.encode() in self._has
 
-    def add(self, digest: str, data: bytes, pixels: np.ndarray) -> None:
-        """Describe a picture that is new: a file's bytes, their digest, and its pixels, uint8 (height, width, 3)."""
+    def add(self, digest: str, data: bytes, pixels: np.ndarray, image: Image.Image) -> None:
+        """Describe a picture that is new, as in ``mpoxcv.data.cache.Watcher``."""
         if digest in self:
             return
         key = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
         key.update(np.ascontiguousarray(pixels).data)
-        grey = Image.fromarray(pixels).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
+        grey = image.convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
         made = np.zeros(1, RECORD)
         made["digest"], made["pixels"], made["thumb"] = digest.encode(), key.hexdigest().encode(), np.asarray(grey)
         made["surface"] = surface(data, pixels)
@@ -96,7 +96,8 @@ def describe(
     def add(item: tuple[str, str]) -> None:
         data = read_file(root / item[1], item[0])
         try:
-            store.add(item[0], data, decode(data))
+            pixels = decode(data)
+            store.add(item[0], data, pixels, Image.fromarray(pixels))
         except UserError as error:
             failures[item[0]] = str(error)
 

@@ -43,11 +43,11 @@ def decode(data: bytes) -> np.ndarray:
     return _by_pillow(data) if pixels is None else pixels
 
 
-def resize(pixels: np.ndarray, size: int, antialias: bool = True) -> np.ndarray:
+def resize(image: Image.Image, size: int, antialias: bool = True) -> np.ndarray:
     """Resize a picture to a square, by Pillow, without keeping its aspect ratio.
 
     Args:
-        pixels: uint8 (height, width, 3).
+        image: RGB.
         size: height and width of the result in pixels.
         antialias: bilinear over all pixels that a new one covers, as Pillow and torchvision do by default; false takes the
             four nearest alone, as ``cv2.resize`` does (there the result may differ by a grey level, of rounding).
@@ -55,7 +55,7 @@ def resize(pixels: np.ndarray, size: int, antialias: bool = True) -> np.ndarray:
     Returns:
         uint8 (size, size, 3).
     """
-    image, bilinear = Image.fromarray(pixels), Image.Resampling.BILINEAR
+    bilinear = Image.Resampling.BILINEAR
     if antialias:
         return np.asarray(image.resize((size, size), bilinear))
     scale = (image.width / size, 0, 0, 0, image.height / size, 0)

@@ -32,6 +32,10 @@ from scipy.fft import dctn
 
 CERTAIN, SUSPECTED = 0.98, 0.9  # likeness of one photograph: see the table above
 THUMB, COEFFICIENTS = 32, 10  # pixels, and frequencies kept, a side
+AXIS = np.arange(COEFFICIENTS, dtype=np.float32)
+FREQUENCY = np.hypot(AXIS, AXIS[:, None])
+ORDER = np.argsort(FREQUENCY, axis=None, kind="stable")[1:]  # lowest first, without the mean
+HEAD, ROUNDING = 32, 1e-5  # coefficients that are enough to rule nearly all pairs out
 CENTRE = 22  # pixels of the middle that turns are compared in: black corners would resemble each other
 FULL = [(0, 1.0, 0.0, 0.0)] + [(0, z, x, y) for z in (0.92, 0.84, 0.76) for x in (-1, 0, 1) for y in (-1, 0, 1)]
 TURNED = [(angle, zoom, 0.0, 0.0) for angle in range(-30, 31, 10) for zoom in (0.85, 1.0, 1.15)]
@@ -48,18 +52,33 @@ def alike(
         threshold: from 0 to 1.
         block: templates and thumbnails of a matrix product, which bounds the memory.
     """
-    full, centre = vectors(right), vectors(_middle(right))
+    sides = [(shapes, cut, made, _bounding(made)) for shapes, cut, made in (
+        (FULL, False, vectors(right)), (TURNED, True, vectors(_middle(right))),
+    )]  # fmt: skip
     for start in range(0, len(left), max(1, block // 160)):
         part = left[start : start + max(1, block // 160)]
         best = np.full((len(part), len(right)), -1, np.float32)
-        for shapes, cut, side in ((FULL, False, full), (TURNED, True, centre)):
+        for shapes, cut, side, bounding in sides:
             made = templates(part, shapes, cut)  # (N, T, D)
+            most = _bounding(made).reshape(-1, bounding.shape[1])
             for column in range(0, len(right), block):
-                product = made.reshape(-1, made.shape[2]) @ side[column : column + block].T
+                product = most @ bounding[column : column + block].T
                 product = product.reshape(len(part), made.shape[1], -1).max(1)
-                np.maximum(best[:, column : column + block], product, out=best[:, column : column + block])
+                for row in np.flatnonzero((product >= threshold - ROUNDING).any(1)):
+                    columns = column + np.flatnonzero(product[row] >= threshold - ROUNDING)
+                    best[row, columns] = np.maximum(best[row, columns], (side[columns] @ made[row].T).max(1))
         rows, columns = np.nonzero(best >= threshold)
         yield rows + start, columns, best[rows, columns]
+
+
+def _bounding(made: np.ndarray) -> np.ndarray:
+    """Return float32 (…, HEAD + 1) from unit vectors (…, D); their products are no less than the vectors' own.
+
+    What is left out of two vectors has a product of at most that of the lengths left out (Cauchy and Schwarz).
+    """
+    head = made[..., :HEAD]
+    left_out = np.sqrt(np.maximum(0, 1 - np.square(head).sum(-1, keepdims=True)))
+    return np.concatenate([head, left_out], -1)
 
 
 def templates(thumbs: np.ndarray, shapes: Sequence[tuple[float, float, float, float]], cut: bool) -> np.ndarray:
@@ -111,12 +130,11 @@ def _middle(thumbs: np.ndarray) -> np.ndarray:
 
 def _coefficients(thumbs: np.ndarray) -> np.ndarray:
     """Return float32 (N, 10, 10): low frequencies of (N, S, S), raised by their frequency, so that the mean is zero."""
-    axis = np.arange(COEFFICIENTS, dtype=np.float32)
     found = dctn(thumbs.astype(np.float32), axes=(1, 2), norm="ortho")[:, :COEFFICIENTS, :COEFFICIENTS]
-    return found * np.hypot(axis, axis[:, None])
+    return found * FREQUENCY
 
 
 def _unit(found: np.ndarray) -> np.ndarray:
-    flat = found.reshape(*found.shape[:-2], -1)[..., 1:]
+    flat = found.reshape(*found.shape[:-2], -1)[..., ORDER]
     length = np.linalg.norm(flat, axis=-1, keepdims=True)
     return np.divide(flat, length, out=np.zeros_like(flat), where=length > 1).astype(np.float32)

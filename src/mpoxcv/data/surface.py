@@ -21,13 +21,15 @@ def surface(data: bytes, pixels: np.ndarray) -> tuple[float, ...]:
     """
     with Image.open(io.BytesIO(data)) as image:
         tables = getattr(image, "quantization", None) or {}
-    quantisation = float(np.mean(tables[0])) if 0 in tables else 0.0
+    quantisation = sum(tables[0]) / len(tables[0]) if 0 in tables else 0.0
     edge = np.concatenate(
         [side.reshape(-1, 3) for side in (pixels[:BORDER], pixels[-BORDER:], pixels[:, :BORDER], pixels[:, -BORDER:])]
     )
-    red, green, blue = edge.T  # one after another: numpy is slow over an axis of three
-    dark = float(((red < 16) & (green < 16) & (blue < 16)).mean())
-    bright = float(((red > 239) & (green > 239) & (blue > 239)).mean())
+    red, green, blue = np.ascontiguousarray(edge.T)  # one after another: numpy is slow over an axis of three
+    dark = np.count_nonzero((red | green | blue) < 16) / len(edge)  # all three, since 16 is a power of two
+    bright = np.count_nonzero((red & green & blue) > 239) / len(
+        edge
+    )  # all three, since 240 has its four highest bits set
     height, width, _ = pixels.shape
     few = np.ascontiguousarray(pixels[::4, ::4].reshape(-1, 3).T, np.float32)  # enough for colours
     colour = (*few.mean(1).tolist(), *few.std(1).tolist())
