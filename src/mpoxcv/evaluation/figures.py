@@ -22,15 +22,32 @@ matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 DPI = 150
-LETTERS = 10.5  # of a title, an inch
+LETTERS, LINE = 10.5, 0.18  # of a title: letters an inch, inches a line
 PAPER = {False: "white", True: "#FFF6E5"}  # true: synthetic data
 SYNTHETIC_NOTE = "SYNTHETIC DATA: procedural pictures, not patients"
 
 
-def new_figure(title: str, synthetic: bool, width: float, height: float) -> Figure:
-    """Return an empty figure with a title that says when its data are synthetic; width and height in inches."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor=PAPER[synthetic])
-    figure.suptitle("\n".join(title_lines(title, synthetic, width)), fontsize=11)
+def new_figure(
+    title: str, synthetic: bool, width: float, height: float, margins: tuple[float, float, float] | None = None
+) -> Figure:
+    """Return an empty figure with a title that says when its data are synthetic.
+
+    Args:
+        title: of one or several lines.
+        synthetic: whether the data are.
+        width: in inches.
+        height: in inches.
+        margins: inches left of, below and right of the axes; matplotlib takes a third of the drawing's time to find them (None).
+    """
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER[synthetic])
+    lines = title_lines(title, synthetic, width)
+    figure.suptitle("\n".join(lines), fontsize=11, y=1 - 0.07 / height)
+    if margins is None:
+        figure.set_layout_engine("constrained")
+    else:
+        left, bottom, right = margins
+        top = LINE * len(lines) + 0.2
+        figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
     return figure
 
 
@@ -67,10 +84,11 @@ def confusion_figure(predictions: pd.DataFrame, normalise: bool = False) -> Figu
     counts = confusion_matrix(predictions["label"], predictions["prediction"], labels=classes, sample_weight=weight)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1e-12)
     kind = "row-normalised" if normalise else "counts"
-    side = 3.2 + 0.55 * len(classes)
-    figure = new_figure(
-        f"Confusion matrix ({kind})\n{describe(predictions)}", is_synthetic(predictions), side + 0.6, side
-    )
+    longest = max(map(len, classes))
+    side, left, bottom = max(2.0, 0.55 * len(classes)), 0.9 + 0.09 * longest, 0.6 + 0.065 * longest  # inches
+    title = f"Confusion matrix ({kind})\n{describe(predictions)}"
+    size = left + 1.25 * side + 0.6, bottom + side + 0.9
+    figure = new_figure(title, is_synthetic(predictions), *size, margins=(left, bottom, 0.2))
     axes = figure.subplots()
     image = axes.imshow(shares if normalise else counts, cmap="Blues", vmin=0, vmax=1 if normalise else None)
     label = "share of the true class" if normalise else "pictures"
@@ -89,9 +107,14 @@ def confusion_figure(predictions: pd.DataFrame, normalise: bool = False) -> Figu
 def curves_figure(predictions: pd.DataFrame, kind: str) -> Figure:
     """Draw each class's ROC or precision-recall curve against the rest, with its area; ``kind`` as in ``curves.AXES``."""
     title, x_name, y_name, area_name = AXES[kind]
-    figure = new_figure(f"{title}\n{describe(predictions)}", is_synthetic(predictions), 6.4, 7.2)
+    names = classes_of(predictions)
+    columns = 2 if max(map(len, names)) <= 16 else 1
+    rows = 0.19 * -(-len(names) // columns)  # inches of the legend
+    figure = new_figure(
+        f"{title}\n{describe(predictions)}", is_synthetic(predictions), 6.4, 6.3 + rows, (0.7, 0.6 + rows, 0.2)
+    )
     axes = figure.subplots()
-    for label, name in enumerate(classes_of(predictions)):
+    for label, name in enumerate(names):
         line: dict[str, Any] = {"color": COLOURS[label % len(COLOURS)], "linestyle": STYLES[label % len(STYLES)]}
         n = f"{weights_of(predictions)[predictions['label'] == name].sum():.4g}"
         found = curve(predictions, name, kind)
@@ -110,7 +133,7 @@ def curves_figure(predictions: pd.DataFrame, kind: str) -> Figure:
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
     axes.set(xlabel=x_name, ylabel=y_name, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     axes.grid(alpha=0.3)
-    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
+    figure.legend(fontsize=8, loc="lower center", ncols=columns)
     return figure
 
 
@@ -118,7 +141,9 @@ def reliability_figure(predictions: pd.DataFrame) -> Figure:
     """Draw accuracy against confidence in equal bins, the number of pictures in each, and the expected calibration error."""
     bins = reliability(predictions)
     ece = float((bins["n"] * (bins["right"] - bins["confidence"]).abs()).sum() / bins["n"].sum())
-    figure = new_figure(f"Reliability: ECE {ece:.3f}\n{describe(predictions)}", is_synthetic(predictions), 6.0, 6.4)
+    figure = new_figure(
+        f"Reliability: ECE {ece:.3f}\n{describe(predictions)}", is_synthetic(predictions), 6.0, 6.4, (0.7, 0.6, 0.2)
+    )
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, label="perfectly calibrated")
     upper.plot(bins["confidence"], bins["right"], "o-", color=COLOURS[0], label="this network")
@@ -142,8 +167,9 @@ def learning_curves_figure(history: pd.DataFrame, title: str, synthetic: bool) -
         title: of the figure.
         synthetic: whether the data are.
     """
-    figure = new_figure(title, synthetic, 10.5, 4.0)
+    figure = new_figure(title, synthetic, 10.5, 4.0, (0.7, 0.6, 0.2))
     best = history.loc[history["val/f1_macro"].idxmax(), "epoch"] if history["val/f1_macro"].notna().any() else None
+    figure.subplots_adjust(wspace=0.25)
     names = {"loss": "loss (cross entropy)", "accuracy": "accuracy", "f1_macro": "macro F1"}
     for axes, (metric, label) in zip(figure.subplots(1, 3), names.items(), strict=True):
         for split, colour, style in (("train", COLOURS[0], "-"), ("val", COLOURS[1], "--")):
