@@ -37,7 +37,7 @@ def new_figure(
         synthetic: whether the data are.
         width: in inches.
         height: in inches.
-        margins: inches left of, below and right of the axes; matplotlib takes a third of the drawing's time to find them (None).
+        margins: inches left of, below and right of the axes; with None matplotlib finds them, in a third of the time to draw.
     """
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER[synthetic])
     lines = title_lines(title, synthetic, width)
