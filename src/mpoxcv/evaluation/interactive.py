@@ -73,7 +73,7 @@ def reliability_bars(group: Group) -> go.Figure:
     """Draw the share of right predictions against the confidence, in equal bins."""
     bins = reliability(group.rows)
     figure = _figure("confidence", "share of right predictions", 420)
-    figure.update_xaxes(range=[0, 1.03]).update_yaxes(range=[0, 1])
+    figure.update_xaxes(range=[0, 1.03]).update_yaxes(range=[0, 1.06])
     figure.add_trace(go.Bar(
         x=bins["confidence"], y=bins["right"], width=0.8 / CALIBRATION_BINS, marker_color=COLOURS[5],
         text=bins["n"].map("{:.4g}".format),
@@ -111,14 +111,14 @@ def folds_figure(groups: list[Group]) -> go.Figure:
         runs = [(f"fold {r.fold}, seed {r.seed}", r.metrics.get(f"test/{PRIMARY}")) for r in group.finished]
         figure.add_trace(go.Scatter(
             x=[value for _, value in runs], y=[group.name] * len(runs), mode="markers", text=[name for name, _ in runs],
-            marker={"color": colour, "symbol": "circle-open", "size": 9}, showlegend=False,
+            marker={"color": colour, "symbol": "circle-open", "size": 9}, showlegend=False, cliponaxis=False,
             hovertemplate="%{text}: %{x:.3f}<extra></extra>",
         ))  # fmt: skip
         value, low, high = group.content["pooled"][PRIMARY]
         figure.add_trace(go.Scatter(
             x=[value], y=[group.name], mode="markers", marker={"color": colour, "symbol": "diamond", "size": 13},
             error_x={"type": "data", "symmetric": False, "array": [high - value], "arrayminus": [value - low]},
-            showlegend=False, hovertemplate="pooled: %{x:.3f}<extra></extra>",
+            showlegend=False, cliponaxis=False, hovertemplate="pooled: %{x:.3f}<extra></extra>",
         ))  # fmt: skip
     chance = 1 / len(groups[0].content["classes"])
     figure.add_vline(chance, line={"color": "#888", "dash": "dot"}, annotation_text="chance")
