@@ -64,12 +64,17 @@ def run(*command: str | Path) -> Run:
 
 
 def alternate(jobs: Mapping[str, Callable[[int], T]], rounds: int) -> dict[str, list[T]]:
-    """Call every job once a round, with the round's number, and return what each gave."""
+    """Call every job once a round, with its number, and return what each gave; Ctrl-C ends with the last whole round."""
     results: dict[str, list[T]] = {name: [] for name in jobs}
     for number in range(rounds):
-        for name, job in jobs.items():
-            print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
-            results[name].append(job(number))
+        try:
+            for name, job in jobs.items():
+                print(f"round {number + 1} of {rounds}: {name}", file=sys.stderr, flush=True)
+                results[name].append(job(number))
+        except KeyboardInterrupt:
+            if number == 0:
+                raise
+            return {name: values[:number] for name, values in results.items()}
     return results
 
 
