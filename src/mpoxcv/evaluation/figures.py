@@ -41,11 +41,12 @@ def new_figure(
     """
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER[synthetic])
     lines = title_lines(title, synthetic, width)
-    figure.suptitle("\n".join(lines), fontsize=11, y=1 - 0.07 / height)
+    name = figure.suptitle("\n".join(lines), fontsize=11)
     if margins is None:
         figure.set_layout_engine("constrained")
     else:
         left, bottom, right = margins
+        name.set_y(1 - 0.07 / height)
         top = LINE * len(lines) + 0.2
         figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
     return figure
