@@ -64,8 +64,9 @@ def alike(
             for column in range(0, len(right), block):
                 product = most @ bounding[column : column + block].T
                 product = product.reshape(len(part), made.shape[1], -1).max(1)
-                for row in np.flatnonzero((product >= threshold - ROUNDING).any(1)):
-                    columns = column + np.flatnonzero(product[row] >= threshold - ROUNDING)
+                possible = product >= threshold - ROUNDING
+                for row in np.flatnonzero(possible.any(1)):
+                    columns = column + np.flatnonzero(possible[row])
                     best[row, columns] = np.maximum(best[row, columns], (side[columns] @ made[row].T).max(1))
         rows, columns = np.nonzero(best >= threshold)
         yield rows + start, columns, best[rows, columns]
