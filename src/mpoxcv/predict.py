@@ -13,15 +13,15 @@ import pandas as pd
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from mpoxcv.checkpoint_io import AtomicCheckpointIO
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
-from mpoxcv.data.images import decode, resize
+from mpoxcv.data.images import decode
 from mpoxcv.data.loader import BatchLoader
+from mpoxcv.data.pixels import resize
 from mpoxcv.data.protocol import fold_table
 from mpoxcv.data.tree import PICTURE_SUFFIXES, SYSTEM_NAMES, compile_name_pattern
 from mpoxcv.errors import UserError, holds_invisible, shorten, visible
@@ -44,7 +44,7 @@ class TrainedRun:
 
     @property
     def form(self) -> tuple[int, bool]:
-        """What pictures are made into: the arguments of ``mpoxcv.data.images.resize``."""
+        """What pictures are made into: the arguments of ``mpoxcv.data.pixels.resize``."""
         return self.data.image_size, self.data.antialias
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
@@ -192,8 +192,8 @@ def _decode(path: Path, forms: set[tuple[int, bool]]) -> dict[tuple[int, bool], 
     try:
         if holds_invisible(str(path)):
             return "has control characters, text directions or no UTF-8 in its name"
-        image = Image.fromarray(decode(path.read_bytes()))
-        return {form: resize(image, *form) for form in forms}
+        pixels = decode(path.read_bytes())
+        return {form: resize(pixels, *form) for form in forms}
     except (UserError, OSError) as error:
         return str(error)
 

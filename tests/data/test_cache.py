@@ -3,12 +3,12 @@ import os
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from conftest import write_picture
 from mpoxcv.data import cache as cache_module
 from mpoxcv.data.cache import digest_files, fingerprint, open_cache
-from mpoxcv.data.images import decode, resize
+from mpoxcv.data.images import decode
+from mpoxcv.data.pixels import resize
 from mpoxcv.errors import UserError
 
 
@@ -25,7 +25,7 @@ def test_pixels_are_those_of_decode(pictures, tmp_path):
     root, paths = pictures
     cache = open_cache(root, paths, 16, tmp_path / "cache")
     for path, row in zip(paths, cache.rows, strict=True):
-        assert np.array_equal(cache.pixels[row], resize(Image.fromarray(decode((root / path).read_bytes())), 16))
+        assert np.array_equal(cache.pixels[row], resize(decode((root / path).read_bytes()), 16))
 
 
 def test_a_picture_in_two_places_is_kept_once(pictures, tmp_path):
@@ -76,7 +76,7 @@ def test_without_antialiasing_it_is_another_cache(pictures, tmp_path):
     smooth, plain = (open_cache(root, paths, 16, tmp_path / "cache", antialias=choice) for choice in (True, False))
     assert np.array_equal(
         plain.pixels[plain.rows[0]],
-        resize(Image.fromarray(decode((root / paths[0]).read_bytes())), 16, antialias=False),
+        resize(decode((root / paths[0]).read_bytes()), 16, antialias=False),
     )
     assert not np.array_equal(smooth.pixels, plain.pixels)
 

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter
-from scipy.interpolate import RegularGridInterpolator
 
-from mpoxcv.data.images import MAX_PIXELS, decode, resize
+from mpoxcv.data.images import MAX_PIXELS, decode
 from mpoxcv.errors import UserError
 
 
@@ -48,24 +47,6 @@ def test_transparent_palette_and_animation():
     assert np.array_equal(decode(data), np.asarray(image.convert("RGB")))
     first, second = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
     assert tuple(decode(encode(first, "GIF", save_all=True, append_images=[second]))[0, 0]) == (255, 0, 0)
-
-
-def test_resize_is_pillows_antialiased_bilinear():
-    expected = np.asarray(RGB.resize((3, 3), Image.Resampling.BILINEAR))
-    assert np.array_equal(resize(RGB, 3), expected)
-
-
-@pytest.mark.parametrize(("height", "width"), [(224, 224), (97, 60), (20, 31)])
-def test_resize_without_antialiasing_takes_the_four_nearest(height, width):
-    """As in OpenCV's resize: out (i, j) is interpolated at ((i + 0.5) height / size - 0.5, (j + 0.5) width / size - 0.5)."""
-    pixels, size = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8), 32
-    grid = RegularGridInterpolator((np.arange(height), np.arange(width)), pixels.astype(float))
-    i, j = (np.clip((np.arange(size) + 0.5) * n / size - 0.5, 0, n - 1) for n in (height, width))
-    expected = grid(np.stack(np.meshgrid(i, j, indexing="ij"), -1))
-    nearest = resize(Image.fromarray(pixels), size, antialias=False)
-    assert np.abs(nearest - expected).max() < 1
-    if height > 2 * size:
-        assert np.abs(resize(Image.fromarray(pixels), size).astype(int) - nearest).max() > 100
 
 
 @given(

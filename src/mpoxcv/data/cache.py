@@ -13,11 +13,11 @@ import numpy as np
 import PIL
 import simplejpeg
 from filelock import FileLock
-from PIL import Image
 from rich.progress import track
 
 from mpoxcv.data.ahead import map_ahead
-from mpoxcv.data.images import decode, resize
+from mpoxcv.data.images import decode
+from mpoxcv.data.pixels import resize
 from mpoxcv.errors import UserError, shorten
 
 VERSION = 2  # raise it when the same bytes and settings would give other pixels
@@ -27,8 +27,8 @@ CHUNK = 32  # pictures of one task of a thread: a task of its own costs more tha
 class Watcher(Protocol):
     """Sees every file that is decoded for a cache."""
 
-    def add(self, digest: str, data: bytes, pixels: np.ndarray, image: Image.Image) -> None:
-        """Take a file's digest and bytes, and its pixels at full size, uint8 (height, width, 3), also as Pillow's image.
+    def add(self, digest: str, data: bytes, pixels: np.ndarray) -> None:
+        """Take a file's digest and bytes, and its pixels at full size, uint8 (height, width, 3).
 
         Called from several threads.
         """
@@ -72,7 +72,7 @@ def open_cache(
         cache_dir: folder of the cache files; all of them may be deleted at any time.
         threads: number of threads; None takes one a core. The result does not depend on it.
         digests: of the files, where :func:`digest_files` has just made them.
-        antialias: as in ``mpoxcv.data.images.resize``.
+        antialias: as in ``mpoxcv.data.pixels.resize``.
         watcher: sees what is decoded.
 
     Raises:
@@ -157,10 +157,9 @@ def _build(
             except UserError as error:
                 failures.append(f"{path}: {error}")
                 continue
-            image = Image.fromarray(pixels)
-            row[:] = resize(image, shape[1], antialias)
+            row[:] = resize(pixels, shape[1], antialias)
             if watcher:
-                watcher.add(digest, data, pixels, image)
+                watcher.add(digest, data, pixels)
         return small
 
     try:

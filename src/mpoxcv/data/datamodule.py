@@ -40,7 +40,7 @@ class MSLDDataModule(L.LightningDataModule):
         citation: source, licence and labelling of the pictures, as the report states them.
         train_images: train on the ``augmented`` pictures, the ``original`` ones, or ``both``.
         image_size: pixels; pictures are resized to a square.
-        antialias: false resizes as ``cv2.resize`` does (see ``mpoxcv.data.images.resize``).
+        antialias: false resizes as ``cv2.resize`` does (see ``mpoxcv.data.pixels.resize``).
         batch_size: training pictures a step, over all processes together.
         eval_batch_size: pictures a step in validation and test; does not change results.
         mean, std: three numbers each, for pixels in [0, 1]; None leaves [0, 1].

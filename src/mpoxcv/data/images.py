@@ -43,25 +43,6 @@ def decode(data: bytes) -> np.ndarray:
     return _by_pillow(data) if pixels is None else pixels
 
 
-def resize(image: Image.Image, size: int, antialias: bool = True) -> np.ndarray:
-    """Resize a picture to a square, by Pillow, without keeping its aspect ratio.
-
-    Args:
-        image: RGB.
-        size: height and width of the result in pixels.
-        antialias: bilinear over all pixels that a new one covers, as Pillow and torchvision do by default; false takes the
-            four nearest alone, as ``cv2.resize`` does (there the result may differ by a grey level, of rounding).
-
-    Returns:
-        uint8 (size, size, 3).
-    """
-    bilinear = Image.Resampling.BILINEAR
-    if antialias:
-        return np.asarray(image.resize((size, size), bilinear))
-    scale = (image.width / size, 0, 0, 0, image.height / size, 0)
-    return np.asarray(image.transform((size, size), Image.Transform.AFFINE, scale, bilinear))
-
-
 def thumbnail(file: Path | None, size: int) -> str:
     """Return a picture file as a JPEG of at most ``size`` pixels a side, in base64 for a page; empty if it is none."""
     try:

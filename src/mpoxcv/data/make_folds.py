@@ -22,7 +22,8 @@ from rich.table import Table
 
 from mpoxcv.data.descriptions import same_pictures
 from mpoxcv.data.folds import assign_folds, digest, join_twins, require_safe_names, suspicions, unlikeness
-from mpoxcv.data.images import decode, resize
+from mpoxcv.data.images import decode
+from mpoxcv.data.pixels import resize
 from mpoxcv.data.tree import FOLDERS, index_flat
 from mpoxcv.errors import UserError
 from mpoxcv.files import write_json, write_linked
@@ -138,7 +139,7 @@ def _write_pictures(
         write_linked([folder / f"FOLDS/fold{fold}" / FOLDERS[split] / path for fold, split in places], data)
         trains = [f"FOLDS_AUG/fold{fold}_AUG/Train" for fold in rows["fold"][rows["split"] == "train"]]
         pixels, writes = decode(data), []
-        pixels = pixels.copy() if size is None else resize(Image.fromarray(pixels), size).copy()
+        pixels = pixels.copy() if size is None else resize(pixels, size).copy()
         for number in range(1, copies + 1 if trains else 1):
             name = path.with_name(f"{path.stem}_aug{number:02d}.jpg")
             with torch.random.fork_rng(devices=[]):  # not in the pool: all threads share torch's generator

@@ -9,13 +9,14 @@ Legend: F networks, B batch.
 import ctypes
 import functools
 from collections.abc import Sequence
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from mpoxcv.native import library
 
 HIDDEN, FEATURES = (14, 14, 8), 16 * 5 * 5  # of a picture, as in lenet_kernels.c
 
@@ -53,10 +54,8 @@ def convolve(images: Sequence[Tensor], *weights: Tensor) -> Tensor:
 def _load() -> tuple[str | None, Any]:
     capability = torch.backends.cpu.get_cpu_capability()
     for kind in {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}.get(capability, ()):
-        for suffix in EXTENSION_SUFFIXES:
-            file = Path(__file__).with_name(f"_lenet_{kind}{suffix}")
-            if file.is_file():
-                return kind, ctypes.CDLL(str(file))
+        if found := library(Path(__file__).with_name(f"_lenet_{kind}")):
+            return kind, found
     return None, None
 
 
