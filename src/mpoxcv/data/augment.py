@@ -20,16 +20,24 @@ class RandomFlip:
     batched = True
 
     def __init__(self, horizontal: float = 0.5, vertical: float = 0.0) -> None:
-        self.probabilities = {2: horizontal, 1: vertical}  # by axis of (B, S, S, 3)
+        self.probabilities = {1: horizontal, 2: vertical}
+
+    def draw(self, n: int, device: torch.device | None = None) -> Tensor:
+        """Return how each of n pictures is mirrored, uint8 (n,): 1 left for right, 2 top for bottom, 3 both."""
+        mirrored = torch.zeros(n, dtype=torch.uint8, device=device)
+        for bit, probability in self.probabilities.items():
+            if probability:
+                mirrored += bit * (torch.rand(n, device=device) < probability)
+        return mirrored
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map (B, 3, S, S) to the same shape and dtype."""
-        pictures = images.permute(0, 2, 3, 1)  # as they lie in memory
-        for axis, probability in self.probabilities.items():
-            if probability:
-                chosen = torch.rand(len(images), device=images.device) < probability
+        pictures, n = images.permute(0, 2, 3, 1), len(images)  # as they lie in memory
+        mirrored = self.draw(n, images.device)
+        for bit, axis in ((1, 2), (2, 1)):
+            if self.probabilities[bit]:
                 both = torch.cat([pictures, pictures.flip(axis)])  # three times faster than torch.where
-                pictures = both.index_select(0, torch.arange(len(images), device=images.device) + len(images) * chosen)
+                pictures = both.index_select(0, torch.arange(n, device=images.device) + n * ((mirrored & bit) > 0))
         return pictures.permute(0, 3, 1, 2)
 
 

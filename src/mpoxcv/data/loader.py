@@ -6,7 +6,7 @@ Legend: N pictures of the split, B batch, S picture size in pixels.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mpoxcv.data.ahead import map_ahead
 from mpoxcv.data.augment import augment_batch
+from mpoxcv.data.pixels import C, normalise
 
 PART = 2**20  # bytes of pictures: smaller batches are made ready several at once, larger ones read ahead by a thread
 
@@ -68,12 +69,16 @@ class BatchLoader:
         self.rows, self.labels = rows.to(self.device), labels.to(self.device)
         self.weights = 1.0 / torch.bincount(labels)[labels] if sampler == "weighted" else None
         self.batch_size, self.sampler_name, self.seed = batch_size, sampler, seed
-        # (pixel / 255 - mean) / std in two passes, over rows of 3 S numbers: seven times faster than over channels
-        self.shift = None if mean is None else (mean.to(self.device) * 255).repeat(pixels.shape[2])
-        self.scale = 255 if std is None else (std.to(self.device) * 255).repeat(pixels.shape[2])
+        # (pixel / 255 - mean) / std over rows of 3 S numbers: seven times faster than over channels
+        mean = torch.zeros(3) if mean is None else mean
+        std = torch.ones(3) if std is None else std
+        self.shift, self.scale = ((255 * each).repeat(pixels.shape[2]).to(self.device) for each in (mean, std))
         self.augment = augment
+        drawn = augment is None or hasattr(augment, "draw")
+        self.in_one_pass = C is not None and self.device.type == "cpu" and pixels.is_contiguous() and drawn
         self.batch_bytes = pixels[0].numel() * batch_size
         self.together = max(1, PART // self.batch_bytes)  # batches of a part
+        self.reads_ahead = prefetch > 0 and self.batch_bytes >= PART and self.device.type == "cpu"
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self._taken = self._skip = 0  # batches of this iteration, and those to leave out in the next
@@ -100,24 +105,56 @@ class BatchLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         skip, self._skip = self._skip, 0
-        first = skip // self.together  # a part is made whole, whichever of its batches is the first to be given
-        parts = self._order().to(self.device).split(self.batch_size * self.together)[first:]
-        for part, (chosen, pictures) in enumerate(zip(parts, self._read(parts), strict=True), first):
-            for step, batch in enumerate(self._batches(chosen, pictures, part), part * self.together):
-                if step >= skip:
-                    self._taken = step + 1
-                    yield batch
+        order = self._order().to(self.device)
+        images = self._in_one_pass(order, skip) if self.in_one_pass else self._by_torch(order, skip)
+        label, index = (values.split(self.batch_size) for values in (self.labels[order], order))
+        for step, image in enumerate(images, skip):
+            self._taken = step + 1
+            yield {"image": image[self.share], "label": label[step][self.share], "index": index[step][self.share]}
 
-    def _read(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Yield each part's pictures, uint8 (n, S, S, 3); large ones are read while the part before is at work."""
-        if self.prefetch == 0 or self.batch_bytes < PART or self.device.type != "cpu":
-            yield from map(self._pictures, parts)
+    def _in_one_pass(self, order: Tensor, skip: int) -> Iterator[Tensor]:
+        """Yield each batch's pictures, float32 (B, 3, S, S), from number ``skip`` on."""
+        rows, mirrored = self.rows[order].split(self.batch_size), [None] * len(self)
+        if self.augment is not None:
+            parts, drawn = order.split(self.batch_size * self.together), []
+            for part, chosen in enumerate(parts):
+                with seeded(mix(self.seed, self.epoch, part), self.device):
+                    drawn.append(self.augment.draw(len(chosen)))  # type: ignore[attr-defined]
+            mirrored = torch.cat(drawn).split(self.batch_size)
+        yield from self._ahead(self._normalised, list(zip(rows, mirrored, strict=True))[skip:])
+
+    def _normalised(self, item: tuple[Tensor, Tensor | None]) -> Tensor:
+        rows, mirrored = item
+        made = torch.empty(len(rows), *self.pixels.shape[1:])
+        how = None if mirrored is None else mirrored.numpy()
+        row = self.shift.numpy(), self.scale.numpy()
+        threads = 1 if self.reads_ahead else torch.get_num_threads()
+        normalise(self.pixels.numpy(), rows.numpy(), how, *row, made.numpy(), threads)
+        return made.permute(0, 3, 1, 2)
+
+    def _by_torch(self, order: Tensor, skip: int) -> Iterator[Tensor]:
+        """Yield the same where C is not compiled, on a GPU, and of other augmentations: a part's batches cost less at once."""
+        parts, first = order.split(self.batch_size * self.together), skip // self.together
+        for part, pictures in enumerate(self._ahead(self._gathered, parts[first:]), first):
+            if self.augment is not None:
+                # every process draws for whole batches, so that a picture's draw does not depend on their number
+                with seeded(mix(self.seed, self.epoch, part), self.device):
+                    image = augment_batch(self.augment, pictures.permute(0, 3, 1, 2))  # a view: channels_last
+                pictures = image.permute(0, 2, 3, 1).contiguous()
+            made = pictures.float()
+            made.flatten(2).sub_(self.shift).div_(self.scale)
+            yield from made.permute(0, 3, 1, 2).split(self.batch_size)[max(0, skip - part * self.together) :]
+
+    def _gathered(self, chosen: Tensor) -> Tensor:
+        return self.pixels.index_select(0, self.rows[chosen])  # ten times faster than indexing
+
+    def _ahead(self, make: Callable[[Any], Tensor], items: Sequence[Any]) -> Iterator[Tensor]:
+        """Yield what is made of each item; large pictures while the batch before is at work."""
+        if not self.reads_ahead:
+            yield from map(make, items)
             return
         with ThreadPoolExecutor(1) as pool:
-            yield from map_ahead(pool, self._pictures, parts, self.prefetch)
-
-    def _pictures(self, chosen: Tensor) -> Tensor:
-        return self.pixels.index_select(0, self.rows[chosen])  # ten times faster than indexing
+            yield from map_ahead(pool, make, items, self.prefetch)
 
     def _order(self) -> Tensor:
         n = len(self.rows)
@@ -132,22 +169,6 @@ class BatchLoader:
     def share(self) -> slice:
         """This process's part of a batch."""
         return slice(self.rank, None, self.world_size)
-
-    def _batches(self, chosen: Tensor, pictures: Tensor, part: int) -> Iterator[Batch]:
-        """Yield the batches of a part: what is done to pictures costs less for several batches at once."""
-        if self.augment is not None:
-            # every process draws for whole batches, so that a picture's draw does not depend on their number
-            with seeded(mix(self.seed, self.epoch, part), self.device):
-                image = augment_batch(self.augment, pictures.permute(0, 3, 1, 2))  # a view: channels_last
-            pictures = image.permute(0, 2, 3, 1).contiguous()
-        image = pictures.float()
-        rows = image.flatten(2)
-        if self.shift is not None:
-            rows.sub_(self.shift)
-        rows.div_(self.scale)
-        split = (values.split(self.batch_size) for values in (image.permute(0, 3, 1, 2), self.labels[chosen], chosen))
-        for own, labels, index in zip(*split, strict=True):
-            yield {"image": own[self.share], "label": labels[self.share], "index": index[self.share]}
 
 
 @contextmanager
