@@ -8,9 +8,6 @@ from torchmetrics.functional.classification import (
     binary_auroc,
     multiclass_calibration_error,
     multiclass_confusion_matrix,
-    multiclass_f1_score,
-    multiclass_precision,
-    multiclass_recall,
 )
 
 CALIBRATION_BINS = 15
@@ -33,30 +30,23 @@ def classification_metrics(probabilities: Tensor, labels: Tensor, classes: Seque
         Values by name, those of one class as ``f1/<class>``, ``recall/<class>`` and ``auroc/<class>``; NaN where a value
         is not defined.
     """
-    n_classes = len(classes)
-    predictions = probabilities.argmax(1)  # nothing is validated: that takes longer than computing
-    matrix = multiclass_confusion_matrix(
-        predictions, labels, n_classes, validate_args=False
-    )  # rows: true, columns: predicted
-    support = matrix.sum(1)
-    recall = multiclass_recall(predictions, labels, n_classes, average="none", validate_args=False)
-    f1 = multiclass_f1_score(predictions, labels, n_classes, average="none", validate_args=False)
-    values = {
-        "accuracy": matrix.diag().sum().item() / len(labels),
-        "balanced_accuracy": recall[support > 0].mean().item(),
-        "ece": multiclass_calibration_error(
-            probabilities, labels, n_classes, CALIBRATION_BINS, validate_args=False
-        ).item(),
+    n_classes = len(classes)  # nothing is validated: that takes longer than computing
+    predictions = probabilities.argmax(1)
+    matrix = multiclass_confusion_matrix(predictions, labels, n_classes, validate_args=False).double()
+    hits, support, predicted = matrix.diag(), matrix.sum(1), matrix.sum(0)  # rows: true, columns: predicted
+    scores = {
+        "precision": hits / predicted.clamp(min=1),
+        "recall": hits / support.clamp(min=1),
+        "f1": 2 * hits / (support + predicted).clamp(min=1),
     }
-    for average in ("macro", "weighted"):
-        for name, metric in (
-            ("precision", multiclass_precision),
-            ("recall", multiclass_recall),
-            ("f1", multiclass_f1_score),
-        ):
-            values[f"{name}_{average}"] = metric(
-                predictions, labels, n_classes, average=average, validate_args=False
-            ).item()
+    ece = multiclass_calibration_error(probabilities, labels, n_classes, CALIBRATION_BINS, validate_args=False)
+    values = {
+        "accuracy": hits.sum().item() / len(labels),
+        "balanced_accuracy": scores["recall"][support > 0].mean().item(),
+        "ece": ece.item(),
+    }
+    values |= {f"{name}_macro": score[support + predicted > 0].mean().item() for name, score in scores.items()}
+    values |= {f"{name}_weighted": (score @ support / support.sum()).item() for name, score in scores.items()}
     auroc = [
         binary_auroc(probabilities[:, label], (labels == label).long(), validate_args=False).item()
         if 0 < n < len(labels)
@@ -68,7 +58,7 @@ def classification_metrics(probabilities: Tensor, labels: Tensor, classes: Seque
     values["auroc_macro"] = sum(areas) / len(areas)
     values["auroc_weighted"] = sum(a * n for a, n in zip(areas, weights, strict=True)) / sum(weights)
     for label, name in enumerate(classes):
-        values[f"f1/{name}"] = f1[label].item()
-        values[f"recall/{name}"] = recall[label].item() if support[label] else math.nan
+        values[f"f1/{name}"] = scores["f1"][label].item()
+        values[f"recall/{name}"] = scores["recall"][label].item() if support[label] else math.nan
         values[f"auroc/{name}"] = auroc[label]
     return values
