@@ -56,16 +56,16 @@ static inline int32_t rounded(int32_t sum) { return sum >> PRECISION; }
 
 EACH_PROCESSOR static void across_colour(const uint8_t *restrict row, int width, const filter *f, int size,
                                          int32_t *restrict wide, uint8_t *restrict out) {
-  for (int j = 0; j < 3 * width; j++) wide[j] = row[j];
+  for (size_t j = 0; j < 3 * (size_t)width; j++) wide[j] = row[j];
   for (int i = 0; i < size; i++) {
     const int32_t *from = wide + 3 * f->first[i], *weight = f->weight + i * f->taps;
     quad even = (quad){} + (1 << (PRECISION - 1)), odd = {}; /* three colours, and a fourth number of no use */
-    int k = 0;
-    for (; k + 1 < f->count[i]; k += 2) {
+    size_t n = f->count[i], k = 0;
+    for (; k + 1 < n; k += 2) {
       even += *(const quad *)(from + 3 * k) * weight[k];
       odd += *(const quad *)(from + 3 * k + 3) * weight[k + 1];
     }
-    if (k < f->count[i]) even += *(const quad *)(from + 3 * k) * weight[k];
+    if (k < n) even += *(const quad *)(from + 3 * k) * weight[k];
     even += odd;
     for (int c = 0; c < 3; c++) out[3 * i + c] = rounded(even[c]);
   }
@@ -73,8 +73,10 @@ EACH_PROCESSOR static void across_colour(const uint8_t *restrict row, int width,
 
 EACH_PROCESSOR static void across_grey(const uint8_t *restrict row, const filter *f, int size, uint8_t *restrict out) {
   for (int i = 0; i < size; i++) {
+    const uint8_t *from = row + f->first[i];
+    const int32_t *weight = f->weight + i * f->taps;
     int32_t sum = 1 << (PRECISION - 1);
-    for (int k = 0; k < f->count[i]; k++) sum += row[f->first[i] + k] * f->weight[i * f->taps + k];
+    for (size_t k = 0, n = f->count[i]; k < n; k++) sum += from[k] * weight[k];
     out[i] = rounded(sum);
   }
 }
@@ -92,7 +94,7 @@ EACH_PROCESSOR static void down(const uint8_t *restrict rows, const filter *f, i
 
 /* ITU-R 601-2 luma in Pillow's integers. */
 EACH_PROCESSOR static void grey_of(const uint8_t *restrict row, int width, uint8_t *restrict out) {
-  for (int j = 0; j < width; j++)
+  for (size_t j = 0; j < (size_t)width; j++)
     out[j] = (row[3 * j] * 19595 + row[3 * j + 1] * 38470 + row[3 * j + 2] * 7471 + 0x8000) >> 16;
 }
 
