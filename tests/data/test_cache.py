@@ -44,6 +44,34 @@ def test_a_warm_cache_decodes_nothing(pictures, tmp_path, monkeypatch):
     assert np.array_equal(cold.pixels, warm.pixels)
 
 
+def test_what_another_folds_cache_holds_is_not_decoded_again(pictures, tmp_path, monkeypatch):
+    root, paths = pictures
+    one, folder = open_cache(root, paths[:15], 16, tmp_path / "cache"), tmp_path / "cache"
+    decoded = []
+    monkeypatch.setattr(cache_module, "decode", lambda data: decoded.append(data) or decode(data))
+    two = open_cache(root, paths[5:], 16, folder)
+    assert sorted(decoded) == sorted((root / path).read_bytes() for path in paths[15:])
+    assert np.array_equal(one.pixels[one.rows[5:]], two.pixels[two.rows[:10]])
+    assert np.array_equal(two.pixels[two.rows[-1]], resize(decode((root / paths[-1]).read_bytes()), 16))
+    for settings in ({"size": 24}, {"size": 16, "antialias": False}):
+        decoded.clear()
+        open_cache(root, paths[5:], cache_dir=folder, **settings)
+        assert len(decoded) == 15
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-5], lambda data: b"", lambda data: data[32:], lambda data: data[::-1]]
+)
+def test_damaged_lists_of_other_caches_are_left_out(pictures, tmp_path, damage):
+    root, paths = pictures
+    open_cache(root, paths[:15], 16, tmp_path / "cache")
+    [file] = (tmp_path / "cache").glob("*.digests")
+    file.write_bytes(damage(file.read_bytes()))
+    cache = open_cache(root, paths, 16, tmp_path / "cache")
+    for path, row in zip(paths, cache.rows, strict=True):
+        assert np.array_equal(cache.pixels[row], resize(decode((root / path).read_bytes()), 16))
+
+
 def test_content_and_settings_make_another_cache(pictures, tmp_path):
     root, paths = pictures
     folder = tmp_path / "cache"

@@ -19,6 +19,7 @@ from mpoxcv.data.ahead import map_ahead
 from mpoxcv.data.images import decode
 from mpoxcv.data.pixels import resize
 from mpoxcv.errors import UserError, shorten
+from mpoxcv.files import write_atomically
 
 VERSION = 2  # raise it when the same bytes and settings would give other pixels
 CHUNK = 32  # pictures of one task of a thread: a task of its own costs more than a file
@@ -62,8 +63,9 @@ def open_cache(
 ) -> PictureCache:
     """Open the cache of these pictures; build it first if their content or a setting is new.
 
-    Every file is read and hashed each time, so a changed picture is never missed. Processes that want the same cache at
-    once wait for the one that builds it. The file gets its name only when it is whole.
+    Every file is read and hashed each time, so a changed picture is never missed. What another fold's cache holds is copied
+    from there. Processes that want the same cache at once wait for the one that builds it. The file gets its name only when
+    it is whole.
 
     Args:
         root: folder that ``paths`` are relative to.
@@ -83,11 +85,9 @@ def open_cache(
     if digests is None:
         digests = digest_files(root, paths, threads)
     distinct, first, rows = np.unique(digests, return_index=True, return_inverse=True)
-    key = hashlib.blake2b(digest_size=16)
-    key.update(
-        json.dumps([VERSION, PIL.__version__, simplejpeg.__version__, size, antialias, distinct.tolist()]).encode()
-    )
-    file = cache_dir / f"{size}px-{key.hexdigest()}.npy"
+    made = _digest(json.dumps([VERSION, PIL.__version__, simplejpeg.__version__, size, antialias]).encode())[:8]
+    content = _digest(distinct.astype("S32").tobytes())
+    file = cache_dir / f"{size}px-{made}-{content}.npy"
     shape = (len(distinct), size, size, 3)
     pixels = _load(file, shape)
     if pixels is None:
@@ -131,6 +131,21 @@ def _load(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
+def _found_elsewhere(file: Path, wanted: set[str]) -> dict[str, np.ndarray]:
+    """Return pixels by digest, of the caches that were made with the same settings as ``file``."""
+    found: dict[str, np.ndarray] = {}
+    settings, size = file.name.rpartition("-")[0], int(file.name.partition("px")[0])
+    for other in file.parent.glob(f"{settings}-*.digests"):
+        data = other.read_bytes() if other.is_file() else b""
+        if other.stem != f"{settings}-{_digest(data)}":  # damaged from outside, or just deleted
+            continue
+        digests = np.frombuffer(data, "S32").astype("U32").tolist()
+        pixels = _load(other.with_suffix(".npy"), (len(digests), size, size, 3))
+        if pixels is not None:
+            found |= {digest: pixels[row] for row, digest in enumerate(digests) if digest in wanted}
+    return found
+
+
 def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
@@ -147,10 +162,14 @@ def _build(
     partial = file.with_suffix(".partial")
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     failures: list[str] = []
+    found_elsewhere = _found_elsewhere(file, {digest for _, digest in files})
 
     def decode_some(some: list[tuple[str, str]]) -> np.ndarray:
         small = np.zeros((len(some), *shape[1:]), np.uint8)
         for row, (path, digest) in zip(small, some, strict=True):
+            if digest in found_elsewhere:
+                row[:] = found_elsewhere[digest]
+                continue
             data = read_file(root / path, digest)
             try:
                 pixels = decode(data)
@@ -166,8 +185,8 @@ def _build(
         with partial.open("wb") as stream, ThreadPoolExecutor(threads) as pool:
             np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
             # plain writes, since a memory map on a full disk ends the process with SIGBUS
-            found = map_ahead(pool, decode_some, chunks, 2 * threads)
-            for pictures in track(found, f"Decoding {len(files)} pictures", len(chunks), transient=True):
+            decoded = map_ahead(pool, decode_some, chunks, 2 * threads)
+            for pictures in track(decoded, f"Decoding {len(files)} pictures", len(chunks), transient=True):
                 stream.write(pictures.data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -176,6 +195,7 @@ def _build(
         if failures:
             raise UserError(unreadable(failures, root))
         partial.replace(file)
+        write_atomically(file.with_suffix(".digests"), "".join(digest for _, digest in files).encode())
     finally:
         partial.unlink(missing_ok=True)
 
