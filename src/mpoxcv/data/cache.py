@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+from weakref import WeakValueDictionary
 
 import numpy as np
 import PIL
@@ -22,6 +23,9 @@ from mpoxcv.errors import UserError, shorten
 from mpoxcv.files import write_atomically
 
 VERSION = 2  # raise it when the same bytes and settings would give other pixels
+_mapped: WeakValueDictionary[tuple[str, int, int, int], np.ndarray] = (
+    WeakValueDictionary()
+)  # runs in lockstep share them
 CHUNK = 32  # pictures of one task of a thread: a task of its own costs more than a file
 
 
@@ -125,7 +129,11 @@ def fingerprint(paths: Sequence[str], digests: np.ndarray) -> str:
 
 def _load(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     try:
-        pixels = np.load(file, mmap_mode="c")  # copy-on-write: torch warns about arrays that can't be written to
+        state = file.stat()
+        key = (str(file), state.st_ino, state.st_size, state.st_mtime_ns)
+        pixels = _mapped.get(key)
+        if pixels is None:  # copy-on-write: torch warns about arrays that can't be written to
+            pixels = _mapped[key] = np.load(file, mmap_mode="c")
     except (OSError, ValueError, EOFError):  # not there, or damaged from outside: build it again
         return None
     return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
