@@ -120,11 +120,11 @@ def parser(doc: str | None, out: str, rounds: int, data: bool = True) -> argpars
     return made
 
 
-def fold_tree(arguments: argparse.Namespace, folder: Path) -> tuple[Path, dict[str, Any]]:
+def fold_tree(arguments: argparse.Namespace, folder: Path, folds: Sequence[int] = ()) -> tuple[Path, dict[str, Any]]:
     """Return the tree that was asked for, or one generated in ``folder``, and what the result says of it."""
     root = arguments.data or folder / "generated"
     if not arguments.data:
-        write_synthetic(root, size=224, copies=14, folds=(arguments.fold,))
+        write_synthetic(root, size=224, copies=14, folds=tuple(folds) or (arguments.fold,))
     synthetic = is_synthetic(root)
     name = "generated JPEGs of 224 x 224" if synthetic else "JPEGs given with --data"
     return root.resolve(), {"synthetic": synthetic, "data": name, "options": arguments.options}
@@ -139,7 +139,12 @@ def train(root: Path, out: Path, cache: Path, *options: str, timed: bool = True)
     else:
         where = ["-m", *where, f"hydra.sweep.dir={out}"]
     done = run(TRAIN, *where, *options)
-    return done, json.loads((out / "times.json").read_text()) if timed else {}
+    return done, times_of(out) if timed else {}
+
+
+def times_of(folder: Path) -> dict[str, Any]:
+    """Return what EpochTimer wrote into a folder."""
+    return json.loads((folder / "times.json").read_text())
 
 
 def epochs_of(times: Mapping[str, Any]) -> list[float]:

@@ -14,7 +14,6 @@ the memory, that of the largest process, is torch itself.
 """
 
 import itertools
-import json
 import statistics
 import sys
 import tempfile
@@ -57,7 +56,7 @@ def measure(root: Path, folder: Path, ways: list[str], arguments: Any) -> Rounds
             own += ["model.own_kernels=false"] if way == "bare torch" else []
             own = which if way == "limit" else own
             done = measuring.run(HERE / "plain_loops.py", way.split()[0], root, fold, size, epochs, out, *own)
-        return done, json.loads((out / "times.json").read_text())
+        return done, measuring.times_of(out)
 
     jobs = {way: lambda number, way=way: once(way, number) for way in ("torch", "limit", *ways)}
     return measuring.alternate(jobs, arguments.rounds)

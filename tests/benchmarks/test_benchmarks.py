@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import cross_validation
 import growth
 import lightning_usual
 import measuring
@@ -138,13 +139,32 @@ def test_growth_draws_all_its_panels_and_refuses_half_a_grid(tmp_path):
         growth.grid(7)
 
 
+def test_cross_validations_are_compared_with_the_usual_epochs_beside_them():
+    def run(seconds, *epochs):
+        return {"wall_s": seconds, "peak_mib": 100, "usual": list(epochs)}
+
+    found = {"basic": [run(20, 1, 2, 1), run(10, 3, 3, 3)], "lockstep": [run(10, 1, 1, 9), run(5, 3, 4, 3)]}
+    ways = cross_validation.summarise(found | {"after": [{"usual": [5.0, 5.0, 5.0]}]}, epochs=100)
+    assert ways["basic"]["usual_over_this"] == {"median": 17.5, "min": 5.0, "max": 30.0, "n": 2}
+    assert ways["lockstep"]["usual_over_this"] == {"median": 60.0, "min": 30.0, "max": 90.0, "n": 2}
+    assert ways["usual, extrapolated"]["wall_s"] == {"median": 300, "min": 100, "max": 450, "n": 4}
+    assert ways["usual, extrapolated"]["s_an_epoch"]["n"] == 15
+    conditions = {"folds": [1, 2], "epochs": 50, "data": "made up", "synthetic": True}
+    figure = cross_validation.chart({"ways": ways, "conditions": conditions})
+    assert "usual is 60.0 times this" in figure.axes[0].texts[1].get_text()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "kept"), [("speed", "ways"), ("startup", "seconds"), ("growth", "cells")])
+@pytest.mark.parametrize(
+    ("name", "kept"), [("speed", "ways"), ("startup", "seconds"), ("growth", "cells"), ("cross_validation", "ways")]
+)
 def test_the_whole_command(name, kept, tree, tmp_path, monkeypatch, capsys):
     out = tmp_path / f"{name}.json"
     given = ["--data", str(tree), "--fold", "1", *DATA]
     if name == "growth":
         given = "--pictures 1000 --sizes 32 --runs 2 --run-pictures 1000 --run-epochs 1 --file-size 16".split()
+    if name == "cross_validation":
+        given = ["--data", str(tree), *DATA, "--folds", "1", "2"]
     given += [] if name == "startup" else ["--epochs", "1"]
     monkeypatch.setattr(sys, "argv", [name, "--rounds", "1", "--out", str(out), *given])
     runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
