@@ -9,7 +9,7 @@ Legend: F runs, B batch, C classes.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning as L
@@ -58,8 +58,8 @@ class Member(greenlet):
         self._own_loader = datamodule.train_dataloader
         datamodule.train_dataloader = self._one_item  # type: ignore[method-assign, assignment]
         classifier.training_step = self._epoch  # type: ignore[method-assign]
-        classifier.backward = _nothing  # type: ignore[method-assign]
-        classifier.optimizer_step = _only_closure  # type: ignore[method-assign, assignment]
+        classifier.backward = lambda *args, **kwargs: None  # type: ignore[method-assign]
+        classifier.optimizer_step = lambda epoch, batch, optimizer, closure: closure()  # type: ignore
         self._on_save, self._on_end = classifier.on_save_checkpoint, classifier.on_train_epoch_end
         classifier.on_save_checkpoint = self._save  # type: ignore[method-assign]
         classifier.on_train_epoch_end = self._count_batches  # type: ignore[method-assign]
@@ -101,14 +101,6 @@ class Member(greenlet):
         self._on_save(checkpoint)
 
 
-def _nothing(*args: Any, **kwargs: Any) -> None:
-    pass
-
-
-def _only_closure(epoch: int, batch: int, optimizer: Any, closure: Callable[[], Any]) -> None:
-    closure()
-
-
 def why_alone(classifier: LesionClassifier, datamodule: MSLDDataModule, trainer: L.Trainer) -> str | None:
     """Return why a run's epochs cannot be computed with others', or None."""
     if type(classifier) is not LesionClassifier:
@@ -145,7 +137,10 @@ def run_together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
             task = bar.add_task("")
             group: Group | None = None
             while waiting := [member for member in members if member.waiting]:
-                for own in _alike(waiting):
+                kinds: dict[Any, list[Member]] = {}  # those whose networks can be one
+                for member in waiting:
+                    kinds.setdefault((len(member.classifier.classes), member.classifier.device), []).append(member)
+                for own in kinds.values():
                     epoch, last = own[0].trainer.current_epoch + 1, own[0].trainer.max_epochs
                     bar.update(task, description=f"{len(own)} runs, epoch {epoch}/{last}", completed=epoch, total=last)
                     if group is None or group.members != own:
@@ -160,14 +155,6 @@ def run_together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
                     member.throw(SystemExit(130))
         raise
     return [member.result for member in members]
-
-
-def _alike(members: Sequence[Member]) -> Iterator[list[Member]]:
-    """Yield the members whose networks can be one."""
-    kinds: dict[Any, list[Member]] = {}
-    for member in members:
-        kinds.setdefault((len(member.classifier.classes), member.classifier.device), []).append(member)
-    yield from kinds.values()
 
 
 class Group:
