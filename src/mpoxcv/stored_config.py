@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
     if not isinstance(plain, dict):
         raise UserError(f"{file} is refused, since it is no config of a run: it holds no options.")
     resolver = re.compile(rf"\$\{{({'|'.join(map(re.escape, [*RESOLVERS, *trust]))}):[^{{}}$]*\}}")
-    for text in _texts(plain):
+    for text in _nodes(plain, str):
         rest, before = text, ""
         while rest != before:  # from the innermost; the zero byte is in no name
             rest, before = resolver.sub("\0", REFERENCE.sub("\0", rest)), rest
@@ -101,11 +102,11 @@ def instantiable(config: DictConfig, key: str, file: Path, trust: Sequence[str] 
         raise UserError(f"{file} is refused: its {key} cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(part, dict) or "_target_" not in part:
         raise UserError(f"{file} is refused: its {key} holds no _target_.")
-    if any("${" in text for text in _texts(part)):
+    if any("${" in text for text in _nodes(part, str)):
         raise UserError(f"{file} is refused: its {key} interpolates what an interpolation gave.")
-    for target, path in _targets(part):
-        named = path if target == "hydra.utils.get_object" else target
-        known = ALLOWED_OBJECT if target == "hydra.utils.get_object" else ALLOWED
+    for called in (node for node in _nodes(part, dict) if "_target_" in node):
+        fetched = called["_target_"] == "hydra.utils.get_object"
+        named, known = (called.get("path"), ALLOWED_OBJECT) if fetched else (called["_target_"], ALLOWED)
         trusted = any(str(named) == name or str(named).startswith(f"{name}.") for name in trust)
         if not (isinstance(named, str) and (known.fullmatch(named) or trusted)):
             raise UserError(
@@ -115,25 +116,13 @@ def instantiable(config: DictConfig, key: str, file: Path, trust: Sequence[str] 
     return OmegaConf.create(part)
 
 
-def _targets(node: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield node["_target_"], node.get("path")
-        node = list(node.values())
-    if isinstance(node, list):
-        for value in node:
-            yield from _targets(value)
-
-
-def _texts(node: Any) -> Iterator[str]:
-    if isinstance(node, str):
+def _nodes(node: Any, kind: type) -> Iterator[Any]:
+    """Yield what is of a kind: the node itself, and keys and values below it."""
+    if isinstance(node, kind):
         yield node
-    elif isinstance(node, dict):
-        for key, value in node.items():
-            yield from (*_texts(key), *_texts(value))
-    elif isinstance(node, list):
-        for value in node:
-            yield from _texts(value)
+    below = chain.from_iterable(node.items()) if isinstance(node, dict) else node if isinstance(node, list) else ()
+    for inner in below:
+        yield from _nodes(inner, kind)
 
 
 def _size(plain: dict[str, Any]) -> float:
