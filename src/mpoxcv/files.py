@@ -29,6 +29,11 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | memory
         partial.unlink(missing_ok=True)
 
 
+def write_csv(path: str | os.PathLike[str], table: Any, **options: Any) -> None:
+    """Write a DataFrame without its index as CSV, the same on every system; ``options`` are more of ``to_csv``."""
+    write_atomically(path, table.to_csv(index=False, lineterminator="\n", **options))
+
+
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Write JSON; numbers that are not finite become null, which every JSON reader takes."""
     write_atomically(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")

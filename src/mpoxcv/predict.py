@@ -26,7 +26,7 @@ from mpoxcv.data.protocol import fold_table
 from mpoxcv.data.tree import PICTURE_SUFFIXES, SYSTEM_NAMES, compile_name_pattern
 from mpoxcv.errors import UserError, holds_invisible, shorten, visible
 from mpoxcv.evaluation.predictions import read_predictions
-from mpoxcv.files import read_json, write_atomically
+from mpoxcv.files import read_json, write_csv
 from mpoxcv.markup import for_spreadsheets, one_line
 from mpoxcv.stored_config import instantiable, load_config
 
@@ -108,9 +108,7 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     predicted = [classes[label] for label in averaged.argmax(1)]
     keys = {"image": list(map(_shown, pictures)), "prediction": predicted, "n_networks": used.sum(0), "data": sources}
     table = pd.DataFrame(keys | {f"p_{name}": p for name, p in zip(classes, averaged.T, strict=True)})
-    write_atomically(
-        str(cfg.output), for_spreadsheets(table).to_csv(index=False, float_format="%.9g", lineterminator="\n")
-    )
+    write_csv(str(cfg.output), for_spreadsheets(table), float_format="%.9g")
     if left_out:
         print(f"{len(left_out)} of {len(paths)} picture(s) left out:\n{visible(reasons)}", file=sys.stderr)
     print(f"{len(table)} picture(s) by {len(runs)} network(s) trained on {sources}")

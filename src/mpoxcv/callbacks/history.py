@@ -10,7 +10,7 @@ from mpoxcv.callbacks.figures import publish
 from mpoxcv.classifier import LesionClassifier
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.evaluation.figures import learning_curves_figure
-from mpoxcv.files import write_atomically
+from mpoxcv.files import write_csv
 
 
 class History(L.Callback):
@@ -28,7 +28,7 @@ class History(L.Callback):
         if not trainer.is_global_zero or not pl_module.history:
             return
         history = pd.DataFrame(pl_module.history)
-        write_atomically(self.folder / "learning_curves.csv", history.to_csv(index=False, lineterminator="\n"))
+        write_csv(self.folder / "learning_curves.csv", history)
         datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]
         synthetic = datamodule.synthetic
         title = f"Learning curves: {datamodule.source}, fold {datamodule.fold}"

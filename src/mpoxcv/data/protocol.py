@@ -12,7 +12,7 @@ from mpoxcv.data.descriptions import same_pictures
 from mpoxcv.data.folds import assign_folds, join_twins
 from mpoxcv.data.tree import fold_numbers, index_folds
 from mpoxcv.errors import UserError, shorten
-from mpoxcv.files import write_atomically
+from mpoxcv.files import write_csv
 
 PROTOCOLS = ("published", "grouped")
 POOLED = "pooled"  # in place of a fold's number
@@ -89,7 +89,7 @@ def _grouped_folds(file: Path, originals: pd.DataFrame, make: Callable[[], pd.Da
     with FileLock(file.with_name(f".{file.name}.lock")):
         if not file.is_file():
             made = make().merge(originals[keys], on="image")
-            write_atomically(file, made[[*keys, "fold", "split"]].to_csv(index=False, lineterminator="\n"))
+            write_csv(file, made[[*keys, "fold", "split"]])
             print(f"Folds by patient and class over {len(originals)} pictures are made, and kept in {file}")
     try:
         folds = pd.read_csv(file, dtype={"image": str, "patient": str, "class": str}, keep_default_na=False)

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mpoxcv.errors import UserError
-from mpoxcv.files import write_atomically
+from mpoxcv.files import write_csv
 
 KEYS = ["image", "patient", "data", "fold", "split", "label", "prediction"]
 TEXTS = {name: str for name in KEYS if name != "fold"}  # also where a class or patient is called 1
@@ -38,8 +38,7 @@ def write_predictions(predictions: pd.DataFrame, path: str | os.PathLike[str]) -
             bring back every float32 exactly.
         path: the file.
     """
-    text = predictions.to_csv(index=False, float_format="%.9g", lineterminator="\n")
-    write_atomically(path, text)
+    write_csv(path, predictions, float_format="%.9g")
 
 
 def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from mpoxcv.evaluation.predictions import most_confident_mistakes, probabilities
 from mpoxcv.evaluation.statements import gaps_of, notes_of, protocol_of, verdict, warnings_of
 from mpoxcv.evaluation.summary import FEW, Summary
 from mpoxcv.evaluation.tables import NAMES, TITLES, tables_of
-from mpoxcv.files import write_atomically, write_json
+from mpoxcv.files import write_atomically, write_csv, write_json
 from mpoxcv.markup import for_spreadsheets, markdown, one_line
 
 MISTAKES, THUMBNAIL = 12, 112  # pictures shown, and their size in pixels
@@ -35,9 +35,7 @@ def write_report(summary: Summary, folder: str | os.PathLike[str]) -> None:
     write_json(folder / "summary.json", summary.content)
     tables = tables_of(summary)
     for name, table in tables.items():
-        write_atomically(
-            folder / "tables" / f"{name}.csv", for_spreadsheets(table).to_csv(index=False, lineterminator="\n")
-        )
+        write_csv(folder / "tables" / f"{name}.csv", for_spreadsheets(table))
         styled = table.map(one_line).rename(columns=one_line).style.hide(axis="index")
         latex = styled.format(escape="latex").format_index(escape="latex", axis="columns")
         write_atomically(folder / "tables" / f"{name}.tex", latex.to_latex(hrules=True))
@@ -46,14 +44,10 @@ def write_report(summary: Summary, folder: str | os.PathLike[str]) -> None:
         for g in summary.groups
         for r in g.content["runs"]
     ]
-    write_atomically(
-        folder / "folds.csv", for_spreadsheets(pd.DataFrame(folds)).to_csv(index=False, lineterminator="\n")
-    )
+    write_csv(folder / "folds.csv", for_spreadsheets(pd.DataFrame(folds)))
     if summary.groups:
         ledger = pd.concat([group.rows.assign(group=group.name) for group in summary.groups])
-        write_atomically(
-            folder / "predictions.csv", ledger.to_csv(index=False, float_format="%.9g", lineterminator="\n")
-        )
+        write_csv(folder / "predictions.csv", ledger, float_format="%.9g")
     environment = Environment(
         loader=PackageLoader("mpoxcv.evaluation", ""), autoescape=lambda name: bool(name and "html" in name),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
