@@ -173,14 +173,11 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _unknown_key(error: BaseException) -> str | None:
-    for cause in _chain(error):
-        if match := re.search(r"Could not override '([^']+)'", str(cause)):
-            return (
-                match[1].partition("@")[0].replace("/", ".")
-                if "No match in the defaults list" in str(cause)
-                else match[1]
-            )
-    return None
+    text = "\n".join(map(str, _chain(error)))
+    match = re.search(r"Could not override '([^']+)'(\. No match in the defaults list)?", text)
+    if match and match[2]:  # a group
+        return match[1].partition("@")[0].replace("/", ".")
+    return match and match[1]
 
 
 def _config_keys(conf_dir: Path, config_name: str, arguments: list[str]) -> list[str]:
