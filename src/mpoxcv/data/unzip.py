@@ -20,15 +20,8 @@ CHUNK = 2**20
 LEADS_OUT = re.compile(r"[\x00-\x1f\x7f\\]|^/|^[A-Za-z]:|(^|/)\.\.(/|$)")  # or has control characters
 ENCRYPTED = 0x1 | 0x40
 BROKEN = (  # what zipfile and our writing raise for damaged or contradictory archives
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    ValueError,
-    NotImplementedError,
-    RuntimeError,
-    FileExistsError,
-    NotADirectoryError,
-)
+    zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, FileExistsError, NotADirectoryError,
+)  # fmt: skip
 
 
 def unpack(archive: Path, folder: Path, name: str) -> None:
