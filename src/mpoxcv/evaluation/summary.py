@@ -55,7 +55,11 @@ def summarise(
     runs = find_runs(folders)
     grouped = group_runs(runs)
     problems = [_problem(run) for run in runs if run.status != "finished"] + _never_began(grouped, expected, folds)
-    groups = [_group(name, members, replicates) for name, members in grouped.items() if any(_done(members))]
+    groups = [
+        _group(name, members, replicates)
+        for name, members in grouped.items()
+        if any(run.predictions is not None for run in members)
+    ]
     content: dict[str, Any] = {
         "complete": not problems,
         "problems": problems,
@@ -66,10 +70,6 @@ def summarise(
         "comparisons": compare_groups(groups),
     }
     return Summary(content, groups)
-
-
-def _done(members: Iterable[Run]) -> Iterable[bool]:
-    return (run.predictions is not None for run in members)
 
 
 def _problem(run: Run) -> dict[str, Any]:

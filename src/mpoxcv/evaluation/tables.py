@@ -1,7 +1,7 @@
 """The tables of a summary, every cell as text: for the report, the terminal, and a paper."""
 
-import importlib.resources
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -81,8 +81,8 @@ def tables_of(summary: Summary) -> dict[str, pd.DataFrame]:
             {"models": f"{c['one']} - {c['other']}"} | cells | {"McNemar p": number(c["mcnemar_p"])}
         )
     if any(g.content["data"].startswith("msld_v2") for g in summary.groups):
-        with importlib.resources.files("mpoxcv.evaluation").joinpath("published_results.csv").open() as stream:
-            tables["published"] = pd.read_csv(stream).astype(object).fillna("").astype(str).to_dict("records")
+        published = pd.read_csv(Path(__file__).with_name("published_results.csv"))
+        tables["published"] = published.astype(object).fillna("").astype(str).to_dict("records")
     return {name: pd.DataFrame(rows).fillna("") for name, rows in tables.items() if rows}
 
 
