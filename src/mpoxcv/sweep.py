@@ -73,7 +73,10 @@ class SummariseSweep(Callback):
                 raise SystemExit(f"{folder} holds a multirun already. Go on with it:\n  {resume}")
             if own != before["arguments"]:
                 raise SystemExit(f"{folder} holds a multirun with other options. Go on with it:\n  {resume}")
-        values = [list(o.sweep_string_iterator()) if o.is_sweep_override() else [_value(o)] for o in overrides]
+        values = [
+            list(o.sweep_string_iterator()) if o.is_sweep_override() else [o.get_value_element_as_str()]
+            for o in overrides
+        ]
         names = [str(o.key_or_group) for o in overrides]
         jobs = [dict(zip(names, job, strict=True)) for job in itertools.product(*values)]
         jobs = [{name: value for name, value in job.items() if name != "resume"} for job in jobs]
@@ -255,7 +258,3 @@ def write_tensorboard(summary: Any, folder: Path) -> None:
         means = {str(k).replace("val/", "val_best/"): float(v) for k, v in runs.mean().dropna().items()}
         options = {"name": group.name, "data.name": group.content["data"]}
         write_summary_run(folder / name, drawn, text, options, means)
-
-
-def _value(override: Any) -> str:
-    return str(override.get_value_element_as_str())
