@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -165,13 +166,10 @@ def package_version(name: str) -> str | None:
 
 def git_state() -> dict[str, Any] | None:
     """Return the commit of the code that runs and whether its files differ from it; None outside a checkout."""
-    folder = Path(__file__).parent
+    command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
-        commit = _git(folder, "rev-parse", "HEAD")
-        return {"commit": commit, "changed": bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))}
+        told = subprocess.run(command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+    commit = re.search(r"^# branch\.oid (\w+)$", told, re.MULTILINE)
+    return {"commit": commit[1], "changed": bool(re.search(r"^[^#]", told, re.MULTILINE))} if commit else None
