@@ -5,7 +5,6 @@ code works, never how a network does on patients. Their folder holds the marker 
 """
 
 import io
-import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -22,7 +21,7 @@ from mpoxcv.data.lesions import LOOKS, augment, draw
 from mpoxcv.data.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COUNTS
 from mpoxcv.data.tree import FOLDERS
 from mpoxcv.errors import UserError
-from mpoxcv.files import write_json, write_linked
+from mpoxcv.files import read_json, write_json, write_linked
 
 VERSION = 1  # raise it when the same options would give other files
 MARKER = "synthetic.json"
@@ -100,11 +99,7 @@ def _is_there(root: Path, marker: dict[str, Any]) -> bool:
         return False
     what = "is there and holds no synthetic data"
     if is_synthetic(root):
-        try:
-            found = dict(json.loads((root / MARKER).read_text()))
-        except (ValueError, TypeError):
-            found = {}
-        if found == marker:
+        if (found := read_json(root / MARKER)) == marker:
             return True
         differs = [f"{k}={found.get(k)}, not {marker[k]}" for k in marker if found.get(k) != marker[k]]
         what = f"holds other synthetic data: {'; '.join(differs)}"
