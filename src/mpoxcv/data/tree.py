@@ -61,11 +61,11 @@ def index_folds(
     originals, augmented = find_fold_folders(root)
     rows: list[tuple[object, ...]] = []
     for fold in folds:
-        splits = _split_folders(_fold_folder(originals, fold, root), fold)
+        splits = _split_folders(_fold_folder(originals, fold), fold)
         for split in SPLITS:
             rows += _read_split(root, splits[split], classes, fold, split, False, exclude)
         if augmented is not None:
-            folder = _split_folders(_fold_folder(augmented, fold, root), fold, needed=("train",))["train"]
+            folder = _split_folders(_fold_folder(augmented, fold), fold, needed=("train",))["train"]
             rows += _read_split(root, folder, classes, fold, "train", True, exclude)
     table = pd.DataFrame(rows, columns=list(COLUMNS[:7]))
     table = pd.concat([table, parse_names(table["path"], pattern, name_pattern)], axis=1)
@@ -179,9 +179,8 @@ def fold_numbers(root: str | os.PathLike[str]) -> list[int]:
         UserError: there is no folder FOLDS, or no fold in it.
     """
     folder = find_fold_folders(Path(root))[0]
-    matches = [FOLD_FOLDER.fullmatch(entry.name) for entry in _entries(folder) if entry.is_dir()]
-    if numbers := sorted({int(match[1]) for match in matches if match}):
-        return numbers
+    if numbered := _numbered(folder):
+        return sorted(numbered)
     raise UserError(f"There is no fold in {folder}.")
 
 
@@ -197,7 +196,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(entries, key=lambda e: e.name)
 
 
-def _fold_folder(folds_folder: Path, fold: int, root: Path) -> Path:
+def _numbered(folds_folder: Path) -> dict[int, Path]:
     numbered: dict[int, Path] = {}
     for entry in _entries(folds_folder):
         match = FOLD_FOLDER.fullmatch(entry.name)
@@ -207,7 +206,11 @@ def _fold_folder(folds_folder: Path, fold: int, root: Path) -> Path:
                     f"{folds_folder} holds fold {match[1]} twice: {numbered[int(match[1])].name}, {entry.name}."
                 )
             numbered[int(match[1])] = Path(entry.path)
-    if fold not in numbered:
+    return numbered
+
+
+def _fold_folder(folds_folder: Path, fold: int) -> Path:
+    if fold not in (numbered := _numbered(folds_folder)):
         there = ", ".join(p.name for _, p in sorted(numbered.items())) or "none"
         raise UserError(f"Fold {fold} is missing in {folds_folder} (found: {there}).")
     return numbered[fold]
