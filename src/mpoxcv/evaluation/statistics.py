@@ -188,11 +188,11 @@ def percentile_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, 
     return float(low), float(high)
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Return the score interval (Wilson 1927) of a proportion of independent cases; NaN for ``n`` = 0."""
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Return the 95 % score interval (Wilson 1927) of a proportion of independent cases; NaN for ``n`` = 0."""
     if n == 0:
         return math.nan, math.nan
-    interval = stats.binomtest(int(successes), int(n)).proportion_ci(level, method="wilson")
+    interval = stats.binomtest(int(successes), int(n)).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
 
 
@@ -224,7 +224,7 @@ def apply_temperature(probabilities: ArrayLike, temperature: float) -> Floats:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean difference of two models over k folds: its interval, t, two-sided p and degrees of freedom."""
+    """The mean difference of two models over k folds: its 95 % interval, t, two-sided p and degrees of freedom."""
 
     mean: float
     low: float
@@ -234,7 +234,7 @@ class PairedDifference:
     df: int
 
 
-def corrected_resampled_t(differences: ArrayLike, test_train_ratio: float, level: float = 0.95) -> PairedDifference:
+def corrected_resampled_t(differences: ArrayLike, test_train_ratio: float) -> PairedDifference:
     """Test whether two models differ over folds, by the corrected resampled t (Nadeau and Bengio 2003).
 
     The folds share training pictures, so the variance of the mean is ``s² (1/k + n_test/n_train)`` in place of ``s²/k``.
@@ -242,7 +242,6 @@ def corrected_resampled_t(differences: ArrayLike, test_train_ratio: float, level
     Args:
         differences: float (k,), one score of model A minus that of model B in each fold.
         test_train_ratio: sum of n_test over sum of n_train, pictures without copies; 0 gives the plain paired t.
-        level: of the interval.
 
     Returns:
         The result. Equal differences have t = ±inf and p = 0, or, if they are all 0, t = NaN and p = 1.
@@ -258,7 +257,7 @@ def corrected_resampled_t(differences: ArrayLike, test_train_ratio: float, level
     # ptp, for the rounding of the mean would give equal differences a tiny variance
     error = math.sqrt(values.var(ddof=1) * (1 / k + test_train_ratio)) if np.ptp(values) else 0.0
     if error:
-        t, margin = mean / error, float(stats.t.ppf((1 + level) / 2, k - 1)) * error
+        t, margin = mean / error, float(stats.t.ppf(0.975, k - 1)) * error
     else:
         t, margin = math.copysign(math.inf, mean) if mean else math.nan, 0.0
     p = 1.0 if math.isnan(t) else 2 * float(stats.t.sf(abs(t), k - 1))
