@@ -72,7 +72,7 @@ def _leaks(leaks: pd.DataFrame, severity: str = "leak") -> Iterator[Finding]:
     if severity != "leak":
         effect = f"If it is so, t{effect[1:]} Look at them: likeness is not certain here, and train.py goes on."
     for kind, part in leaks.groupby("kind", sort=False):
-        by_fold = {int(fold): int(n) for fold, n in part["fold"].value_counts(sort=False).items()}
+        by_fold = part["fold"].value_counts(sort=False).to_dict()
         pairs = list(part[["train", "held"]].head(EXAMPLES).itertuples(index=False, name=None))
         said = KINDS[str(kind)] if severity == "leak" else f"suspected: {KINDS[str(kind)]}"
         yield Finding(said, severity, effect, len(part), by_fold, pairs)
@@ -116,7 +116,7 @@ def _val_and_test(originals: pd.DataFrame) -> Iterator[Finding]:
     both = val.merge(test, on=["fold", "patient"], suffixes=("", "_b")).drop_duplicates(["fold", "path"])
     if len(both):
         effect = "The checkpoint is chosen on patients that it is tested on: the score is slightly too high."
-        by_fold = {int(fold): int(n) for fold, n in both["fold"].value_counts(sort=False).items()}
+        by_fold = both["fold"].value_counts(sort=False).to_dict()
         pairs = list(both[["path", "path_b"]].head(EXAMPLES).itertuples(index=False, name=None))
         yield Finding("a patient has pictures in Valid and in Test", "warning", effect, len(both), by_fold, pairs)
 

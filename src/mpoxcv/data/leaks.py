@@ -50,7 +50,7 @@ def settle_leaks(
     held = (table["split"] != "train").to_numpy()
     found = leaks_of(table, records, likenesses(records[held], records[~held], CERTAIN, cache_dir))
     leaking = table["path"].isin(found["train"]) & ~held
-    outcome = {"choice": choice, "leaks": count_leaks(found), "dropped": 0}
+    outcome = {"choice": choice, "leaks": found["kind"].value_counts(sort=False).to_dict(), "dropped": 0}
     if choice == "allow" or not leaking.any():
         return table, outcome
     if choice == "stop":
@@ -104,11 +104,6 @@ def leaks_of(table: pd.DataFrame, records: np.ndarray, pairs: pd.DataFrame, thre
         if len(part)
     ]
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=list(COLUMNS))
-
-
-def count_leaks(found: pd.DataFrame) -> dict[str, int]:
-    """Return the number of training pictures of each kind of leak."""
-    return {str(kind): int(count) for kind, count in found["kind"].value_counts(sort=False).items()}
 
 
 def _lines(found: pd.DataFrame) -> Sequence[str]:
