@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,104 +27,67 @@ SAMPLERS = ("shuffle", "fixed", "weighted")
 Stamp = tuple[int, int, int, int]
 
 
+@dataclass(eq=False, repr=False)
 class MSLDDataModule(L.LightningDataModule):
     """One fold: its Train (with FOLDS_AUG), Valid and Test pictures, decoded once.
-
-    Args:
-        root: the data set's folder, with FOLDS and FOLDS_AUG (see ``mpoxcv.data.tree``).
-        classes: class names in the order of their labels.
-        name_pattern: regular expression that tells patient and original from a file's name.
-        fold: number of the fold; ``pooled`` puts all folds together, which leaks.
-        protocol: ``published`` folds, or ``grouped`` ones made anew (see ``mpoxcv.data.protocol.fold_table``).
-        split_file: of the grouped folds.
-        name: of the data set, written into every result.
-        citation: source, licence and labelling of the pictures, as the report states them.
-        train_images: train on the ``augmented`` pictures, the ``original`` ones, or ``both``.
-        image_size: pixels; pictures are resized to a square.
-        antialias: false resizes as ``cv2.resize`` does (see ``mpoxcv.data.pixels.resize``).
-        batch_size: training pictures a step, over all processes together.
-        eval_batch_size: pictures a step in validation and test; does not change results.
-        mean, std: three numbers each, for pixels in [0, 1]; None leaves [0, 1].
-        augment: a torchvision v2 transform, or one of ``mpoxcv.data.augment``, of uint8 pictures, drawn anew for each
-            training picture in each epoch.
-        sampler: ``shuffle``, ``fixed`` (the same order in every epoch), or ``weighted`` (every class equally often).
-        permute_labels: train and validate on classes dealt out anew among the patients: a negative control.
-        exclude: shell patterns of paths below ``root`` that are left out.
-        leaks: training pictures that Valid or Test know: ``stop``, ``drop`` or ``allow`` (``mpoxcv.data.leaks``).
-        cache_dir: folder of the decoded pictures.
-        prefetch: batches read ahead from the cache by a thread, where pictures are large; bounds their memory.
-        gpu_cache_mb: the decoded pictures are kept on the GPU if they have at most this many MiB.
-        threads: decoding threads; None takes one a core.
-        generator: called with ``root`` before anything is read; makes the data where they are not there yet.
-        seed: of order and augmentation.
 
     Raises:
         UserError: an argument is not one of its values, or, from ``setup``, the data are not as expected.
     """
 
-    def __init__(
-        self,
-        root: str | os.PathLike[str],
-        classes: Sequence[str],
-        name_pattern: str,
-        fold: int | str,
-        name: str = "msld_v2",
-        citation: str | None = None,
-        protocol: str = "published",
-        split_file: str | os.PathLike[str] | None = None,
-        train_images: str = "both",
-        image_size: int = 32,
-        antialias: bool = True,
-        batch_size: int = 64,
-        eval_batch_size: int = 256,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        augment: Callable[[Tensor], Tensor] | None = None,
-        sampler: str = "shuffle",
-        permute_labels: bool = False,
-        exclude: Sequence[str] = (),
-        leaks: str = "stop",
-        cache_dir: str | os.PathLike[str] = "data/cache",
-        prefetch: int = 2,
-        gpu_cache_mb: int = 8192,
-        threads: int | None = None,
-        generator: Callable[[str | os.PathLike[str]], None] | None = None,
-        seed: int = 0,
-    ) -> None:
+    root: str | os.PathLike[str]  # the data set's folder, with FOLDS and FOLDS_AUG (see ``mpoxcv.data.tree``)
+    classes: Sequence[str]  # in the order of their labels
+    name_pattern: str  # regular expression that tells patient and original from a file's name
+    fold: int | str  # its number; ``pooled`` puts all folds together, which leaks
+    name: str = "msld_v2"  # of the data set, written into every result
+    citation: str | None = None  # source, licence and labelling of the pictures, as the report states them
+    protocol: str = "published"  # or ``grouped``: folds made anew (see ``mpoxcv.data.protocol.fold_table``)
+    split_file: str | os.PathLike[str] | None = None  # of the grouped folds
+    train_images: str = "both"  # to train on: the ``augmented`` pictures, the ``original`` ones, or both
+    image_size: int = 32  # pixels; pictures are resized to a square
+    antialias: bool = True  # false resizes as ``cv2.resize`` does (see ``mpoxcv.data.pixels.resize``)
+    batch_size: int = 64  # training pictures a step, over all processes together
+    eval_batch_size: int = 256  # pictures a step in validation and test; does not change results
+    mean: Any = None  # three numbers, for pixels in [0, 1], kept as a tensor; None leaves [0, 1]
+    std: Any = None  # likewise
+    # a torchvision v2 transform, or one of ``mpoxcv.data.augment``, of uint8 pictures: drawn anew for each training
+    # picture in each epoch
+    augment: Callable[[Tensor], Tensor] | None = None
+    sampler: str = "shuffle"  # ``fixed`` (the same order in every epoch), ``weighted`` (every class equally often)
+    permute_labels: bool = False  # a negative control: train and validate on classes dealt out anew among the patients
+    exclude: Sequence[str] = ()  # shell patterns of paths below ``root`` that are left out
+    leaks: str = "stop"  # ``drop`` or ``allow``: training pictures that Valid or Test know (``mpoxcv.data.leaks``)
+    cache_dir: str | os.PathLike[str] = "data/cache"  # folder of the decoded pictures
+    prefetch: int = 2  # batches read ahead from the cache by a thread, where pictures are large; bounds their memory
+    gpu_cache_mb: int = 8192  # the decoded pictures are kept on the GPU if they have at most this many MiB
+    threads: int | None = None  # of decoding; None takes one a core
+    # called with ``root`` before anything is read; makes the data where they are not there yet
+    generator: Callable[[str | os.PathLike[str]], None] | None = None
+    seed: int = 0  # of order and augmentation
+
+    def __post_init__(self) -> None:
         super().__init__()
-        if fold != POOLED and (not isinstance(fold, int) or isinstance(fold, bool) or fold < 1):
-            raise UserError(f"fold={fold} is not the number of a fold. The data set has folds 1 to 5: fold=1.")
-        if not classes:
+        if self.fold != POOLED and (not isinstance(self.fold, int) or isinstance(self.fold, bool) or self.fold < 1):
+            raise UserError(f"fold={self.fold} is not the number of a fold. The data set has folds 1 to 5: fold=1.")
+        if not self.classes:
             raise UserError("data.classes is empty: name the class folders, for example data.classes=[Mpox,Other].")
-        _one_of("protocol", protocol, PROTOCOLS)
-        _one_of("data.train_images", train_images, TRAIN_IMAGES)
-        _one_of("data.sampler", sampler, SAMPLERS)
-        _one_of("data.leaks", leaks, CHOICES)
-        for option, switch in (("data.antialias", antialias), ("data.permute_labels", permute_labels)):
-            if not isinstance(switch, bool):
-                raise UserError(f"{option}={switch} should be true or false.")
-        _at_least_one("data.image_size", image_size)
-        _at_least_one("data.batch_size", batch_size)
-        _at_least_one("data.eval_batch_size", eval_batch_size)
-        if threads is not None:
-            _at_least_one("data.threads", threads)
-        for option, number in (("data.prefetch", prefetch), ("data.gpu_cache_mb", gpu_cache_mb)):
-            if not isinstance(number, int) or number < 0:
-                raise UserError(f"{option}={number} should be a whole number from 0.")
-        for option, value in (("data.mean", mean), ("data.std", std)):
+        _one_of("protocol", self.protocol, PROTOCOLS)
+        _one_of("data.train_images", self.train_images, TRAIN_IMAGES)
+        _one_of("data.sampler", self.sampler, SAMPLERS)
+        _one_of("data.leaks", self.leaks, CHOICES)
+        for name in ("antialias", "permute_labels"):
+            if not isinstance(switch := getattr(self, name), bool):
+                raise UserError(f"data.{name}={switch} should be true or false.")
+        for name in ("image_size", "batch_size", "eval_batch_size", "threads", "prefetch", "gpu_cache_mb"):
+            number, lowest = getattr(self, name), 0 if name in ("prefetch", "gpu_cache_mb") else 1
+            if (not isinstance(number, int) or number < lowest) and (name, number) != ("threads", None):
+                raise UserError(f"data.{name}={number} should be a whole number from {lowest}.")
+        for name in ("mean", "std"):
+            value = getattr(self, name)
             if value is not None and (not isinstance(value, Sequence) or len(value) != 3):
-                raise UserError(f"{option}={value} should be three numbers, for red, green and blue: [0.5,0.5,0.5].")
-        self.root, self.classes, self.name_pattern = Path(root), [str(name) for name in classes], name_pattern
-        self.fold, self.dataset_name, self.citation, self.train_images = fold, name, citation, train_images
-        self.protocol, self.split_file, self.permute_labels = protocol, split_file, permute_labels
-        self.image_size, self.antialias = image_size, antialias
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.mean = None if mean is None else torch.tensor(list(mean), dtype=torch.float32)
-        self.std = None if std is None else torch.tensor(list(std), dtype=torch.float32)
-        self.augment, self.sampler, self.seed = augment, sampler, seed
-        self.exclude, self.cache_dir, self.threads = list(exclude), Path(cache_dir), threads
-        self.prefetch, self.gpu_cache_mb = prefetch, gpu_cache_mb
-        self.generator, self.leaks = generator, leaks
+                raise UserError(f"data.{name}={value} should be three numbers, for red, green and blue: [0.5,0.5,0.5].")
+            setattr(self, name, None if value is None else torch.tensor(list(value), dtype=torch.float32))
+        self.root, self.classes, self.exclude = Path(self.root), list(map(str, self.classes)), list(self.exclude)
         self.audit: dict[str, Any] | None = None  # what came of the search for leaks; of pooled folds none is made
         self._tables: dict[str, pd.DataFrame] = {}
         self._start: dict[str, tuple[Stamp | None, str]] = {}  # stamp and digest of each file when the run began
@@ -158,7 +122,7 @@ class MSLDDataModule(L.LightningDataModule):
         )
         table = table.assign(row=cache.rows)
         if self.fold != POOLED:
-            table, self.audit = settle_leaks(table, self.root, self.leaks, self.cache_dir, self.threads)
+            table, self.audit = settle_leaks(table, Path(self.root), self.leaks, self.cache_dir, self.threads)
         table = permute_labels(table, self.seed) if self.permute_labels else table
         self._tables = {split: table[table["split"] == split].reset_index(drop=True) for split in SPLITS}
         self._cache = cache
@@ -192,7 +156,7 @@ class MSLDDataModule(L.LightningDataModule):
     def _stamp(self, path: str) -> Stamp | None:
         """Return what the file system changes with a file's content; None where the file is gone."""
         try:
-            found = (self.root / path).stat()
+            found = Path(self.root, path).stat()
         except OSError:
             return None
         return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
@@ -212,7 +176,7 @@ class MSLDDataModule(L.LightningDataModule):
     @property
     def source(self) -> str:
         """Name of the data set (``synthetic`` wherever the folder's marker says so), and what sets the run apart."""
-        name = "synthetic" if self.synthetic else self.dataset_name
+        name = "synthetic" if self.synthetic else self.name
         notes = [NOTES[key] for key in (self.protocol, self.fold) if key in NOTES]
         allowed = ["LEAKS ALLOWED"] * (self.leaks == "allow" and self.fold != POOLED)
         return ", ".join([name, *notes, *["LABELS PERMUTED"] * self.permute_labels, *allowed])
@@ -262,7 +226,7 @@ class MSLDDataModule(L.LightningDataModule):
         """Return a picture from its file at full size, uint8 (height, width, 3); the cached one if that is gone or changed."""
         row = self.table(split).iloc[index]
         try:
-            return decode(read_file(self.root / row["path"], row["digest"]))
+            return decode(read_file(Path(self.root, row["path"]), row["digest"]))
         except UserError:
             return self.cached_picture(split, index)
 
@@ -315,8 +279,3 @@ class MSLDDataModule(L.LightningDataModule):
 def _one_of(option: str, value: object, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise UserError(f"{option}={value} is not one of {', '.join(allowed)}.{did_you_mean(str(value), allowed)}")
-
-
-def _at_least_one(option: str, value: object) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise UserError(f"{option}={value} should be a whole number from 1.")
