@@ -21,23 +21,14 @@ SHORTCUTS = {"the file alone (size, quantisation, resolution, borders)": slice(0
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of defect.
+    """One kind of defect."""
 
-    Attributes:
-        kind: what it is, in a few words.
-        severity: ``leak`` (stops train.py), ``warning`` or ``note``.
-        effect: what it does to a result.
-        count: how many there are.
-        by_fold: count by fold, where it belongs to folds.
-        examples: paths of pictures that belong together.
-    """
-
-    kind: str
-    severity: str
-    effect: str
+    kind: str  # what it is, in a few words
+    severity: str  # ``leak`` (stops train.py), ``warning`` or ``note``
+    effect: str  # what it does to a result
     count: int
-    by_fold: dict[int, int] = field(default_factory=dict)
-    examples: list[tuple[str, ...]] = field(default_factory=list)
+    by_fold: dict[int, int] = field(default_factory=dict)  # count by fold, where it belongs to folds
+    examples: list[tuple[str, ...]] = field(default_factory=list)  # paths of pictures that belong together
 
 
 def audit(

@@ -21,22 +21,15 @@ BOOTSTRAP_SEED = 0
 
 @dataclass
 class Group:
-    """The runs of one experiment.
+    """The runs of one experiment."""
 
-    Attributes:
-        name: short, unique.
-        runs: all of them.
-        rows: the finished runs' test predictions, with the columns ``run``, ``seed`` and ``weight``: a picture that k
-            folds of a seed test counts 1/k in each.
-        draws: float (R, N), weights of the rows in the bootstrap over patients.
-        content: what summary.json holds of it.
-    """
-
-    name: str
-    runs: list[Run]
+    name: str  # short, unique
+    runs: list[Run]  # all of them
+    # the finished runs' test predictions, with the columns ``run``, ``seed`` and ``weight``: a picture that k folds of a
+    # seed test counts 1/k in each
     rows: pd.DataFrame
-    draws: np.ndarray
-    content: dict[str, Any] = field(default_factory=dict)
+    draws: np.ndarray  # float (R, N), weights of the rows in the bootstrap over patients
+    content: dict[str, Any] = field(default_factory=dict)  # what summary.json holds of it
 
     @property
     def finished(self) -> list[Run]:

@@ -31,35 +31,20 @@ KEPT: dict[Path, tuple[object, "Run"]] = {}  # finished runs as read before: a m
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder.
-
-    Attributes:
-        folder: of the run.
-        overrides: the command line's options by name.
-        config: the config as composed, flat: dotted names to plain values.
-        fold: a number, or ``pooled``.
-        seed: of the run.
-        status: ``finished``, ``failed`` (with the ``cause``) or ``interrupted``.
-        cause: what went wrong.
-        metrics: metrics.json.
-        provenance: provenance.json.
-        predictions: predictions.csv; None unless finished.
-        baselines: baselines.csv, or None.
-        history: learning_curves.csv, or None.
-    """
+    """One run's folder."""
 
     folder: Path
-    overrides: dict[str, str]
-    config: dict[str, Any]
-    fold: int | str
+    overrides: dict[str, str]  # the command line's options by name
+    config: dict[str, Any]  # as composed, flat: dotted names to plain values
+    fold: int | str  # a number, or ``pooled``
     seed: int
-    status: str
-    cause: str | None = None
-    metrics: dict[str, float | None] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    predictions: pd.DataFrame | None = None
-    baselines: pd.DataFrame | None = None
-    history: pd.DataFrame | None = None
+    status: str  # ``finished``, ``failed`` (with the ``cause``) or ``interrupted``
+    cause: str | None = None  # what went wrong
+    metrics: dict[str, float | None] = field(default_factory=dict)  # metrics.json
+    provenance: dict[str, Any] = field(default_factory=dict)  # provenance.json
+    predictions: pd.DataFrame | None = None  # predictions.csv; None unless finished
+    baselines: pd.DataFrame | None = None  # baselines.csv
+    history: pd.DataFrame | None = None  # learning_curves.csv
 
     @property
     def experiment(self) -> str:

@@ -24,15 +24,10 @@ FEW = 10  # pictures of a class, below which its numbers say little
 
 @dataclass
 class Summary:
-    """Everything that the report says.
+    """Everything that the report says."""
 
-    Attributes:
-        content: what summary.json holds.
-        groups: those with a finished run.
-    """
-
-    content: dict[str, Any]
-    groups: list[Group]
+    content: dict[str, Any]  # what summary.json holds
+    groups: list[Group]  # those with a finished run
 
 
 def summarise(
