@@ -47,11 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load a checkpoint of tensors and plain values, whatever ``weights_only`` says.
-
-        Raises:
-            UserError: the file is no checkpoint, a damaged one, or one that holds code.
-        """
+        """Load a checkpoint of tensors and plain values, whatever ``weights_only`` says; UserError for any other file."""
         try:
             if Path(path).is_file() and zipfile.is_zipfile(path):
                 with zipfile.ZipFile(path) as archive:

@@ -27,11 +27,7 @@ ALLOWED_OBJECT = re.compile(r"torch\.(float|uint|int)\d+")  # hydra.utils.get_ob
 
 
 def read_plain(file: Path) -> Any:
-    """Return a YAML file's mapping or list: no tags, no aliases, at most 1 MiB, interpolations unresolved.
-
-    Raises:
-        UserError: it is something else.
-    """
+    """Return a YAML file's mapping or list: no tags, no aliases, at most 1 MiB, interpolations unresolved; else UserError."""
     try:
         with file.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)

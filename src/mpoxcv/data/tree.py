@@ -100,11 +100,7 @@ def index_flat(
 
 
 def compile_name_pattern(name_pattern: str) -> re.Pattern[str]:
-    """Compile ``name_pattern`` and check that it has the groups ``patient`` and ``original``.
-
-    Raises:
-        UserError: it is no regular expression, or a group is missing.
-    """
+    """Compile ``name_pattern``; UserError where it is no regular expression, or lacks ``patient`` or ``original``."""
     try:
         pattern = re.compile(name_pattern)
     except re.error as error:
@@ -119,11 +115,7 @@ def compile_name_pattern(name_pattern: str) -> re.Pattern[str]:
 
 
 def parse_names(paths: pd.Series, pattern: re.Pattern[str], name_pattern: str) -> pd.DataFrame:
-    """Return the columns ``patient`` and ``original`` for a column of paths.
-
-    Raises:
-        UserError: names do not match.
-    """
+    """Return the columns ``patient`` and ``original`` for a column of paths; UserError where names do not match."""
     matches = [pattern.fullmatch(Path(path).stem) for path in paths]
     failed = [path for path, match in zip(paths, matches, strict=True) if match is None]
     if failed:
@@ -173,11 +165,7 @@ def find_fold_folders(root: Path) -> tuple[Path, Path | None]:
 
 
 def fold_numbers(root: str | os.PathLike[str]) -> list[int]:
-    """Return the numbers of the folds in FOLDS.
-
-    Raises:
-        UserError: there is no folder FOLDS, or no fold in it.
-    """
+    """Return the numbers of the folds in FOLDS; UserError where there is no folder FOLDS, or no fold in it."""
     folder = find_fold_folders(Path(root))[0]
     if numbered := _numbered(folder):
         return sorted(numbered)

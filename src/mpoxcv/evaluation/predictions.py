@@ -42,11 +42,7 @@ def write_predictions(predictions: pd.DataFrame, path: str | os.PathLike[str]) -
 
 
 def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
-    """Read predictions.csv.
-
-    Raises:
-        UserError: the file is not there or is no table of predictions.
-    """
+    """Read predictions.csv; UserError where the file is not there or is no table of predictions."""
     if not Path(path).is_file():
         raise UserError(f"There are no predictions in {path}. They are written when a run's test has ended.")
     # keep_default_na: a class or patient may be called "NA"

@@ -71,11 +71,7 @@ def tells_apart(option: str) -> bool:
 
 
 def find_runs(folders: Iterable[str | os.PathLike[str]]) -> list[Run]:
-    """Return the runs in these folders and below them, by folder.
-
-    Raises:
-        UserError: a folder is not there, or there is no run in any.
-    """
+    """Return the runs in these folders and below them, by folder; UserError where one is not there, or no run in any."""
     found: dict[Path, Run] = {}
     for top in map(Path, folders):
         if not top.is_dir():
@@ -150,11 +146,7 @@ def plain_options(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def checked(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the table if every picture has one row a split, and every label is a class.
-
-    Raises:
-        UserError: it has not.
-    """
+    """Return the table if every picture has one row a split, and every label is a class; UserError where not."""
     if (twice := predictions.duplicated(["split", "image"])).any():
         raise UserError(f"predictions.csv has two rows for {predictions['image'][twice].iloc[0]}.")
     classes = classes_of(predictions)
