@@ -147,9 +147,7 @@ class LesionClassifier(L.LightningModule):
         """Keep the batch's outputs."""
         self._step(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Keep the batch's outputs."""
-        self._step(batch)
+    test_step = validation_step
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return probabilities (B, C)."""
@@ -161,8 +159,7 @@ class LesionClassifier(L.LightningModule):
     def on_validation_epoch_start(self) -> None:  # noqa: D102
         self._train_steps, self._steps = self._steps, []
 
-    def on_test_epoch_start(self) -> None:  # noqa: D102
-        self._steps.clear()
+    on_test_epoch_start = on_train_epoch_start
 
     def on_train_epoch_end(self) -> None:  # noqa: D102
         self._finish("train")

@@ -3,8 +3,6 @@
 Legend: B batch, S picture size in pixels.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
@@ -39,15 +37,3 @@ class RandomFlip:
                 both = torch.cat([pictures, pictures.flip(axis)])  # three times faster than torch.where
                 pictures = both.index_select(0, torch.arange(n, device=images.device) + n * ((mirrored & bit) > 0))
         return pictures.permute(0, 3, 1, 2)
-
-
-def augment_batch(augment: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Return the augmented batch: at once if ``augment.batched`` is true, otherwise drawn anew for each picture.
-
-    Args:
-        augment: maps uint8 (B, 3, S, S), or (3, S, S) as torchvision's v2 transforms do, to the same.
-        images: uint8 (B, 3, S, S).
-    """
-    if getattr(augment, "batched", False):
-        return augment(images)
-    return torch.stack([augment(image) for image in images])

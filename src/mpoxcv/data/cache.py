@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 from weakref import WeakValueDictionary
 
 import numpy as np
@@ -27,19 +27,6 @@ _mapped: WeakValueDictionary[tuple[str, int, int, int], np.ndarray] = (
     WeakValueDictionary()
 )  # runs in lockstep share them
 CHUNK = 32  # pictures of one task of a thread: a task of its own costs more than a file
-
-
-class Watcher(Protocol):
-    """Sees every file that is decoded for a cache."""
-
-    def add(self, digest: str, data: bytes, pixels: np.ndarray) -> None:
-        """Take a file's digest and bytes, and its pixels at full size, uint8 (height, width, 3).
-
-        Called from several threads.
-        """
-
-    def save(self) -> None:
-        """Keep what was seen; called before any other process may use the cache."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +50,7 @@ def open_cache(
     threads: int | None = None,
     digests: np.ndarray | None = None,
     antialias: bool = True,
-    watcher: Watcher | None = None,
+    watcher: Any = None,
 ) -> PictureCache:
     """Open the cache of these pictures; build it first if their content or a setting is new.
 
@@ -79,7 +66,8 @@ def open_cache(
         threads: number of threads; None takes one a core. The result does not depend on it.
         digests: of the files, where :func:`digest_files` has just made them.
         antialias: as in ``mpoxcv.data.pixels.resize``.
-        watcher: sees what is decoded.
+        watcher: ``add`` sees each file that is decoded, from several threads, and ``save`` comes before any process may use
+            the cache (``mpoxcv.data.descriptions.Descriptions``).
 
     Raises:
         UserError: files cannot be read or decoded (all are named).
@@ -165,7 +153,7 @@ def _build(
     files: list[tuple[str, str]],
     threads: int,
     antialias: bool,
-    watcher: Watcher | None,
+    watcher: Any,
 ) -> None:
     partial = file.with_suffix(".partial")
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]

@@ -44,7 +44,7 @@ class Descriptions:
         return digest.encode() in self._has
 
     def add(self, digest: str, data: bytes, pixels: np.ndarray) -> None:
-        """Describe a picture that is new, as in ``mpoxcv.data.cache.Watcher``."""
+        """Describe a file, if it is new, from its digest, bytes and pixels, uint8 (height, width, 3) at full size."""
         if digest in self:
             return
         # many processors compute SHA-1 themselves: a quarter of all that is done to a picture would be BLAKE2

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from mpoxcv.data.ahead import map_ahead
-from mpoxcv.data.augment import augment_batch
 from mpoxcv.data.pixels import C, normalise
 
 PART = 2**20  # bytes of pictures: smaller batches are made ready several at once, larger ones read ahead by a thread
@@ -43,7 +42,8 @@ class BatchLoader:
             draws with replacement in which every class is equally likely.
         seed: of order and augmentation.
         mean, std: (3,), normalise to ``(image - mean) / std``; None leaves [0, 1].
-        augment: maps uint8 (B, 3, S, S), or (3, S, S), to the same; see ``mpoxcv.data.augment.augment_batch``.
+        augment: maps uint8 (B, 3, S, S) to the same, if ``augment.batched`` is true, otherwise (3, S, S), as torchvision's
+            v2 transforms do, drawn anew for each picture.
         rank, world_size: of this process.
         prefetch: batches of large pictures that a thread reads ahead from a memory-mapped file; bounds their memory.
     """
@@ -79,7 +79,7 @@ class BatchLoader:
         self.batch_bytes = pixels[0].numel() * batch_size
         self.together = max(1, PART // self.batch_bytes)  # batches of a part
         self.reads_ahead = prefetch > 0 and self.batch_bytes >= PART and self.device.type == "cpu"
-        self.rank, self.world_size = rank, world_size
+        self.share = slice(rank, None, world_size)  # this process's part of a batch
         self.epoch = 0
         self._taken = self._skip = 0  # batches of this iteration, and those to leave out in the next
 
@@ -139,7 +139,9 @@ class BatchLoader:
             if self.augment is not None:
                 # every process draws for whole batches, so that a picture's draw does not depend on their number
                 with seeded(mix(self.seed, self.epoch, part), self.device):
-                    image = augment_batch(self.augment, pictures.permute(0, 3, 1, 2))  # a view: channels_last
+                    image = pictures.permute(0, 3, 1, 2)  # a view: channels_last
+                    batched = getattr(self.augment, "batched", False)
+                    image = self.augment(image) if batched else torch.stack([self.augment(one) for one in image])
                 pictures = image.permute(0, 2, 3, 1).contiguous()
             made = pictures.float()
             made.flatten(2).sub_(self.shift).div_(self.scale)
@@ -164,11 +166,6 @@ class BatchLoader:
         if self.weights is not None:
             return torch.multinomial(self.weights, n, replacement=True, generator=generator)
         return torch.randperm(n, generator=generator)
-
-    @property
-    def share(self) -> slice:
-        """This process's part of a batch."""
-        return slice(self.rank, None, self.world_size)
 
 
 @contextmanager
