@@ -37,7 +37,7 @@ class EpochTimer(L.Callback):
             paths = trainer.datamodule.table("train")["path"]
         else:
             paths = relative_paths(trainer.train_dataloader.dataset.datasets)
-        write(self.file, self.epochs, paths, steps=self.steps, first_step=self.first_step)
+        write(self.file, self.epochs, paths, steps=self.steps, first_step=self.first_step, end=time.monotonic())
 
 
 def relative_paths(parts: Iterable[Any]) -> list[str]:

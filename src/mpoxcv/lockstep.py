@@ -21,6 +21,7 @@ from torch import Tensor
 
 from mpoxcv.callbacks.within_epoch import WithinEpochCheckpoint
 from mpoxcv.classifier import LesionClassifier
+from mpoxcv.cuda_graph import GraphedStep, capturable
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.data.loader import BatchLoader
 from mpoxcv.memory import keep_freed_memory
@@ -164,7 +165,10 @@ class Group:
         self.members = members
         self.network = GroupedLeNet([member.classifier.network for member in members])
         self.gradients = [[p.grad for p in member.classifier.parameters()] for member in members]
-        self.no_images = torch.zeros(0, 3, LeNet.IMAGE_SIZE, LeNet.IMAGE_SIZE, device=members[0].classifier.device)
+        self.device = members[0].classifier.device
+        self.none = {"image": torch.zeros(0, 3, LeNet.IMAGE_SIZE, LeNet.IMAGE_SIZE), "label": torch.zeros(0).long()}
+        optimizers = [member.trainer.optimizers[0] for member in members]
+        self.step = GraphedStep(self._step, optimizers) if capturable(optimizers) else self._step
 
     def run_epoch(self) -> None:
         """Train all members for one epoch: each on its own batches, with its own loss and optimizer."""
@@ -175,20 +179,26 @@ class Group:
         outputs: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.members]
         for _ in range(max(len(member.loader) for member in self.members)):
             step = [next(own, None) for own in batches]
-            logits = self.network([self.no_images if b is None else b["image"].to(self.no_images.device) for b in step])
-            losses, kept = [], logits.detach()
-            for i, (member, batch) in enumerate(zip(self.members, step, strict=True)):
+            given = [self.none if batch is None else batch for batch in step]
+            images, labels = ([batch[key].to(self.device) for batch in given] for key in ("image", "label"))
+            logits = self.step(*images, *labels)
+            for kept, own, batch, scores in zip(outputs, labels, step, logits, strict=True):
                 if batch is not None:
-                    n, labels = len(batch["label"]), batch["label"].to(kept.device)
-                    losses.append(member.classifier.loss(logits[i, :n], labels))
-                    outputs[i].append((kept[i, :n], labels, batch["index"]))
-            self.network.clear_gradients()
-            torch.stack(losses).sum().backward()
-            for member, batch in zip(self.members, step, strict=True):
-                if batch is not None:
-                    if clip := member.trainer.gradient_clip_val:
-                        torch.nn.utils.clip_grad_norm_(member.classifier.parameters(), clip)
-                    member.trainer.optimizers[0].step()
+                    kept.append((scores[: len(own)], own, batch["index"]))
         for member, parts in zip(self.members, outputs, strict=True):
-            logits, labels, index = (torch.cat(part) for part in zip(*parts, strict=True))
-            member.outputs = (logits, labels, index)
+            scores, own, index = (torch.cat(part) for part in zip(*parts, strict=True))
+            member.outputs = (scores, own, index)
+
+    def _step(self, *batch: Tensor) -> Tensor:
+        """Train on F batches of pictures and F of labels, of members that are done empty ones; return scores (F, B, C)."""
+        images, labels = batch[: len(self.members)], batch[len(self.members) :]
+        logits = self.network(images)
+        training = [(member, own, i) for i, (member, own) in enumerate(zip(self.members, labels, strict=True)) if len(own)]
+        losses = [member.classifier.loss(logits[i, : len(own)], own) for member, own, i in training]
+        self.network.clear_gradients()
+        torch.stack(losses).sum().backward()
+        for member, _, _ in training:
+            if clip := member.trainer.gradient_clip_val:
+                torch.nn.utils.clip_grad_norm_(member.classifier.parameters(), clip)
+            member.trainer.optimizers[0].step()
+        return logits.detach()

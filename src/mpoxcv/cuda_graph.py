@@ -1,0 +1,78 @@
+"""A training step as one CUDA graph: launching a small network's kernels one by one takes the CPU longer than they run."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+WARM_UP = 3  # steps; libraries and optimizers make what they keep in the first
+
+
+def capturable(optimizers: Sequence[torch.optim.Optimizer]) -> bool:
+    """Return whether steps of these can be in a graph: on a GPU, one fused kernel that takes the learning rate as a tensor."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    on_gpu = all(parameter.device.type == "cuda" for group in groups for parameter in group["params"])
+    return on_gpu and all(group.get("fused") and "capturable" in group for group in groups)
+
+
+class GraphedStep:
+    """Does what a step does; batches of the first one's shapes from the fourth on by a graph.
+
+    The steps before are real ones. Learning rates may change between steps.
+
+    Args:
+        step: maps a batch's tensors to one tensor, and does nothing but launch kernels on them and on tensors that stay.
+        optimizers: that it steps, as ``capturable`` says.
+    """
+
+    def __init__(self, step: Callable[..., Tensor], optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        self.step, self.done = step, 0
+        self.shapes: list[torch.Size] = []
+        self.inputs: list[Tensor] = []
+        self.output: Tensor
+        self.groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        device = self.groups[0]["params"][0].device
+        self.rates = [torch.zeros((), device=device) for _ in self.groups]
+        self.last_rates = [0.0] * len(self.groups)
+        self.graph, self.stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+
+    def __call__(self, *batch: Tensor) -> Tensor:
+        """Do a step."""
+        shapes = [tensor.shape for tensor in batch]
+        self.shapes = self.shapes or shapes
+        if shapes != self.shapes:  # an epoch's last batch
+            return self.step(*batch)
+        self.done += 1
+        if self.done <= WARM_UP:
+            return self._beside(batch)
+        if not self.inputs:
+            self._capture(batch)
+        for kept, own in zip(self.inputs, batch, strict=True):
+            kept.copy_(own)
+        for i, group in enumerate(self.groups):
+            if group["lr"] != self.last_rates[i]:
+                self.last_rates[i] = group["lr"]
+                self.rates[i].fill_(group["lr"])
+        self.graph.replay()
+        return self.output.clone()
+
+    def _beside(self, batch: Sequence[Tensor]) -> Tensor:
+        """Do it on the stream that captures, whose libraries set themselves up there."""
+        main = torch.cuda.current_stream(self.stream.device)
+        self.stream.wait_stream(main)
+        with torch.cuda.stream(self.stream):
+            output = self.step(*batch)
+        main.wait_stream(self.stream)
+        return output
+
+    def _capture(self, batch: Sequence[Tensor]) -> None:
+        self.inputs = [tensor.clone() for tensor in batch]
+        own = [(group["lr"], group["capturable"]) for group in self.groups]
+        for group, rate in zip(self.groups, self.rates, strict=True):
+            group["lr"], group["capturable"] = rate, True
+        try:
+            with torch.cuda.graph(self.graph, stream=self.stream):
+                self.output = self.step(*self.inputs)
+        finally:
+            for group, (rate, flag) in zip(self.groups, own, strict=True):
+                group["lr"], group["capturable"] = rate, flag
