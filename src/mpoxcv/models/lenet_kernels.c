@@ -22,14 +22,16 @@ enum { HIDDEN = S1 * S1 * PAD, FEATURES = C2 * S2 * S2, PIXELS = SIDE * SIDE * C
 enum { W1 = K * K * C0, W2 = K * K * C1, TAPS = K * K };
 
 #ifdef __AVX512F__
-enum { LANES = 16, COLUMNS = 2, POOLED = 5 };  /* so that the accumulators below fill the registers and no more */
+enum { LANES = 16, TOGETHER = 6, POOLED = 5 };  /* so that the accumulators below fill the registers and no more */
 #else
-enum { LANES = 8, COLUMNS = 1, POOLED = 1 };
+enum { LANES = 8, TOGETHER = 3, POOLED = 1 };
 #endif
 enum { HALVES = C2 / LANES };
 typedef float vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef float oct __attribute__((vector_size(32), aligned(4), may_alias));
-typedef int32_t oct_mask __attribute__((vector_size(32)));
+typedef int32_t oct_mask __attribute__((vector_size(32), aligned(4), may_alias));
+typedef int16_t oct_short __attribute__((vector_size(16), aligned(2), may_alias));
 #define UNROLL _Pragma("GCC unroll 32")
 
 /* Take the largest of a window of 2 x 2 and the offset of its place, as torch does: the first of equals, or the last NaN. */
@@ -41,58 +43,95 @@ static inline void take(float value, int32_t offset, float *best, int32_t *where
 
 static inline float relu(float x) { return x < 0 ? 0 : x; }
 
-/* First columns of the vectors that cover a row of OUT1; the last ones overlap. */
-static const int starts[2 / COLUMNS * 2] =
+/* Take the larger of each lane, and its place, as above. */
+static inline void take_lanes(vec value, mask place, vec *best, mask *where) {
+  mask larger = (value > *best) | (value != value);
+  *best = (vec)((larger & (mask)value) | (~larger & (mask)*best));
+  *where = (larger & place) | (~larger & *where);
+}
+
+/* Swap rows and columns of 8 x 8 numbers. */
+static inline void transpose(oct rows[8]) {
+  oct pairs[8], fours[8];
+  UNROLL for (int i = 0; i < 8; i += 2) {
+    pairs[i] = __builtin_shuffle(rows[i], rows[i + 1], (oct_mask){0, 8, 1, 9, 4, 12, 5, 13});
+    pairs[i + 1] = __builtin_shuffle(rows[i], rows[i + 1], (oct_mask){2, 10, 3, 11, 6, 14, 7, 15});
+  }
+  UNROLL for (int i = 0; i < 8; i += 4)
+    UNROLL for (int half = 0; half < 2; half++) {
+      oct one = pairs[i + half], two = pairs[i + half + 2];
+      fours[i + 2 * half] = __builtin_shuffle(one, two, (oct_mask){0, 1, 8, 9, 4, 5, 12, 13});
+      fours[i + 2 * half + 1] = __builtin_shuffle(one, two, (oct_mask){2, 3, 10, 11, 6, 7, 14, 15});
+    }
+  UNROLL for (int i = 0; i < 4; i++) {
+    rows[i] = __builtin_shuffle(fours[i], fours[i + 4], (oct_mask){0, 1, 2, 3, 8, 9, 10, 11});
+    rows[i + 4] = __builtin_shuffle(fours[i], fours[i + 4], (oct_mask){4, 5, 6, 7, 12, 13, 14, 15});
+  }
+}
+
+/* First pooled columns of the vectors that cover S1 of them; the last ones overlap. */
+static const int starts[] =
 #ifdef __AVX512F__
-    {0, 12};
+    {0};
 #else
-    {0, 8, 16, 20};
+    {0, S1 - LANES};
 #endif
 
+/* Even and odd columns lie in vectors of their own, so that the four places of a window meet in the same lane. */
 static void convolve1(const float *pixels, const float *w1, const float *b1, float *hidden, int16_t *source) {
-  float plane[C0][SIDE][SIDE], rows[2][C1][SIDE], best[C1][16];
-  int32_t where[C1][16];
+  float plane[C0][SIDE][2][SIDE / 2 + 2]; /* column / 2 last, and two zeros for lanes of no use */
+  float best[C1][S1 + 2] __attribute__((aligned(64)));
+  int32_t where[C1][S1 + 2] __attribute__((aligned(64)));
   for (int i = 0; i < SIDE; i++)
-    for (int c = 0; c < C0; c++)
-      for (int j = 0; j < SIDE; j++) plane[c][i][j] = pixels[(i * SIDE + j) * C0 + c];
-  for (int y = 0; y < S1; y++) {
-    for (int block = 0; block < (int)(sizeof starts / sizeof *starts); block += COLUMNS) {
-      vec sum[2][C1][COLUMNS];
-      UNROLL for (int o = 0; o < C1; o++)
-        UNROLL for (int v = 0; v < COLUMNS; v++) sum[0][o][v] = sum[1][o][v] = (vec){} + b1[o];
-      for (int c = 0; c < C0; c++)
-        for (int ky = 0; ky < K; ky++) {
-          const float *above = plane[c][2 * y + ky], *below = above + SIDE, *w = w1 + ky * K * C0 + c;
-          UNROLL for (int kx = 0; kx < K; kx++)
-            UNROLL for (int v = 0; v < COLUMNS; v++) {
-              vec one = *(const vec *)(above + starts[block + v] + kx), two = *(const vec *)(below + starts[block + v] + kx);
-              UNROLL for (int o = 0; o < C1; o++) {
-                sum[0][o][v] += one * w[o * W1 + kx * C0];
-                sum[1][o][v] += two * w[o * W1 + kx * C0];
-              }
-            }
-        }
-      UNROLL for (int o = 0; o < C1; o++)
-        UNROLL for (int v = 0; v < COLUMNS; v++) {
-          *(vec *)(rows[0][o] + starts[block + v]) = sum[0][o][v];
-          *(vec *)(rows[1][o] + starts[block + v]) = sum[1][o][v];
-        }
+    UNROLL for (int k = 0; k < 2 * C0; k++) {
+      float *row = plane[k % C0][i][k / C0];
+      UNROLL for (int j = 0; j < SIDE / 2; j++) row[j] = pixels[(i * SIDE + 2 * j) * C0 + k];
+      row[SIDE / 2] = row[SIDE / 2 + 1] = 0;
     }
-    for (int o = 0; o < C1; o++)
-      for (int x = 0; x < S1; x++) {
-        float top = rows[0][o][2 * x];
-        int32_t place = 0;
-        take(rows[0][o][2 * x + 1], C0, &top, &place);
-        take(rows[1][o][2 * x], SIDE * C0, &top, &place);
-        take(rows[1][o][2 * x + 1], SIDE * C0 + C0, &top, &place);
-        best[o][x] = relu(top);
-        where[o][x] = place + (2 * y * SIDE + 2 * x) * C0;
+  for (int y = 0; y < S1; y++) {
+    for (int block = 0; block < (int)(sizeof starts / sizeof *starts); block++)
+      for (int first = 0; first < C1; first += TOGETHER) {
+        vec sum[2][2][TOGETHER];
+        UNROLL for (int o = 0; o < TOGETHER; o++)
+          sum[0][0][o] = sum[0][1][o] = sum[1][0][o] = sum[1][1][o] = (vec){} + b1[first + o];
+        for (int c = 0; c < C0; c++)
+          for (int ky = 0; ky < K; ky++) {
+            const float *w = w1 + first * W1 + ky * K * C0 + c;
+            UNROLL for (int kx = 0; kx < K; kx++) {
+              vec in[2][2];
+              UNROLL for (int row = 0; row < 2; row++)
+                UNROLL for (int odd = 0; odd < 2; odd++)
+                  in[row][odd] = *(const vec *)(plane[c][2 * y + ky + row][(kx + odd) % 2] + starts[block] + (kx + odd) / 2);
+              UNROLL for (int o = 0; o < TOGETHER; o++)
+                UNROLL for (int row = 0; row < 2; row++)
+                  UNROLL for (int odd = 0; odd < 2; odd++) sum[row][odd][o] += in[row][odd] * w[o * W1 + kx * C0];
+            }
+          }
+        UNROLL for (int o = 0; o < TOGETHER; o++) {
+          vec top = sum[0][0][o];
+          mask place = {0};
+          take_lanes(sum[0][1][o], (mask){} + C0, &top, &place);
+          take_lanes(sum[1][0][o], (mask){} + SIDE * C0, &top, &place);
+          take_lanes(sum[1][1][o], (mask){} + (SIDE * C0 + C0), &top, &place);
+          *(vec *)(best[first + o] + starts[block]) = top;
+          *(mask *)(where[first + o] + starts[block]) = place;
+        }
       }
-    for (int x = 0; x < S1; x++)
-      for (int o = 0; o < PAD; o++) {
-        hidden[(y * S1 + x) * PAD + o] = o < C1 ? best[o][x] : 0;
-        if (source) source[(y * S1 + x) * PAD + o] = o < C1 ? where[o][x] : 0;
+    for (int x = 0; x <= S1 - 8; x += S1 - 8) { /* pixels 0-7 and 6-13 */
+      oct values[PAD] = {{0}}, places[PAD] = {{0}};
+      UNROLL for (int o = 0; o < C1; o++) {
+        oct value = *(const oct *)(best[o] + x);
+        values[o] = (oct)(~(value < 0) & (oct_mask)value); /* ReLU; NaN stays */
+        oct_mask window = (oct_mask){0, 1, 2, 3, 4, 5, 6, 7} * (2 * C0) + (2 * y * SIDE + 2 * x) * C0;
+        places[o] = (oct)(*(const oct_mask *)(where[o] + x) + window);
       }
+      transpose(values);
+      transpose(places);
+      UNROLL for (int p = 0; p < 8; p++) *(oct *)(hidden + (y * S1 + x + p) * PAD) = values[p];
+      if (source)
+        UNROLL for (int p = 0; p < 8; p++)
+          *(oct_short *)(source + (y * S1 + x + p) * PAD) = __builtin_convertvector((oct_mask)places[p], oct_short);
+    }
   }
 }
 
