@@ -73,12 +73,15 @@ def main() -> None:
         given = {key: value for key, value in vars(arguments).items() if key not in ("data", "out", "options", "fold")}
         result["conditions"] = conditions | given
         ways = {
-            f"{len(arguments.folds)} folds x {arguments.epochs} epochs, {launcher}": lambda out, launcher=launcher: folds(
-                root, out, arguments, launcher
+            f"{len(arguments.folds)} folds x {arguments.epochs} epochs, {launcher}": lambda out, launcher=launcher: (
+                folds(root, out, arguments, launcher)
             )
             for launcher in ("basic", "lockstep")
         }
-        ways |= {arguments.network: lambda out: network(root, out, arguments), "card": lambda out: card(root, out, arguments)}
+        ways |= {
+            arguments.network: lambda out: network(root, out, arguments),
+            "card": lambda out: card(root, out, arguments),
+        }
         jobs = {
             name: lambda number, place=place, way=way: way(Path(folder) / f"{place}-{number}")
             for place, (name, way) in enumerate(ways.items())
@@ -88,7 +91,7 @@ def main() -> None:
         name: {key: spread(one[key] for one in rounds) for key in rounds[0]} for name, rounds in found.items()
     }
     rows = [[name, key, shown(value, 1)] for name, way in result["ways"].items() for key, value in way.items()]
-    measuring.report(arguments.out, result, "Median (smallest-largest)", ["", "what", "value"], rows, None)
+    measuring.report(arguments.out, result, "On one GPU: median (smallest-largest)", ["", "what", "value"], rows, None)
 
 
 if __name__ == "__main__":

@@ -140,7 +140,15 @@ def limit(
 
 
 def card(
-    root: Path, fold: int, batch_size: int, epochs: int, folder: Path, name: str, size: str, trainer: str, precision: str
+    root: Path,
+    fold: int,
+    batch_size: int,
+    epochs: int,
+    folder: Path,
+    name: str,
+    size: str,
+    trainer: str,
+    precision: str,
 ) -> None:
     """Pictures a second of a network on one batch that stays where it is, with our optimizer, for epochs of 20 steps."""
     device = torch.device("cuda" if trainer == "gpu" else "cpu")

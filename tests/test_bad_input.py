@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from conftest import CLASSES, PATTERN, PROJECT
@@ -160,3 +161,21 @@ def test_a_full_disk_while_a_checkpoint_is_written(tree, tmp_path, small_disk):
     options = ["callbacks.samples=null", f"callbacks.checkpoint.dirpath={small_disk}/checkpoints"]
     assert_refused(run(command(tree, *options), tmp_path), "No space left")
     assert not list((small_disk / "checkpoints").iterdir())
+
+
+class NotDeterministic(torch.nn.Module):
+    """A network with an operation that torch refuses where results must not differ."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(3072, 3)
+
+    def forward(self, x):
+        return self.linear(x.flatten(1)) + torch.zeros(2).put_(torch.tensor([0]), torch.ones(1)).sum()
+
+
+@pytest.mark.filterwarnings("ignore:put_ does not have a deterministic")
+def test_an_operation_that_gives_other_digits_each_time_is_named(train):
+    network = "classifier.network={_target_:test_bad_input.NotDeterministic}"
+    assert_refused(train("fold=1", network), "put_, which this network needs", "trainer.deterministic=warn")
+    assert train("fold=1", network, "trainer.deterministic=warn").code == 0

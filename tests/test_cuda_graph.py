@@ -1,5 +1,8 @@
-"""Training steps as CUDA graphs give what they give without. Without a GPU a stand-in records every operation on tensors,
-takes back what it did, as capturing does nothing, and repeats it on the same tensors: whatever a step reads from Python is fixed then."""
+"""Training steps as CUDA graphs give what they give one by one.
+
+Where there is no GPU, a stand-in records every operation on tensors, takes back what it did, since capturing does nothing, and
+repeats it on the same tensors: whatever a step reads from Python is fixed then.
+"""
 
 import contextlib
 
@@ -117,21 +120,20 @@ def test_only_fused_optimizers_on_a_gpu_are_captured():
     assert not capturable([torch.optim.AdamW(parameters, fused=True)])
 
 
+def results(folder):
+    for fold in ("fold=1", "fold=2"):
+        yield tuple(pd.read_csv(folder / fold / name) for name in ("predictions.csv", "learning_curves.csv"))
+
+
 def compare(run_script, tree, tmp_path, *more):
-    found = {}
-    for name in ("plain", "graph"):
-        if name == "plain":
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(mpoxcv.lockstep, "capturable", lambda optimizers: False)
-                done = run_script("train", "-m", "fold=1,2", LOCKSTEP, *options(tree, tmp_path / name, 3), *more)
-        else:
-            done = run_script("train", "-m", "fold=1,2", LOCKSTEP, *options(tree, tmp_path / name, 3), *more)
-        assert done.code == 0, done.err
-        found[name] = [
-            (pd.read_csv(tmp_path / name / fold / "predictions.csv"), pd.read_csv(tmp_path / name / fold / "learning_curves.csv"))
-            for fold in ("fold=1", "fold=2")
-        ]
-    for (one, curves), (two, own_curves) in zip(found["plain"], found["graph"], strict=True):
+    """Train with graphs, and without."""
+    command = ["-m", "fold=1,2", LOCKSTEP, *options(tree, tmp_path / "graph", 3), *more]
+    done = run_script("train", *command)
+    assert done.code == 0, done.err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mpoxcv.lockstep, "capturable", lambda optimizers: False)
+        assert run_script("train", *command, f"hydra.sweep.dir={tmp_path}/plain").code == 0
+    for (one, curves), (two, own_curves) in zip(*map(results, (tmp_path / "graph", tmp_path / "plain")), strict=True):
         columns = [c for c in one if c.startswith("p_")]
         assert np.allclose(one[columns], two[columns], atol=1e-4)
         assert np.allclose(curves[["lr", "train/loss"]], own_curves[["lr", "train/loss"]], atol=1e-4)

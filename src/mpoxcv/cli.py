@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mpoxcv.errors import UserError, did_you_mean, visible
@@ -97,6 +97,11 @@ def quoted(argument: str) -> str:
     return f"{match[1]}='{match[2]}'" if match else argument
 
 
+def as_given(overrides: ListConfig) -> list[str]:
+    """Return options as they were typed; OmegaConf would put values in the place of interpolations, such as ``${seed}``."""
+    return [str(option) for option in OmegaConf.to_container(overrides, resolve=False)]
+
+
 def check_numbers(cfg: DictConfig, config_name: str) -> None:
     """Refuse a word on the command line where the default is a number.
 
@@ -107,7 +112,7 @@ def check_numbers(cfg: DictConfig, config_name: str) -> None:
     Raises:
         UserError: names the option, the word and the default.
     """
-    overrides = HydraConfig.get().overrides.task
+    overrides = as_given(HydraConfig.get().overrides.task)
     words = {
         key: value
         for key in (override.partition("=")[0] for override in overrides)
@@ -116,7 +121,7 @@ def check_numbers(cfg: DictConfig, config_name: str) -> None:
     if not words:
         return
     chosen = [o for o in overrides if "." not in (k := o.partition("=")[0]) and k not in words]
-    own_folders = [o for o in HydraConfig.get().overrides.hydra if o.startswith("hydra.searchpath=")]
+    own_folders = [o for o in as_given(HydraConfig.get().overrides.hydra) if o.startswith("hydra.searchpath=")]
     defaults = compose(config_name, [*chosen, *own_folders])
     for key, word in words.items():
         default = OmegaConf.select(defaults, key)
@@ -142,6 +147,12 @@ def explain(error: BaseException, conf_dir: Path, config_name: str, arguments: l
             where = f": {cause.filename}" if cause.filename else ""
             ways = "make room, or take another folder (data.cache_dir=DIR, hydra.run.dir=DIR)"
             return f"{cause.strerror}{where}. What was finished before is whole; {ways}."
+    for cause in _chain(error):
+        if (found := re.match(r"(\S+) does not have a deterministic implementation", str(cause))) is not None:
+            return (
+                f"{found[1]}, which this network needs, gives other last digits each time on this device. "
+                "Train all the same with trainer.deterministic=warn, or take another network or trainer=cpu."
+            )
     if any(type(cause).__name__ in KILLED for cause in _chain(error)):
         return "A job's process was killed: by the system, for want of memory or time, or by someone. Others are kept."
     if isinstance(error, MissingConfigException) and error.options:

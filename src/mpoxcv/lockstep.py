@@ -193,7 +193,9 @@ class Group:
         """Train on F batches of pictures and F of labels, of members that are done empty ones; return scores (F, B, C)."""
         images, labels = batch[: len(self.members)], batch[len(self.members) :]
         logits = self.network(images)
-        training = [(member, own, i) for i, (member, own) in enumerate(zip(self.members, labels, strict=True)) if len(own)]
+        training = [
+            (member, own, i) for i, (member, own) in enumerate(zip(self.members, labels, strict=True)) if len(own)
+        ]
         losses = [member.classifier.loss(logits[i, : len(own)], own) for member, own, i in training]
         self.network.clear_gradients()
         torch.stack(losses).sum().backward()

@@ -7,6 +7,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
+from mpoxcv.cli import as_given
 from mpoxcv.errors import UserError
 from mpoxcv.files import read_json, read_metrics
 from mpoxcv.stored_config import read_plain
@@ -32,7 +33,7 @@ def refuse_used(config: DictConfig) -> None:
     if not stored.is_file() or not any((folder / name).exists() for name in ("provenance.json", "checkpoints")):
         return
     before = [str(option) for option in read_plain(stored)]
-    own = [str(option) for option in config.hydra.overrides.task]
+    own = as_given(config.hydra.overrides.task)
     kept = [option for option in before if option_name(option) not in ("resume", "ckpt_path")]
     command = f"python {shlex.join([sys.argv[0], *kept, f'hydra.run.dir={folder}', 'resume=true'])}"
     if not config.resume and config.ckpt_path != "last":

@@ -10,6 +10,7 @@ import numpy as np
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from mpoxcv.cli import as_given
 from mpoxcv.errors import UserError
 from mpoxcv.files import write_atomically
 
@@ -80,7 +81,7 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     print(f"Best of {len(study.trials)} trials: {found}")
     own = [
         o
-        for o in map(str, HydraConfig.get().overrides.task)
+        for o in as_given(HydraConfig.get().overrides.task)
         if not o.startswith(("hparams_search", "callbacks", "logger"))
     ]
     folds = ",".join(map(str, plan.folds))

@@ -61,12 +61,11 @@ class SummariseSweep(Callback):
         """
         self.script = sys.argv[0]
         folder = Path(config.hydra.sweep.dir).absolute()
-        arguments = [str(argument) for argument in config.hydra.overrides.task]
+        arguments = cli.as_given(config.hydra.overrides.task)
         overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(arguments)
         own = [a for a in arguments if not a.startswith("resume=")]
-        launcher = [
-            str(o) for o in config.hydra.overrides.hydra if str(o).startswith(("hydra/launcher", "hydra.launcher"))
-        ]
+        hydra_options = cli.as_given(config.hydra.overrides.hydra)
+        launcher = [o for o in hydra_options if o.startswith(("hydra/launcher", "hydra.launcher"))]
         if before := read_plan(folder):
             resume = going_on(folder, before)
             if not config.get("resume"):
@@ -85,7 +84,7 @@ class SummariseSweep(Callback):
             str(o.key_or_group) for o in overrides if not o.is_sweep_override() and o.key_or_group not in ALWAYS_NAMED
         ]
         with read_write(config), open_dict(config):
-            keep = [o for o in config.hydra.overrides.hydra if not o.startswith("hydra.sweep.dir=")]
+            keep = [o for o in hydra_options if not o.startswith("hydra.sweep.dir=")]
             quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
             keep.append(f"hydra.sweep.dir='{quoted}'")  # of all jobs, also where ${name} varies
             keep.append(f"hydra.job.config.override_dirname.exclude_keys={json.dumps(fixed)}")
@@ -106,7 +105,7 @@ class SummariseSweep(Callback):
             with read_write(own):
                 own.run.dir = config.hydra.runtime.output_dir
             self.argv = self.argv or sys.argv
-            sys.argv = [self.script, *map(str, config.hydra.overrides.task)]
+            sys.argv = [self.script, *cli.as_given(config.hydra.overrides.task)]
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write how the job ended, and the summary of what is there."""

@@ -156,19 +156,22 @@ def test_cross_validations_are_compared_with_the_usual_epochs_beside_them():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "kept"), [("speed", "ways"), ("startup", "seconds"), ("growth", "cells"), ("cross_validation", "ways")]
+    ("name", "kept"),
+    [("speed", "ways"), ("startup", "seconds"), ("growth", "cells"), ("cross_validation", "ways"), ("gpu", "ways")],
 )
 def test_the_whole_command(name, kept, tree, tmp_path, monkeypatch, capsys):
     out = tmp_path / f"{name}.json"
     given = ["--data", str(tree), "--fold", "1", *DATA]
     if name == "growth":
         given = "--pictures 1000 --sizes 32 --runs 2 --run-pictures 1000 --run-epochs 1 --file-size 16".split()
-    if name == "cross_validation":
+    if name in ("cross_validation", "gpu"):
         given = ["--data", str(tree), *DATA, "--folds", "1", "2"]
+    if name == "gpu":
+        given += "--trainer cpu --network shufflenet_v2_x0_5 --size 32 --batch-size 8 --precision 32-true".split()
     given += [] if name == "startup" else ["--epochs", "1"]
     monkeypatch.setattr(sys, "argv", [name, "--rounds", "1", "--out", str(out), *given])
     runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
     result = json.loads(out.read_text())
     assert result[kept] and result["machine"]["cores"] and result["versions"]["torch"]
     assert "median (smallest-largest)" in capsys.readouterr().out.replace("\n", " ")
-    assert name == "startup" or out.with_suffix(".png").is_file()
+    assert name in ("startup", "gpu") or out.with_suffix(".png").is_file()
