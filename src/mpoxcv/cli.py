@@ -18,7 +18,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mpoxcv.errors import UserError, did_you_mean, visible
@@ -97,9 +97,10 @@ def quoted(argument: str) -> str:
     return f"{match[1]}='{match[2]}'" if match else argument
 
 
-def as_given(overrides: ListConfig) -> list[str]:
+def as_given(overrides: Any) -> list[str]:
     """Return options as they were typed; OmegaConf would put values in the place of interpolations, such as ``${seed}``."""
-    return [str(option) for option in OmegaConf.to_container(overrides, resolve=False)]
+    options: Any = OmegaConf.to_container(overrides, resolve=False)
+    return list(map(str, options))
 
 
 def check_numbers(cfg: DictConfig, config_name: str) -> None:
