@@ -120,8 +120,9 @@ def chart(result: dict[str, Any]) -> Figure:
         for place, value in enumerate(middle):
             axes.annotate(f" {value:,.0f}", (value, place), xytext=(2, 6), textcoords="offset points", fontsize=8)
         if line:
-            axes.axvline(line["median"], color="black", linestyle="--", label=f"{line_name}: {line['median']:,.0f}")
-            axes.legend(fontsize=8, loc="lower right")
+            axes.axvline(line["median"], color="black", linestyle="--")
+            label += f"\n(dashed: {line_name}, {line['median']:,.0f})"
+        axes.locator_params(axis="x", nbins=5)
         axes.set(xlabel=label, xlim=(0, 1.25 * max([*middle, *([line["median"]] if line else [])])))
         axes.grid(axis="x", alpha=0.3)
     figure.axes[0].invert_yaxis()
