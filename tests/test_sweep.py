@@ -247,9 +247,9 @@ def test_a_multirun_of_two_processes_a_fold(undisturbed, tmp_path):
 
 def test_options_with_interpolations_stay_as_they_are_typed(run_script, tree, tmp_path):
     own = ["name=own_${seed}", "callbacks.checkpoint.dirpath=${output_dir}/kept"]
-    command = ["-m", "fold=1,2", *options(tree, tmp_path / "s"), *own]
+    command = ["-m", "fold=1", *options(tree, tmp_path / "s"), *own]
     assert run_script("train", *command).code == 0
     assert json.loads((tmp_path / "s/summary/expected.json").read_text())["arguments"][-2:] == own
     assert (tmp_path / "s/fold=1/kept/best.ckpt").is_file()
     done = run_script("train", *command, "resume=true")
-    assert done.code == 0 and "fold=2 is finished" in done.out
+    assert done.code == 0 and "fold=1 is finished" in done.out
