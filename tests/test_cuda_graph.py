@@ -83,7 +83,14 @@ def stand_in(monkeypatch):
     )
 
 
-def test_a_step_in_a_graph_goes_on_where_the_steps_before_it_ended(stand_in):
+SCHEDULERS = {
+    "learning rate": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 4, gamma=0.5),
+    "betas, too": lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=20),
+}
+
+
+@pytest.mark.parametrize("changes", SCHEDULERS)
+def test_a_step_in_a_graph_goes_on_where_the_steps_before_it_ended(stand_in, changes):
     torch.manual_seed(0)
     batches = [(torch.rand(8 if i % 5 else 3, 4), torch.rand(8 if i % 5 else 3, 1)) for i in range(1, 16)]
     ends = []
@@ -91,7 +98,7 @@ def test_a_step_in_a_graph_goes_on_where_the_steps_before_it_ended(stand_in):
         torch.manual_seed(1)
         network = torch.nn.Linear(4, 1)
         optimizer = torch.optim.AdamW(network.parameters(), lr=0.1, fused=True)
-        scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 4, gamma=0.5)
+        scheduler = SCHEDULERS[changes](optimizer)
         for parameter in network.parameters():
             parameter.grad = torch.zeros_like(parameter)
 

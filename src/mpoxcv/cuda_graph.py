@@ -1,6 +1,7 @@
 """A training step as one CUDA graph: launching a small network's kernels one by one takes the CPU longer than they run."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ def capturable(optimizers: Sequence[torch.optim.Optimizer]) -> bool:
 class GraphedStep:
     """Does what a step does; batches of the first one's shapes from the fourth on by a graph.
 
-    The steps before are real ones. Learning rates may change between steps.
+    The steps before are real ones. Learning rates may change between steps; where anything else of the optimizers does, such as
+    the betas by OneCycleLR, a new graph is made.
 
     Args:
         step: maps a batch's tensors to one tensor, and does nothing but launch kernels on them and on tensors that stay.
@@ -34,7 +36,9 @@ class GraphedStep:
         device = self.groups[0]["params"][0].device
         self.rates = [torch.zeros((), device=device) for _ in self.groups]
         self.last_rates = [0.0] * len(self.groups)
-        self.graph, self.stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
+        self.settings: list[dict[str, Any]] = []  # of the groups, as the graph has them
+        self.graph: torch.cuda.CUDAGraph
+        self.stream = torch.cuda.Stream(device)
 
     def __call__(self, *batch: Tensor) -> Tensor:
         """Do a step."""
@@ -45,8 +49,10 @@ class GraphedStep:
         self.done += 1
         if self.done <= WARM_UP:
             return self._beside(batch)
-        if not self.inputs:
+        settings = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in self.groups]
+        if settings != self.settings:
             self._capture(batch)
+            self.settings = settings
         for kept, own in zip(self.inputs, batch, strict=True):
             kept.copy_(own)
         for i, group in enumerate(self.groups):
@@ -66,7 +72,7 @@ class GraphedStep:
         return output
 
     def _capture(self, batch: Sequence[Tensor]) -> None:
-        self.inputs = [tensor.clone() for tensor in batch]
+        self.inputs, self.graph = [tensor.clone() for tensor in batch], torch.cuda.CUDAGraph()
         own = [(group["lr"], group["capturable"]) for group in self.groups]
         for group, rate in zip(self.groups, self.rates, strict=True):
             group["lr"], group["capturable"] = rate, True
