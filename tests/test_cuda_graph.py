@@ -149,6 +149,7 @@ def compare(run_script, tree, tmp_path, *more):
 LENGTHS = ["data.batch_size=4", "scheduler=cosine", "classifier.class_weights=balanced", "trainer.gradient_clip_val=1"]
 
 
+@pytest.mark.slow
 def test_lockstep_in_a_graph(run_script, tree, tmp_path, stand_in):
     next((tree / "FOLDS_AUG/fold2_AUG").rglob("*_1_1.jpg")).unlink()  # last batches of other sizes
     compare(run_script, tree, tmp_path, "model.own_kernels=false", *LENGTHS)
