@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 import measuring
 from measuring import HERE, epochs_of, shown, spread
-from mpoxcv.evaluation.figures import COLOURS, new_figure
+from mpoxcv.report.figures import COLOURS, new_figure
 
 LAUNCHERS = ("basic", "lockstep")
 USUAL = "usual, extrapolated"

@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 
 import measuring
 from measuring import epochs_of, shown, spread
-from mpoxcv.data.published import SPLIT_COUNTS
-from mpoxcv.data.synthetic import write_synthetic
-from mpoxcv.evaluation.figures import COLOURS, STYLES, new_figure
+from mpoxcv.datasets.published import SPLIT_COUNTS
+from mpoxcv.datasets.synthetic import write_synthetic
+from mpoxcv.report.figures import COLOURS, STYLES, new_figure
 
 FOLD = 3
 PANELS = {  # what grows: label of the axis, what is drawn over it, its label

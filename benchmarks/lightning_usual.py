@@ -23,8 +23,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from epoch_timer import EpochTimer
-from mpoxcv.data.tree import find_fold_folders
 from mpoxcv.models import create_model
+from mpoxcv.pictures.tree import find_fold_folders
 
 WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # as in conf/experiment/lenet.yaml

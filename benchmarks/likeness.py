@@ -1,4 +1,4 @@
-"""Recall and false alarms of mpoxcv.data.likeness on real photographs: ``python benchmarks/likeness.py DIR``.
+"""Recall and false alarms of mpoxcv.audit.likeness on real photographs: ``python benchmarks/likeness.py DIR``.
 
 DIR holds one folder a class, with the names of MSLD v1. Every photograph is changed once in each way and sought by its
 original; false alarms are pairs of photographs, and of a changed copy and a photograph, of different patients.
@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image, ImageEnhance, ImageOps
 
-from mpoxcv.data.likeness import THUMB, alike
+from mpoxcv.audit.likeness import THUMB, alike
 
 THRESHOLDS = (0.8, 0.9, 0.92, 0.95, 0.97, 0.98)
 

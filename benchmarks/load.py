@@ -92,7 +92,7 @@ def write_runs(folder: Path, numbers: range, most: int = 150) -> None:
 
     import mpoxcv.cli  # noqa: F401  registers what the configs need
     from mpoxcv.evaluation.predictions import write_predictions
-    from mpoxcv.files import write_json
+    from mpoxcv.storage.files import write_json
 
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         config = OmegaConf.to_container(compose("train", ["output_dir=runs"]), resolve=False)
@@ -150,20 +150,20 @@ def write_runs(folder: Path, numbers: range, most: int = 150) -> None:
 
 
 def index(root: Path) -> Any:
-    from mpoxcv.data.tree import index_folds
+    from mpoxcv.pictures.tree import index_folds
 
     return index_folds(root, list(CODES), PATTERN)
 
 
 def part_index(root: Path) -> Iterator[str]:
-    import mpoxcv.data.tree  # noqa: F401
+    import mpoxcv.pictures.tree  # noqa: F401
 
     yield "imported"
     yield f"{len(index(root))} files"
 
 
 def part_audit(root: Path) -> Iterator[str]:
-    from mpoxcv.data.audit import audit
+    from mpoxcv.audit.audit import audit
 
     table = index(root)
     yield "imported"
@@ -196,7 +196,7 @@ def part_epoch(root: Path) -> Iterator[str]:
     from hydra import compose, initialize_config_dir
 
     import mpoxcv.cli  # noqa: F401  registers what the configs need
-    from mpoxcv.experiment import build
+    from mpoxcv.commands.train import build
 
     class Mark(L.Callback):
         def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -219,8 +219,8 @@ def part_epoch(root: Path) -> Iterator[str]:
 
 
 def part_summary(folder: Path, count: int) -> Iterator[str]:
-    from mpoxcv.evaluation.report import write_report
     from mpoxcv.evaluation.summary import summarise
+    from mpoxcv.report.report import write_report
 
     write_runs(folder, range(count))
     write_report(summarise([folder], replicates=10), folder / "warm")  # what is imported late
@@ -235,7 +235,7 @@ def part_summary(folder: Path, count: int) -> Iterator[str]:
 
 
 def part_sweep(folder: Path, count: int) -> Iterator[str]:
-    from mpoxcv.sweep import write_summary_of
+    from mpoxcv.commands.sweep import write_summary_of
 
     (folder / "summary").mkdir(parents=True)
     yield "imported"

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from mpoxcv.data.synthetic import is_synthetic, write_synthetic
-from mpoxcv.files import write_json
+from mpoxcv.datasets.synthetic import is_synthetic, write_synthetic
+from mpoxcv.storage.files import write_json
 
 HERE = Path(__file__).resolve().parent
 TRAIN = HERE.parent / "scripts" / "train.py"

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 import measuring
 from measuring import HERE, Run, epochs_of, shown, spread
-from mpoxcv.evaluation.figures import COLOURS, new_figure
+from mpoxcv.report.figures import COLOURS, new_figure
 
 WAYS = ("ours", "usual", "bare", "bare torch", "timm", "original")
 ORIGINAL_BATCH = 4

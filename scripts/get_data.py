@@ -5,12 +5,12 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from mpoxcv.audit.audit import audit
+from mpoxcv.audit.page import print_findings, write_page
 from mpoxcv.cli import entry_point
-from mpoxcv.data.audit import audit
-from mpoxcv.data.audit_page import print_findings, write_page
-from mpoxcv.data.check import check
-from mpoxcv.data.fetch import fetch
-from mpoxcv.data.synthetic import is_synthetic
+from mpoxcv.datasets.check import check
+from mpoxcv.datasets.fetch import fetch
+from mpoxcv.datasets.synthetic import is_synthetic
 from mpoxcv.errors import UserError
 
 

@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> None:
             "  python scripts/make_folds.py source=pictures output=data/custom\n"
             "where pictures holds one folder a class, and output is not there yet."
         )
-    from mpoxcv.data.make_folds import make_folds, next_command  # here, so that --help and typos don't wait
+    from mpoxcv.datasets.make_folds import make_folds, next_command  # here, so that --help and typos don't wait
 
     folds = make_folds(
         source=str(cfg.source),

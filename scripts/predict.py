@@ -8,7 +8,7 @@ from mpoxcv.cli import entry_point
 @entry_point("predict")
 def main(cfg: DictConfig) -> None:
     """Write the pictures' probabilities."""
-    from mpoxcv.predict import predict  # here, so that --help and typos don't wait for torch
+    from mpoxcv.commands.predict import predict  # here, so that --help and typos don't wait for torch
 
     predict(cfg)
 

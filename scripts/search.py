@@ -8,7 +8,7 @@ from mpoxcv.cli import entry_point
 @entry_point("search")
 def main(cfg: DictConfig) -> None:
     """Run or go on with the search that the config describes."""
-    from mpoxcv.search import search  # here, so that --help and typos don't wait for torch
+    from mpoxcv.commands.search import search  # here, so that --help and typos don't wait for torch
 
     search(cfg)
 

@@ -8,7 +8,7 @@ from mpoxcv.cli import entry_point
 @entry_point("test")
 def main(cfg: DictConfig) -> None:
     """Score the run that the config names."""
-    from mpoxcv.experiment import test  # here, so that --help and typos don't wait for torch
+    from mpoxcv.commands.train import test  # here, so that --help and typos don't wait for torch
 
     test(cfg)
 

@@ -8,7 +8,7 @@ from mpoxcv.cli import entry_point
 @entry_point("train")
 def main(cfg: DictConfig) -> None:
     """Run the experiment that the config describes."""
-    from mpoxcv.experiment import train  # here, so that --help and typos don't wait for torch
+    from mpoxcv.commands.train import train  # here, so that --help and typos don't wait for torch
 
     train(cfg)
 

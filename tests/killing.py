@@ -10,7 +10,9 @@ from pathlib import Path
 from conftest import PROJECT
 
 PROCESSES = multiprocessing.get_context("forkserver")  # imports once, forks for each run
-PROCESSES.set_forkserver_preload(["mpoxcv.experiment", "mpoxcv.callbacks", "mpoxcv.sweep", "torchvision.transforms.v2"])
+PROCESSES.set_forkserver_preload(
+    ["mpoxcv.commands.train", "mpoxcv.training.callbacks", "mpoxcv.commands.sweep", "torchvision.transforms.v2"]
+)
 MOMENTS = ("training_step", "validation_step", "test_step", "before_write", "half_write", "after_write")
 
 
@@ -37,8 +39,8 @@ def _train(arguments: list[str], folder: Path, moment: str | None, count: int) -
 
 
 def _plan(moment: str, count: int) -> None:
-    from mpoxcv import files
-    from mpoxcv.classifier import LesionClassifier
+    from mpoxcv.storage import files
+    from mpoxcv.training.classifier import LesionClassifier
 
     left = [count]
 

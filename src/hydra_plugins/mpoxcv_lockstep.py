@@ -10,7 +10,7 @@ from omegaconf import DictConfig, open_dict
 
 
 class LockstepLauncher(Launcher):
-    """Launch the jobs by ``mpoxcv.lockstep.run_together``; folders and files are those of Hydra's own launcher."""
+    """Launch the jobs by ``mpoxcv.lockstep.lockstep.run_together``; folders and files are those of Hydra's own launcher."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """Take over what Hydra gives."""
@@ -18,7 +18,7 @@ class LockstepLauncher(Launcher):
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs; return how each ended."""
-        from mpoxcv.lockstep import run_together  # here, since Hydra imports its plugins for every command
+        from mpoxcv.lockstep.lockstep import run_together  # here, since Hydra imports its plugins for every command
 
         setup_globals()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_sweep import CLASSES, PATTERN, options
 
 import cross_validation
 import growth
@@ -15,7 +16,6 @@ import measuring
 import plain_loops
 import speed
 from measuring import Run
-from test_sweep import CLASSES, PATTERN, options
 
 BENCHMARKS = Path(measuring.__file__).parent
 DATA = [f"data.classes=[{','.join(CLASSES)}]", f"data.name_pattern='{PATTERN}'"]

@@ -8,7 +8,7 @@ from sklearn import metrics as sk
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from mpoxcv.evaluation import statistics as st
-from mpoxcv.metrics import classification_metrics
+from mpoxcv.training.metrics import classification_metrics
 
 # Published accuracies of the five folds, shared/facts/msld.md
 EFFICIENTNET_B5 = np.array([75.7, 78.0, 79.7, 77.8, 90.5])

@@ -9,14 +9,14 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, r
 
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation import statistics as st
-from mpoxcv.evaluation.curves import curve, reliability
-from mpoxcv.evaluation.figures import confusion_figure
 from mpoxcv.evaluation.process import whoami
-from mpoxcv.evaluation.report import write_report
 from mpoxcv.evaluation.runs import tells_apart
-from mpoxcv.evaluation.statements import warnings_of
 from mpoxcv.evaluation.summary import summarise
-from mpoxcv.files import write_json
+from mpoxcv.report.curves import curve, reliability
+from mpoxcv.report.figures import confusion_figure
+from mpoxcv.report.report import write_report
+from mpoxcv.report.statements import warnings_of
+from mpoxcv.storage.files import write_json
 
 CLASSES = ["Chickenpox", "Healthy", "Monkeypox"]
 PICTURES = [f"{name}/P{i}_{j}.jpg" for name in CLASSES for i in range(20) for j in range(2)]

@@ -12,15 +12,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from mpoxcv.data.cache import PictureCache, digest_files, fingerprint, open_cache, read_file
-from mpoxcv.data.descriptions import Descriptions
-from mpoxcv.data.images import decode
-from mpoxcv.data.leaks import CHOICES, settle_leaks
+from mpoxcv.audit.descriptions import Descriptions
+from mpoxcv.audit.leaks import CHOICES, settle_leaks
 from mpoxcv.data.loader import BatchLoader
 from mpoxcv.data.protocol import NOTES, POOLED, PROTOCOLS, fold_table, permute_labels
-from mpoxcv.data.synthetic import is_synthetic
-from mpoxcv.data.tree import SPLITS
+from mpoxcv.datasets.synthetic import is_synthetic
 from mpoxcv.errors import UserError, did_you_mean
+from mpoxcv.pictures.cache import PictureCache, digest_files, fingerprint, open_cache, read_file
+from mpoxcv.pictures.images import decode
+from mpoxcv.pictures.tree import SPLITS
 
 TRAIN_IMAGES = ("both", "augmented", "original")
 SAMPLERS = ("shuffle", "fixed", "weighted")
@@ -35,7 +35,7 @@ class MSLDDataModule(L.LightningDataModule):
         UserError: an argument is not one of its values, or, from ``setup``, the data are not as expected.
     """
 
-    root: str | os.PathLike[str]  # the data set's folder, with FOLDS and FOLDS_AUG (see ``mpoxcv.data.tree``)
+    root: str | os.PathLike[str]  # the data set's folder, with FOLDS and FOLDS_AUG (see ``mpoxcv.pictures.tree``)
     classes: Sequence[str]  # in the order of their labels
     name_pattern: str  # regular expression that tells patient and original from a file's name
     fold: int | str  # its number; ``pooled`` puts all folds together, which leaks
@@ -45,7 +45,7 @@ class MSLDDataModule(L.LightningDataModule):
     split_file: str | os.PathLike[str] | None = None  # of the grouped folds
     train_images: str = "both"  # to train on: the ``augmented`` pictures, the ``original`` ones, or both
     image_size: int = 32  # pixels; pictures are resized to a square
-    antialias: bool = True  # false resizes as ``cv2.resize`` does (see ``mpoxcv.data.pixels.resize``)
+    antialias: bool = True  # false resizes as ``cv2.resize`` does (see ``mpoxcv.pictures.pixels.resize``)
     batch_size: int = 64  # training pictures a step, over all processes together
     eval_batch_size: int = 256  # pictures a step in validation and test; does not change results
     mean: Any = None  # three numbers, for pixels in [0, 1], kept as a tensor; None leaves [0, 1]
@@ -56,7 +56,7 @@ class MSLDDataModule(L.LightningDataModule):
     sampler: str = "shuffle"  # ``fixed`` (the same order in every epoch), ``weighted`` (every class equally often)
     permute_labels: bool = False  # a negative control: train and validate on classes dealt out anew among the patients
     exclude: Sequence[str] = ()  # shell patterns of paths below ``root`` that are left out
-    leaks: str = "stop"  # ``drop`` or ``allow``: training pictures that Valid or Test know (``mpoxcv.data.leaks``)
+    leaks: str = "stop"  # ``drop`` or ``allow``: training pictures that Valid or Test know (``mpoxcv.audit.leaks``)
     cache_dir: str | os.PathLike[str] = "data/cache"  # folder of the decoded pictures
     prefetch: int = 2  # batches read ahead from the cache by a thread, where pictures are large; bounds their memory
     gpu_cache_mb: int = 8192  # the decoded pictures are kept on the GPU if they have at most this many MiB
@@ -192,7 +192,7 @@ class MSLDDataModule(L.LightningDataModule):
         return fingerprint(table["path"], table["digest"])
 
     def table(self, split: str) -> pd.DataFrame:
-        """Return the index (see ``mpoxcv.data.tree.index_folds``) of a split; a batch's ``index`` counts its rows."""
+        """Return the index (see ``mpoxcv.pictures.tree.index_folds``) of a split; a batch's ``index`` counts its rows."""
         assert self._tables, "call setup() first"
         return self._tables[split]
 

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpoxcv.data.ahead import map_ahead
-from mpoxcv.data.pixels import C, normalise
+from mpoxcv.pictures.ahead import map_ahead
+from mpoxcv.pictures.pixels import C, normalise
 
 PART = 2**20  # bytes of pictures: smaller batches are made ready several at once, larger ones read ahead by a thread
 

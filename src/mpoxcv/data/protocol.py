@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-from mpoxcv.data.descriptions import same_pictures
-from mpoxcv.data.folds import assign_folds, join_twins
-from mpoxcv.data.tree import fold_numbers, index_folds
+from mpoxcv.audit.descriptions import same_pictures
+from mpoxcv.datasets.folds import assign_folds, join_twins
 from mpoxcv.errors import UserError, shorten
-from mpoxcv.files import write_csv
+from mpoxcv.pictures.tree import fold_numbers, index_folds
+from mpoxcv.storage.files import write_csv
 
 PROTOCOLS = ("published", "grouped")
 POOLED = "pooled"  # in place of a fold's number
@@ -31,7 +31,7 @@ def fold_table(
     cache_dir: str | os.PathLike[str] = "data/cache",
     threads: int | None = None,
 ) -> pd.DataFrame:
-    """Return the pictures of one fold, as ``mpoxcv.data.tree.index_folds`` does.
+    """Return the pictures of one fold, as ``mpoxcv.pictures.tree.index_folds`` does.
 
     ``published`` takes the folds as they lie on disk. ``grouped`` deals all their originals out anew by patient and class
     (``assign_folds``), without copying a file, patients with the same picture as one; augmented copies follow their

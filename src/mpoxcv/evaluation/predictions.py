@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mpoxcv.errors import UserError
-from mpoxcv.files import write_csv
+from mpoxcv.storage.files import write_csv
 
 KEYS = ["image", "patient", "data", "fold", "split", "label", "prediction"]
 TEXTS = {name: str for name in KEYS if name != "fold"}  # also where a class or patient is called 1

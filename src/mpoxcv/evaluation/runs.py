@@ -13,8 +13,8 @@ import pandas as pd
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import TEXTS, classes_of, read_predictions
 from mpoxcv.evaluation.process import why_unfinished
-from mpoxcv.files import read_json, read_metrics
-from mpoxcv.stored_config import REFERENCE, read_plain
+from mpoxcv.storage.files import read_json, read_metrics
+from mpoxcv.storage.stored_config import REFERENCE, read_plain
 
 # options that do not make another experiment: where things lie, and what the report tells apart by itself
 NEUTRAL = frozenset({

@@ -24,7 +24,7 @@ Floats = NDArray[np.float64]
 
 
 def scores(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -> dict[str, Floats]:
-    """Compute every metric of ``METRICS`` for all replicates at once, by the definitions of ``mpoxcv.metrics``.
+    """Compute every metric of ``METRICS`` for all replicates at once, by the definitions of ``mpoxcv.training.metrics``.
 
     Precision, recall and F1 average over the classes that occur among the replicate's labels or predictions, balanced
     accuracy over those among its labels, AUROC (one class against the rest) over the classes with positives and

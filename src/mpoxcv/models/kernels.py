@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mpoxcv.native import library
+from mpoxcv.storage.native import library
 
 HIDDEN, FEATURES = (14, 14, 8), 16 * 5 * 5  # of a picture, as in lenet_kernels.c
 

@@ -1,0 +1,58 @@
+"""The audit's findings in the terminal, and as one page with the pictures side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mpoxcv.audit.audit import Finding
+from mpoxcv.pictures.images import thumbnail
+from mpoxcv.storage.files import write_atomically
+
+THUMBNAIL = 160  # pixels
+STYLES = {"leak": "bold red", "warning": "yellow", "note": ""}
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print one line a finding, with its first example, and what to do about leaks."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    if not findings:
+        console.print("The audit found nothing.")
+        return
+    table = Table(title="Audit", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", no_wrap=True)
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("finding", overflow="fold")
+    for finding in findings:
+        folds = ", ".join(f"fold {fold}: {count}" for fold, count in finding.by_fold.items())
+        lines = [finding.kind + (f" ({folds})" if folds else ""), finding.effect]
+        if finding.examples:
+            lines.append("for example " + " and ".join(finding.examples[0]))
+        table.add_row(
+            Text(finding.severity, style=STYLES[finding.severity]), str(finding.count), Text("\n".join(lines))
+        )
+    console.print(table)
+    if any(finding.severity == "leak" for finding in findings):
+        console.print(
+            "train.py stops at leaks: data.leaks=drop leaves the training pictures out, data.leaks=allow says so."
+        )
+
+
+def write_page(findings: Sequence[Finding], root: Path, file: Path, synthetic: bool) -> None:
+    """Write the findings and their examples as one HTML file that needs no other."""
+    environment = Environment(
+        loader=PackageLoader("mpoxcv.audit", ""), autoescape=True, undefined=StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    pictures = {
+        path: thumbnail(root / path, THUMBNAIL) for finding in findings for one in finding.examples for path in one
+    }
+    page = environment.get_template("page.html.j2")
+    write_atomically(
+        file, page.render(findings=findings, pictures=pictures, root=str(root.absolute()), synthetic=synthetic)
+    )
+    print(f"The page: {file}")

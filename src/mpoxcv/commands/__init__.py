@@ -1,0 +1,1 @@
+"""What each verb does: from a composed config to files; scripts/ only calls."""

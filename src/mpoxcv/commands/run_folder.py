@@ -1,0 +1,110 @@
+"""A run's folder: whether it may be used, what is finished in it, and the checkpoint to go on from."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from omegaconf import DictConfig
+
+from mpoxcv.cli import as_given
+from mpoxcv.errors import UserError
+from mpoxcv.storage.files import read_json, read_metrics
+from mpoxcv.storage.stored_config import read_plain
+
+# options that may differ when a run goes on
+MAY_CHANGE = frozenset({
+    "resume", "ckpt_path", "data.root", "data.cache_dir", "data.threads", "data.prefetch", "data.gpu_cache_mb",
+    "logger", "trainer.max_epochs", "trainer.max_steps", "callbacks.progress",
+})  # fmt: skip
+
+
+def refuse_used(config: DictConfig) -> None:
+    """Refuse to overwrite a run, and to go on with it under other options; before Hydra writes into its folder.
+
+    Args:
+        config: of the new run, with Hydra's own part.
+
+    Raises:
+        SystemExit: says which command goes on (Hydra swallows other errors of callbacks).
+    """
+    folder = Path(config.hydra.run.dir).absolute()
+    stored = folder / ".hydra" / "overrides.yaml"
+    if not stored.is_file() or not any((folder / name).exists() for name in ("provenance.json", "checkpoints")):
+        return
+    before = [str(option) for option in read_plain(stored)]
+    own = as_given(config.hydra.overrides.task)
+    kept = [option for option in before if option_name(option) not in ("resume", "ckpt_path")]
+    command = f"python {shlex.join([sys.argv[0], *kept, f'hydra.run.dir={folder}', 'resume=true'])}"
+    if not config.resume and config.ckpt_path != "last":
+        raise SystemExit(f"{folder} holds a run already. Choose another folder, or go on with it:\n  {command}")
+    if differing := [o for o in [*own, *before] if (o in own) != (o in before) and option_name(o) not in MAY_CHANGE]:
+        raise SystemExit(
+            f"{folder} holds a run with other options ({', '.join(differing)}). Go on with it:\n  {command}"
+        )
+
+
+def claim(folder: Path) -> FileLock:
+    """Keep other processes out of a run's folder until the lock is released or this process ends, however it ends.
+
+    Raises:
+        SystemExit: another process is at work there (Hydra swallows other errors of callbacks).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise SystemExit(
+            f"Another process is at work in {folder}. Wait until it has ended, or choose another."
+        ) from None
+    return lock
+
+
+def finished_metrics(folder: Path) -> dict[str, float | None] | None:
+    """Return metrics.json of a run's folder if the run is finished."""
+    provenance, metrics = folder / "provenance.json", folder / "metrics.json"
+    if not (provenance.is_file() and metrics.is_file()):
+        return None
+    return read_metrics(metrics) if read_json(provenance).get("status") == "finished" else None
+
+
+def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
+    """Return the checkpoint to go on from: None, ``last`` of this run's folder, or a file.
+
+    A last.ckpt that cannot be read is passed over for the one before it, and a line on stderr says so.
+
+    Raises:
+        UserError: it is not there, or cannot be read and there is none before it.
+    """
+    if ckpt_path is None:
+        return None
+    if "://" in str(ckpt_path):
+        raise UserError(
+            f"ckpt_path={ckpt_path} is refused: only files are read. Fetch it, look at it, and give its path."
+        )
+    if ckpt_path != "last":
+        if not Path(str(ckpt_path)).is_file():
+            hint = "Give a file, or ckpt_path=last with hydra.run.dir=DIR of an interrupted run."
+            raise UserError(f"There is no checkpoint {ckpt_path}. {hint}")
+        return str(ckpt_path)
+    from mpoxcv.storage.checkpoint_io import LAST, PREVIOUS, AtomicCheckpointIO  # here, since Lightning takes seconds
+
+    last, previous = (output_dir / "checkpoints" / name for name in (LAST, PREVIOUS))
+    if not last.is_file():
+        hint = "ckpt_path=last goes on in the folder of an interrupted run: give it with hydra.run.dir=DIR."
+        raise UserError(f"There is no checkpoint {last}. {hint}")
+    try:
+        AtomicCheckpointIO().load_checkpoint(last, map_location="cpu")
+    except UserError as error:
+        if not previous.is_file():
+            raise
+        AtomicCheckpointIO().load_checkpoint(previous, map_location="cpu")
+        print(f"{error}\nGoing on from the one before it, {previous}.", file=sys.stderr)
+        return str(previous)
+    return str(last)
+
+
+def option_name(override: str) -> str:
+    """Return the option that an override on the command line sets."""
+    return override.lstrip("+~").partition("=")[0]

@@ -1,0 +1,104 @@
+"""Hyper-parameter search with optuna: cross-validated on Valid, the test sets never read."""
+
+import copy
+import logging
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from mpoxcv.cli import as_given
+from mpoxcv.errors import UserError
+from mpoxcv.storage.files import write_atomically
+
+KINDS = {"float": "suggest_float", "int": "suggest_int", "categorical": "suggest_categorical"}
+
+
+def search(cfg: DictConfig) -> dict[str, Any]:
+    """Run trials until the study has ``cfg.hparams_search.trials``, and write what was found.
+
+    A trial trains every fold in turn; its value is the mean over folds of the metric, averaged over a fit's last epochs
+    (the best epoch's value would reward luck). After each fold a trial that is worse than the median of the earlier ones
+    ends. The study lies in ``study.db`` of the output folder: the same command on the same folder goes on with it.
+
+    Args:
+        cfg: ``conf/search.yaml`` as composed.
+
+    Returns:
+        The best trial's options.
+
+    Raises:
+        UserError: optuna is missing, or the search space is not as it must be.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise UserError('A search needs the package optuna: pip install "mpoxcv[search]"') from None
+    plan, folder = cfg.hparams_search, Path(cfg.output_dir)
+    for name, space in plan.space.items():
+        if space.get("type") not in KINDS:
+            raise UserError(f"hparams_search.space.{name}.type={space.get('type')} is not one of {', '.join(KINDS)}.")
+        if OmegaConf.select(cfg, str(name), default=KINDS) is KINDS:
+            raise UserError(f"hparams_search.space names {name}, which is no option. All options: --cfg job")
+    optuna.logging.set_verbosity(logging.WARNING)
+    study = optuna.create_study(
+        study_name=str(plan.name),
+        storage=f"sqlite:///{folder / 'study.db'}",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=plan.startup_trials, n_warmup_steps=1),
+        direction=plan.direction,
+        load_if_exists=True,
+    )
+    # with the seed alone, a search that goes on would try the first trials' options again
+    study.sampler = optuna.samplers.TPESampler(seed=cfg.seed + len(study.trials))
+
+    def objective(trial: Any) -> float:
+        options = {}
+        for name, space in plan.space.items():
+            arguments = {str(k): list(v) if k == "choices" else v for k, v in space.items() if k != "type"}
+            options[str(name)] = getattr(trial, KINDS[space["type"]])(str(name), **arguments)
+        values: list[float] = []
+        for fold in plan.folds:
+            values.append(validated(cfg, options | {"fold": fold}, folder / f"trial={trial.number}" / f"fold={fold}"))
+            trial.report(float(np.mean(values)), step=len(values))
+            print(f"trial {trial.number}, fold {fold}: {plan.metric} {values[-1]:.4f}")
+            if trial.should_prune() and len(values) < len(plan.folds):
+                raise optuna.TrialPruned
+        return float(np.mean(values))
+
+    finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    study.optimize(objective, n_trials=max(0, plan.trials - len(study.get_trials(states=finished))))
+    study.trials_dataframe().to_csv(folder / "trials.csv", index=False)
+    best = dict(study.best_params)
+    nested = OmegaConf.create()
+    for name, value in best.items():
+        OmegaConf.update(nested, name, value)
+    found = f"{plan.metric} {study.best_value:.4f}, mean over folds on Valid, trial {study.best_trial.number}"
+    head = f"# @package _global_\n# Found by a search: {found}.\n"
+    write_atomically(folder / "best.yaml", head + OmegaConf.to_yaml(nested))
+    print(f"Best of {len(study.trials)} trials: {found}")
+    own = [
+        o
+        for o in as_given(HydraConfig.get().overrides.task)
+        if not o.startswith(("hparams_search", "callbacks", "logger"))
+    ]
+    folds = ",".join(map(str, plan.folds))
+    command = ["scripts/train.py", "-m", f"fold={folds}", *own, *(f"{k}={v}" for k, v in best.items())]
+    print(f"Now test it, once:\n  python {shlex.join(command)}")
+    return best
+
+
+def validated(cfg: DictConfig, options: dict[str, Any], folder: Path) -> float:
+    """Train one fold and return the metric on Valid, averaged over the last epochs."""
+    from mpoxcv.commands.train import build
+
+    plan, cfg = cfg.hparams_search, copy.deepcopy(cfg)
+    with open_dict(cfg):
+        cfg.output_dir = str(folder)
+        for name, value in options.items():
+            OmegaConf.update(cfg, name, value)
+    datamodule, classifier, trainer = build(cfg)
+    trainer.fit(classifier, datamodule)
+    return float(np.mean([row[plan.metric] for row in classifier.history[-plan.average_last :]]))

@@ -1,0 +1,1 @@
+"""Getting and making data sets: fetch, check, folds, synthetic pictures."""

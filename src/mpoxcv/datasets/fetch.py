@@ -1,0 +1,167 @@
+"""Fetching a data set from Kaggle, from a URL, or from a zip archive: whole or not at all."""
+
+import errno
+import glob
+import os
+import shutil
+import tempfile
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlsplit
+from urllib.request import HTTPRedirectHandler, build_opener
+
+from filelock import FileLock, Timeout
+from rich.progress import track
+
+from mpoxcv.datasets.unzip import CHUNK, MAX_BYTES, progress, unpack
+from mpoxcv.errors import UserError
+from mpoxcv.pictures.tree import find_fold_folders
+
+KAGGLE_SLUG = "joydippaul/mpox-skin-lesion-dataset-version-20-msld-v20"
+TIMEOUT = 60  # seconds without a byte
+BROWSER = "Get the archive in a browser and give source=ARCHIVE.zip"
+
+
+def fetch(source: str, root: str | os.PathLike[str]) -> None:
+    """Fetch the data set into ``root``; do nothing if one is there.
+
+    Everything happens in a folder ``<root>.partial-…`` beside ``root``, renamed at the end and removed on
+    failure, so ``root`` never holds half a data set. A lock, ``<root>.lock``, keeps a second process out.
+
+    Args:
+        source: ``kaggle``, an http(s) URL of a zip archive, or the path of one.
+        root: the data set's folder; empty, or not there yet.
+
+    Raises:
+        UserError: ``root`` holds something else; the source cannot be had, or is not the data set, whole.
+        OSError: the disk is full, or cannot be written to.
+    """
+    root = Path(root).resolve()  # so that a link to another disk stays one
+    if _is_there(root):
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(f"{root}.lock", timeout=0):
+            if _is_there(root):
+                return
+            for leftover in root.parent.glob(f"{glob.escape(root.name)}.partial-*"):
+                shutil.rmtree(leftover)  # of a killed process, since we hold the lock
+            partial = Path(tempfile.mkdtemp(prefix=f"{root.name}.partial-", dir=root.parent))
+            try:
+                _fetch_into(partial, source)
+                (partial / "data").rename(root)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
+    except Timeout:
+        raise UserError(f"Another process is fetching into {root}. Wait until it has ended.") from None
+    print(f"Fetched into {root}")
+
+
+def _is_there(root: Path) -> bool:
+    if root.exists() and not root.is_dir():
+        raise UserError(f"{root} is a file. Give a folder with data.root=DIR.")
+    if root.is_dir() and any(root.iterdir()):
+        try:
+            find_fold_folders(root)
+        except UserError as error:
+            raise UserError(
+                f"Nothing is fetched into {root}: it is not empty, and no data set either. Move away what is "
+                f"there, or give another folder with data.root=DIR.\n{error}"
+            ) from None
+        print(f"Nothing to fetch: there is a data set in {root}")
+        return True
+    if root.is_mount():
+        raise UserError(f"{root} is a mount point. Give a folder in it: data.root={root / 'msld_v2'}")
+    return False
+
+
+def _fetch_into(partial: Path, source: str) -> None:
+    """Fetch into ``partial/data``."""
+    data, archive = partial / "data", Path(source)
+    data.mkdir()
+    if source == "kaggle":
+        _copy_from_kaggle(data)
+    elif "://" in source:
+        download(source, partial / "download.zip")
+        unpack(partial / "download.zip", data, source)
+    elif archive.is_file():
+        unpack(archive, data, source)
+    else:
+        raise UserError(
+            f"source={source} is not a file. Give kaggle, a URL (https://…), or the path of a zip archive. "
+            "A folder that is unpacked already needs no fetching: data.root=DIR."
+        )
+    try:
+        find_fold_folders(data)
+    except UserError:
+        raise UserError(
+            f"source={source} is not the data set: one folder FOLDS should lie in it, at most three deep."
+        ) from None
+
+
+def _copy_from_kaggle(data: Path) -> None:
+    """Copy the data set from kagglehub's cache, which unpacks it and resumes what broke off."""
+    try:
+        import kagglehub
+    except ImportError:
+        raise UserError('source=kaggle needs the package kagglehub: pip install "mpoxcv[kaggle]"') from None
+    try:
+        folder = Path(kagglehub.dataset_download(KAGGLE_SLUG))
+    except Exception as error:  # its own kinds, those of requests, and others
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise
+        raise UserError(
+            f"Kaggle did not give the data set: {' '.join(str(error).split()) or type(error).__name__}\n"
+            "Check the network, and if it asks for an account, your key (https://www.kaggle.com/settings).\n"
+            f"Or go to https://www.kaggle.com/datasets/{KAGGLE_SLUG}\n{BROWSER}"
+        ) from None
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in track(files, f"Copying {len(files)} files", transient=True):
+        target = data / path.relative_to(folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+    print(f"kagglehub keeps a copy of its own in {folder}")
+
+
+def download(url: str, file: Path) -> None:
+    """Download a zip archive by http or https, with a progress bar.
+
+    Raises:
+        UserError: another scheme, an error or no answer, something else than a zip archive, or too few bytes.
+    """
+    _require_http(url)
+    size = 0
+    try:
+        with (
+            build_opener(_Redirect).open(url, timeout=TIMEOUT) as response,
+            file.open("wb") as stream,
+            progress() as bar,
+        ):
+            expected, task = response.length, bar.add_task("Downloading", total=response.length)
+            while chunk := response.read(CHUNK):
+                if not size and not chunk.startswith(b"PK"):
+                    kind = response.headers.get_content_type()
+                    raise UserError(f"{url} is no zip archive but {kind}. Does it ask for a login? {BROWSER}")
+                if (size := size + len(chunk)) > MAX_BYTES:
+                    raise UserError(f"{url} is larger than {MAX_BYTES} bytes.")
+                stream.write(chunk)
+                bar.advance(task, len(chunk))
+    except (URLError, HTTPException, ConnectionError, TimeoutError, ValueError) as error:
+        raise UserError(f"{url} cannot be fetched: {error}") from None
+    if size < (expected or 1):
+        raise UserError(f"{url} broke off after {size} of {expected or 'unknown'} bytes. Try again.")
+
+
+def _require_http(url: str) -> None:
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise UserError(f"{url} is refused: a URL should begin with https:// or http://")
+
+
+class _Redirect(HTTPRedirectHandler):
+    """Goes from one address to the next, never to ftp."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        _require_http(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)

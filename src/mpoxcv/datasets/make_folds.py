@@ -1,0 +1,206 @@
+"""From a flat folder of pictures to FOLDS and FOLDS_AUG: originals in their splits, and augmented copies."""
+
+import io
+import os
+import re
+import shlex
+import shutil
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from rich import box
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mpoxcv.audit.descriptions import same_pictures
+from mpoxcv.datasets.folds import assign_folds, digest, join_twins, require_safe_names, suspicions, unlikeness
+from mpoxcv.errors import UserError
+from mpoxcv.pictures.images import decode
+from mpoxcv.pictures.pixels import resize
+from mpoxcv.pictures.tree import FOLDERS, index_flat
+from mpoxcv.storage.files import write_json, write_linked
+
+RECORDED = ("scikit-learn", "torch", "torchvision", "pillow")
+
+
+def make_folds(
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    classes: Sequence[str] | None,
+    name_pattern: str,
+    augment: Callable[[np.ndarray], Any],
+    copies: int = 14,
+    size: int | None = 224,
+    n_folds: int = 5,
+    seed: int = 42,
+    exclude: Sequence[str] = (),
+    cache_dir: str | os.PathLike[str] = "data/cache",
+    threads: int | None = None,
+    augment_config: str = "",
+) -> pd.DataFrame:
+    """Write FOLDS, FOLDS_AUG (see ``mpoxcv.pictures.tree``), folds.csv and folds.json, and print what was made.
+
+    The same pictures and arguments give the same bytes. A picture in several folds is one file, hard-linked
+    where the disk can. ``output`` gets its name when it is whole; if anything fails, nothing is left.
+
+    Args:
+        source: folder with one folder a class.
+        output: folder to make; it may be there if it is empty.
+        classes: as in ``mpoxcv.pictures.tree.index_flat``.
+        name_pattern: as in ``mpoxcv.pictures.tree.index_flat``; it must read copies' names, too.
+        augment: from uint8 (H, W, 3) to a uint8 tensor (3, H, W), random by torch's generator.
+        copies: augmented copies of each Train picture, called ``<name of the original>_aug01.jpg`` and so on.
+        size: height and width of the copies in pixels; None keeps those of the original.
+        n_folds: number of folds, from 3.
+        seed: of the folds and of the copies.
+        exclude: as in ``mpoxcv.pictures.tree.index_flat``.
+        cache_dir: where what is known of the pictures is kept.
+        threads: number of threads; None takes one a core.
+        augment_config: what ``augment`` was made from, for folds.json.
+
+    Returns:
+        The content of folds.csv: ``image``, ``patient``, ``class``, ``fold``, ``split``.
+
+    Raises:
+        UserError: folders, pictures or arguments are not as they must be, or names don't tell patients.
+    """
+    source, output = Path(source).resolve(), Path(output).resolve()
+    if not source.is_dir():
+        raise UserError(f"source={source} is no folder. It should hold a folder a class, with its pictures.")
+    if output.is_relative_to(source):
+        raise UserError(f"output={output} is inside source={source}. Choose a folder outside of it.")
+    if output.exists() and (not output.is_dir() or output.is_mount() or any(output.iterdir())):
+        raise UserError(f"output={output} is there, and nothing is overwritten. Choose another or remove it.")
+    for name, value, least in (("copies", copies, 0), ("size", 1 if size is None else size, 1)):
+        if not isinstance(value, int) or value < least:
+            raise UserError(f"{name}={value} should be a whole number from {least}.")
+    table = index_flat(source, classes, name_pattern, exclude)
+    require_safe_names(table, name_pattern)
+    contents = pd.Series(same_pictures(source, table["path"].tolist(), cache_dir, threads), table.index)
+    notes = suspicions(table, contents)
+    assigned = assign_folds(table.assign(patient=join_twins(table, contents)), n_folds, seed)
+    folds = table[["image", "patient", "class"]].merge(assigned, on="image")
+    partial = output.with_name(f".{output.name}.partial")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.mkdir()
+    except FileExistsError:
+        raise UserError(f"{partial} is there: make_folds is at work, or was killed; then remove it.") from None
+    torch_threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # faster for small pictures, and the same sums on any number of cores
+    try:
+        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+            _write_pictures(source, partial, folds, augment, copies, size, seed, pool)
+        folds.to_csv(partial / "folds.csv", index=False, lineterminator="\n")
+        counts = table.groupby("class").agg(pictures=("image", "size"), patients=("patient", "nunique"))
+        record: dict[str, Any] = {"seed": seed, "n_folds": n_folds, "copies": copies, "size": size}
+        record |= {"name_pattern": name_pattern, "classes": counts.to_dict("index"), "warnings": notes}
+        record |= {"augment": augment_config, "versions": {name: version(name) for name in RECORDED}}
+        write_json(partial / "folds.json", record)
+        if output.exists():
+            output.rmdir()
+        partial.rename(output)
+    except BaseException:  # Ctrl-C too
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    finally:
+        torch.set_num_threads(torch_threads)
+    _report(folds, name_pattern, notes)
+    return folds
+
+
+def _write_pictures(
+    source: Path,
+    folder: Path,
+    folds: pd.DataFrame,
+    augment: Callable[[np.ndarray], Any],
+    copies: int,
+    size: int | None,
+    seed: int,
+    pool: ThreadPoolExecutor,
+) -> None:
+    for fold, split, name in set(zip(folds["fold"], folds["split"], folds["class"], strict=True)):
+        (folder / f"FOLDS/fold{fold}" / FOLDERS[split] / name).mkdir(parents=True)
+        if split == "train" and copies > 0:
+            (folder / f"FOLDS_AUG/fold{fold}_AUG/Train" / name).mkdir(parents=True)
+    groups = folds.groupby("image")
+    for image, rows in track(groups, f"Augmenting {len(groups)} pictures", transient=True):
+        path = Path(str(image))
+        data = (source / path).read_bytes()
+        places = zip(rows["fold"], rows["split"], strict=True)
+        write_linked([folder / f"FOLDS/fold{fold}" / FOLDERS[split] / path for fold, split in places], data)
+        trains = [f"FOLDS_AUG/fold{fold}_AUG/Train" for fold in rows["fold"][rows["split"] == "train"]]
+        pixels, writes = decode(data), []
+        pixels = pixels.copy() if size is None else resize(pixels, size).copy()
+        for number in range(1, copies + 1 if trains else 1):
+            name = path.with_name(f"{path.stem}_aug{number:02d}.jpg")
+            with torch.random.fork_rng(devices=[]):  # not in the pool: all threads share torch's generator
+                torch.manual_seed(int(digest(f"{seed}/{name.as_posix()}"), 16))
+                copy = augment(pixels).permute(1, 2, 0).numpy()
+            writes.append(pool.submit(_write_copy, [folder / train / name for train in trains], copy))
+        for write in writes:
+            write.result()
+
+
+def _write_copy(files: list[Path], pixels: np.ndarray) -> None:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=95)
+    write_linked(files, stream.getvalue())
+
+
+def _report(folds: pd.DataFrame, name_pattern: str, notes: list[str]) -> None:
+    console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 200  # a table in a pipe is not cut
+    whole, classes = folds[folds["fold"] == 1], sorted(set(folds["class"]))
+    grid = Table(title="Pictures (patients)", title_justify="left", box=box.SIMPLE_HEAD)
+    for heading in ("fold", "split", *classes, "all"):
+        grid.add_column(heading, justify="left" if heading == "split" else "right")
+    grouped = dict(list(folds.groupby(["fold", "split"])))
+    parts = [(fold, split, grouped[fold, split]) for fold in sorted(set(folds["fold"])) for split in FOLDERS]
+    for fold, split, part in [*parts, ("", "all", whole)]:
+        cells = [*(part[part["class"] == name] for name in classes), part]
+        counts = [f"{len(cell)} ({cell['patient'].nunique()})" for cell in cells]
+        grid.add_row(str(fold), FOLDERS.get(split, split), *counts, end_section=split == "test")
+    console.print(grid)
+    table = whole.set_index("image")
+    worst, fold = max((unlikeness(table, part["image"])[1], fold) for fold, s, part in parts if s == "test")
+    patients = whole["patient"].value_counts().sort_index()
+    example = whole["image"][whole["patient"] == patients.idxmax()]
+    console.print(
+        f"Balance: a class's share in a Test is at most {100 * worst:.1f} percentage points from its share in "
+        f"all pictures (fold {fold}).\n"
+        f"Patients: {len(patients)}, told from {len(whole)} file names by data.name_pattern='{name_pattern}'.\n"
+        f"For example, of patient {patients.idxmax()}: {', '.join(example[:3])}. If this is wrong, the splits "
+        "leak: set data.name_pattern, and make the folds again."
+    )
+    for note in notes:
+        console.print(f"WARNING: {note}", style="bold red")
+
+
+def next_command(output: str, data: str, overrides: Sequence[str], classes: Sequence[str] | None) -> str:
+    """Return the shell command that trains on new folds.
+
+    Args:
+        output: their folder.
+        data: the chosen option of the config group ``data``.
+        overrides: as given to make_folds; those of ``data`` are kept.
+        classes: to be named on the command line, where the config leaves them open.
+    """
+    dropped = ("data.root=", "data.exclude=", "data.classes=null")  # of the source, or replaced here
+    kept = [o for o in overrides if o.startswith(("data.", "+data.")) and not o.startswith(dropped)]
+    # in double quotes, Hydra knows no escape but that of a quote
+    root, *names = ['"' + text.replace('"', '\\"') + '"' for text in (output, *(classes or ()))]
+    if re.fullmatch(r"[\w./-]*/[\w./-]*", output, re.ASCII):
+        root = output
+    named = [f"data.classes=[{','.join(names)}]"] if names else []
+    arguments = ["fold=1", f"data={data}", f"data.root={root}", *named, *kept]
+    return shlex.join(["python", "scripts/train.py", *arguments])

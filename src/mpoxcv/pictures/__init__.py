@@ -1,0 +1,1 @@
+"""From folders to pixels: the tree on disk, decoding, resizing, the cache."""

@@ -1,0 +1,1 @@
+"""Files that are whole; configs and checkpoints that are safe to read."""

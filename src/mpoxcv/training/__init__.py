@@ -1,0 +1,1 @@
+"""The LightningModule, and what a run writes while it trains."""

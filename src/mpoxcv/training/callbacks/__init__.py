@@ -1,0 +1,10 @@
+"""What a run writes beside its checkpoints."""
+
+from mpoxcv.training.callbacks.baselines import Baselines
+from mpoxcv.training.callbacks.figures import Figures, SamplePictures
+from mpoxcv.training.callbacks.history import History
+from mpoxcv.training.callbacks.provenance import Provenance
+from mpoxcv.training.callbacks.results import Results
+from mpoxcv.training.callbacks.within_epoch import WithinEpochCheckpoint
+
+__all__ = ["Baselines", "Figures", "History", "Provenance", "Results", "SamplePictures", "WithinEpochCheckpoint"]

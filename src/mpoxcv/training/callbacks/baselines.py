@@ -1,0 +1,62 @@
+"""What a network must beat: the majority vote, and a classifier that sees nothing but colours."""
+
+import os
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pandas as pd
+
+from mpoxcv.data.datamodule import MSLDDataModule
+from mpoxcv.evaluation.predictions import write_predictions
+from mpoxcv.training.callbacks.results import rows_of
+
+COLOUR_BINS = 8  # a channel
+MAJORITY, COLOURS = "majority class", "colours alone"  # logistic regression on a colour histogram
+
+
+class Baselines(L.Callback):
+    """Write the baselines' predictions on Valid and Test, learnt from the original pictures of Train.
+
+    Args:
+        folder: gets baselines.csv, the columns of predictions.csv after ``model``.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        if trainer.is_global_zero:
+            datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]
+            write_predictions(baseline_predictions(datamodule), self.folder / "baselines.csv")
+
+
+def baseline_predictions(datamodule: MSLDDataModule) -> pd.DataFrame:
+    """Return the rows of baselines.csv; ``datamodule`` has been set up."""
+    from sklearn.linear_model import LogisticRegression  # here, since it takes a second
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    classes = datamodule.classes
+    train = datamodule.table("train")
+    own = ~train["augmented"].to_numpy() if not train["augmented"].all() else np.ones(len(train), bool)
+    labels = train["label"].to_numpy()[own]
+    shares = np.bincount(labels, minlength=len(classes)) / len(labels)
+    network = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    network.fit(colour_histograms(datamodule.pictures("train")[own]), labels)
+    parts = []
+    for split in ("val", "test"):
+        table = datamodule.table(split)
+        learnt = np.zeros((len(table), len(classes)))
+        learnt[:, network.classes_] = network.predict_proba(colour_histograms(datamodule.pictures(split)))
+        for model, probabilities in ((MAJORITY, np.tile(shares, (len(table), 1))), (COLOURS, learnt)):
+            rows = rows_of(datamodule, table, probabilities.astype(np.float32))
+            rows.insert(0, "model", model)
+            parts.append(rows)
+    return pd.concat(parts, ignore_index=True)
+
+
+def colour_histograms(pictures: np.ndarray) -> np.ndarray:
+    """Return each picture's histogram of red, green and blue: float (N, 3 * 8) from uint8 (N, S, S, 3)."""
+    bins = pictures.reshape(len(pictures), -1, 3) // (256 // COLOUR_BINS)
+    return np.stack([(bins == level).mean(1) for level in range(COLOUR_BINS)], axis=1).reshape(len(pictures), -1)

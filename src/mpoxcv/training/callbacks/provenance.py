@@ -1,0 +1,175 @@
+"""provenance.json: what a run was made of, and how it ended."""
+
+import hashlib
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from mpoxcv.data.datamodule import MSLDDataModule
+from mpoxcv.errors import shorten
+from mpoxcv.models import kernels
+from mpoxcv.report.figures import SYNTHETIC_NOTE
+from mpoxcv.storage.files import write_json
+from mpoxcv.training.memory import peak_mib
+from mpoxcv.training.tensorboard import tensorboard_writer
+
+PACKAGES = (
+    "mpoxcv", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pandas",
+    "scikit-learn", "matplotlib", "pillow", "tensorboard",
+)  # fmt: skip
+EXAMPLES = 10  # of pictures that changed
+ENVIRONMENT = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "NVIDIA_TF32_OVERRIDE",
+)  # changes results
+
+
+class Provenance(L.Callback):
+    """Write provenance.json when a fit starts, and again after each stage; ``status`` says how far it came.
+
+    Args:
+        folder: gets the file.
+        seed: of the run.
+        overrides: the command line's overrides.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], seed: int, overrides: list[str]) -> None:
+        self.folder = Path(folder)
+        self.content: dict[str, Any] = {
+            "status": "started",
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(["python", *sys.argv]),
+            "overrides": list(overrides),
+            "seed": seed,
+            "git": git_state(),
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": {name: package_version(name) for name in PACKAGES},
+            "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+        }
+        self.durations: dict[str, float] = {}
+        self._mark = self._begin = time.perf_counter()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        self._describe(trainer)
+        self._stage_ends(trainer, "prepare", "fitting")
+        if writer := tensorboard_writer(trainer):
+            note = f"**{SYNTHETIC_NOTE}**\n\n" if self.content["data"]["synthetic"] else ""
+            writer.add_text("provenance", f"{note}```\n{json.dumps(self.content, indent=2)}\n```")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        self.content["epochs"] = trainer.current_epoch
+        self._stage_ends(trainer, "fit", "fitted")
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        self._describe(trainer)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
+        if best.is_file():
+            self.content["checkpoint_sha256"] = hashlib.sha256(best.read_bytes()).hexdigest()
+        if trainer.is_global_zero:
+            self._compare_data(trainer.datamodule)  # type: ignore[attr-defined]
+        self._stage_ends(trainer, "score", "finished")
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:  # noqa: D102
+        if isinstance(exception, KeyboardInterrupt | SystemExit):
+            self._stage_ends(trainer, "interrupted", "interrupted")
+            return
+        self.content["error"] = f"{type(exception).__name__}: {exception}"
+        self._stage_ends(trainer, "failed", "failed")
+
+    def _compare_data(self, datamodule: MSLDDataModule) -> None:
+        changes = datamodule.changes()
+        self.content["data"]["changes"] = {"count": len(changes), "examples": changes[:EXAMPLES]}
+        if changes:
+            print(
+                f"The data in {datamodule.root} have changed since the run began:\n{shorten(changes, EXAMPLES)}\n"
+                "Its results are those of the pictures as they were then. Run it again for those of now.",
+                file=sys.stderr,
+            )
+
+    def _describe(self, trainer: L.Trainer) -> None:
+        datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self.content["data"] = {
+            "name": datamodule.source,
+            "synthetic": datamodule.synthetic,
+            "fold": datamodule.fold,
+            "fingerprint": datamodule.fingerprint(),
+            "test_fingerprint": datamodule.fingerprint("test"),
+            "citation": datamodule.citation,
+            "protocol": datamodule.protocol,
+            "permuted_labels": datamodule.permute_labels,
+            "counts": datamodule.counts(),
+            "originals": datamodule.originals,
+            "audit": datamodule.audit,
+        }
+        device = trainer.strategy.root_device
+        name = (
+            torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+        )
+        self.content["accelerator"] = {
+            "type": device.type,
+            "name": name,
+            "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+            "processes": trainer.world_size,
+            "precision": str(trainer.precision),
+            "threads": torch.get_num_threads(),
+            "own_kernels": kernels.name() if _takes_own_kernels(trainer) else None,
+            "deterministic": torch.are_deterministic_algorithms_enabled(),
+            "float32_matmul": torch.get_float32_matmul_precision(),
+        }
+
+    def _stage_ends(self, trainer: L.Trainer, stage: str, status: str) -> None:
+        now = time.perf_counter()
+        self.durations[f"{stage}_s"] = round(now - self._mark, 3)
+        self._mark = now
+        self.content |= {
+            "status": status,
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
+            "durations": {**self.durations, "total_s": round(now - self._begin, 3)},
+            "peak_memory_mib": peak_mib(),
+        }
+        if trainer.is_global_zero:
+            write_json(self.folder / "provenance.json", self.content)
+
+
+def _takes_own_kernels(trainer: L.Trainer) -> bool:
+    """Return whether the network convolves by ``mpoxcv.models.kernels``, where there are any."""
+    network = getattr(trainer.lightning_module, "network", None)
+    compiled = getattr(network, "_compiled_call_impl", None) is not None
+    plain = trainer.strategy.root_device.type == "cpu" and str(trainer.precision) == "32-true" and not compiled
+    return plain and getattr(network, "own_kernels", False)
+
+
+def package_version(name: str) -> str | None:
+    """Return an installed package's version, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def git_state() -> dict[str, Any] | None:
+    """Return the commit of the code that runs and whether its files differ from it; None outside a checkout."""
+    command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    try:
+        told = subprocess.run(command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    commit = re.search(r"^# branch\.oid (\w+)$", told, re.MULTILINE)
+    return {"commit": commit[1], "changed": bool(re.search(r"^[^#]", told, re.MULTILINE))} if commit else None

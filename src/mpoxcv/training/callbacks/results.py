@@ -1,0 +1,64 @@
+"""predictions.csv and metrics.json."""
+
+import os
+from pathlib import Path
+
+import lightning as L
+import numpy as np
+import pandas as pd
+from lightning.pytorch.trainer.states import TrainerFn
+
+from mpoxcv.data.datamodule import MSLDDataModule
+from mpoxcv.evaluation.predictions import write_predictions
+from mpoxcv.storage.files import write_json
+from mpoxcv.training.classifier import LesionClassifier, SplitOutputs
+
+
+class Results(L.Callback):
+    """Write what ``trainer.validate`` and ``trainer.test`` found; the validation epochs of a fit are not results.
+
+    Args:
+        folder: gets predictions.csv (one row a scored picture, val before test) and metrics.json (name to number, null
+            where a metric is not defined).
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        self.predictions: dict[str, pd.DataFrame] = {}
+        self.metrics: dict[str, float] = {}
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            self._write(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
+        self._write(trainer, pl_module, "test")
+
+    def _write(self, trainer: L.Trainer, classifier: L.LightningModule, split: str) -> None:
+        assert isinstance(classifier, LesionClassifier)
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        self.predictions[split] = predictions_table(datamodule, split, classifier.outputs[split])
+        self.metrics |= classifier.metrics[split]
+        if trainer.is_global_zero:
+            write_predictions(pd.concat(self.predictions.values()), self.folder / "predictions.csv")
+            write_json(self.folder / "metrics.json", self.metrics)
+
+
+def predictions_table(datamodule: MSLDDataModule, split: str, outputs: SplitOutputs) -> pd.DataFrame:
+    """Return the rows of predictions.csv (see ``mpoxcv.evaluation.predictions``) for a split's outputs."""
+    table = datamodule.table(split).iloc[outputs.index.numpy()]
+    return rows_of(datamodule, table, outputs.logits.softmax(1).numpy())
+
+
+def rows_of(datamodule: MSLDDataModule, table: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
+    """Return the rows of predictions.csv for rows of a split's table and their probabilities, float32 (n, C)."""
+    keys = {
+        "image": table["image"].to_numpy(),
+        "patient": table["patient"].to_numpy(),
+        "data": datamodule.source,
+        "fold": table["fold"].to_numpy(),
+        "split": table["split"].to_numpy(),
+        "label": table["class"].to_numpy(),
+        "prediction": np.array(datamodule.classes)[probabilities.argmax(1)],
+    }
+    return pd.DataFrame(keys | {f"p_{name}": probabilities[:, i] for i, name in enumerate(datamodule.classes)})

@@ -1,0 +1,260 @@
+"""The LightningModule: any image classifier with its loss, optimizer and metrics.
+
+Legend: B batch, C classes, N pictures of a split.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from mpoxcv.data.loader import Batch, mix
+from mpoxcv.errors import UserError
+from mpoxcv.training.metrics import classification_metrics
+
+PROGRESS_BAR = ("train/loss", "val/loss", "val/f1_macro")
+PLATEAU_MONITOR = "val/loss"
+COMPILE_MODES = (True, False, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+DEFAULT_OPTIMIZER = functools.partial(torch.optim.AdamW, lr=1e-3)
+
+
+@dataclass(frozen=True)
+class SplitOutputs:
+    """What the network said of a whole split, in the order of the split's table, on the CPU.
+
+    Attributes:
+        logits: float32 (N, C).
+        labels: int64 (N,).
+        index: int64 (N,), row of the split's table.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    index: Tensor
+
+
+class LesionClassifier(L.LightningModule):
+    """Train and score a network on batches of ``mpoxcv.data.loader.Batch``.
+
+    A step only keeps its outputs; all metrics are computed once, when the split has been seen whole, over all
+    processes. They are logged as ``<split>/<metric>``, those of single classes for the test split alone, those of a
+    validation outside a fit as ``val_best/<metric>``. ``history`` holds one row an epoch of a fit; ``outputs`` and
+    ``metrics`` hold each split's last.
+
+    Args:
+        network: maps float (B, 3, S, S) to scores (B, C).
+        classes: C names.
+        optimizer: makes the optimizer from the parameters.
+        scheduler: makes the learning-rate scheduler from the optimizer; stepped once an epoch. ``ReduceLROnPlateau``
+            looks at ``val/loss``.
+        class_weights: weight of each class in the cross entropy (C,); ``balanced`` takes n / (C * n_class) of the
+            training pictures (King and Zeng 2001, as in scikit-learn); None weighs all pictures the same.
+        label_smoothing: in [0, 1): share of the target that is spread over all classes.
+        compile: run the network through ``torch.compile``; a mode of it, such as ``reduce-overhead`` (CUDA graphs), or true.
+        seed: of dropout and the like, drawn anew in each step from (seed, epoch, step), so that a resumed run goes on alike.
+
+    Raises:
+        UserError: an argument has a value that it cannot have.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        classes: Sequence[str],
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = DEFAULT_OPTIMIZER,
+        scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
+        class_weights: str | Sequence[float] | None = None,
+        label_smoothing: float = 0.0,
+        compile: bool | str = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if isinstance(class_weights, str) and class_weights != "balanced":
+            raise UserError(
+                f"classifier.class_weights={class_weights} is not one of null, balanced, or a list of numbers."
+            )
+        if not isinstance(class_weights, str) and class_weights is not None and len(class_weights) != len(classes):
+            raise UserError(
+                f"classifier.class_weights has {len(class_weights)} numbers for {len(classes)} classes: {', '.join(classes)}."
+            )
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"classifier.label_smoothing={label_smoothing} should be at least 0 and below 1.")
+        if compile not in COMPILE_MODES:
+            raise UserError(f"classifier.compile={compile} is not one of true, false, {', '.join(COMPILE_MODES[2:])}.")
+        self.network = network.to(memory_format=torch.channels_last)
+        self.classes = [str(name) for name in classes]
+        self.optimizer, self.scheduler = optimizer, scheduler
+        self.class_weights = class_weights if isinstance(class_weights, str | None) else list(class_weights)
+        self.label_smoothing, self.seed = label_smoothing, seed
+        self.outputs: dict[str, SplitOutputs] = {}
+        self.metrics: dict[str, dict[str, float]] = {}
+        self.history: list[dict[str, float]] = []
+        self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._weight: Tensor | None
+        self.register_buffer("_weight", None, persistent=False)  # so that it is where the network is
+        if compile:
+            self.network.compile(mode=compile if isinstance(compile, str) else None)
+        # plain values: checkpoints are read with weights_only
+        self.save_hyperparameters({"classes": self.classes})
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map float (B, 3, S, S) to scores (B, C)."""
+        return self.network(image)
+
+    def setup(self, stage: str) -> None:
+        """Fix the class weights; ``balanced`` ones come from the DataModule's training pictures."""
+        weights = self.class_weights
+        if weights == "balanced":
+            datamodule = getattr(self.trainer, "datamodule", None)
+            if datamodule is None or not hasattr(datamodule, "class_counts"):
+                raise UserError("classifier.class_weights=balanced needs a DataModule with class_counts().")
+            counts = torch.tensor(datamodule.class_counts(), dtype=torch.float32)
+            self._weight = counts.sum() / (len(counts) * counts)
+        elif weights is not None:
+            self._weight = torch.tensor(weights, dtype=torch.float32)
+
+    def loss(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
+        """Cross entropy with class weights and label smoothing, as in ``torch.nn.CrossEntropyLoss``."""
+        weight = None if self._weight is None else self._weight.to(logits)
+        return F.cross_entropy(logits, labels, weight, reduction=reduction, label_smoothing=self.label_smoothing)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
+        seed = mix(self.seed, self.current_epoch, batch_idx, 1 + self.global_rank)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes ten times as long
+        if self.device.type != "cpu":
+            getattr(torch, self.device.type).manual_seed(seed)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the batch's loss."""
+        logits = self._step(batch)
+        if self.trainer.world_size == 1:
+            return self.loss(logits, batch["label"])
+        # Shares of a batch may differ in size: divide by the whole batch's weight; DDP then averages over processes.
+        labels = batch["label"]
+        total = logits.new_tensor(len(labels)) if self._weight is None else self._weight.to(logits)[labels].sum()
+        torch.distributed.all_reduce(total)
+        return self.loss(logits, labels, "sum") * self.trainer.world_size / total
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Keep the batch's outputs."""
+        self._step(batch)
+
+    test_step = validation_step
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return probabilities (B, C)."""
+        return self(batch["image"]).softmax(1)
+
+    def on_train_epoch_start(self) -> None:  # noqa: D102
+        self._steps.clear()
+
+    def on_validation_epoch_start(self) -> None:  # noqa: D102
+        self._train_steps, self._steps = self._steps, []
+
+    on_test_epoch_start = on_train_epoch_start
+
+    def on_train_epoch_end(self) -> None:  # noqa: D102
+        self._finish("train")
+
+    def on_validation_epoch_end(self) -> None:  # noqa: D102
+        self._finish("val")
+        self._steps = self._train_steps
+
+    def on_test_epoch_end(self) -> None:  # noqa: D102
+        self._finish("test")
+
+    def _step(self, batch: Batch) -> Tensor:
+        logits = self(batch["image"])
+        kept = logits.detach()
+        if self.network._compiled_call_impl is not None:  # the next step's CUDA graph may write over it
+            kept = kept.clone()
+        self._steps.append((kept, batch["label"], batch["index"]))
+        return logits
+
+    def _finish(self, split: str) -> None:
+        outputs = self._gather()
+        self.outputs[split] = outputs
+        values = {"loss": self.loss(outputs.logits, outputs.labels).item()}
+        values |= classification_metrics(outputs.logits.softmax(1), outputs.labels, self.classes)
+        named = {f"{split}/{name}": value for name, value in values.items() if split == "test" or "/" not in name}
+        self.metrics[split] = named
+        fitting = self.trainer.state.fn == TrainerFn.FITTING
+        if fitting:
+            self._remember(named)
+        # Scoring the best checkpoint after the fit must not add a point to the curve of the fit.
+        logged_as = "val_best" if split == "val" and not fitting else split
+        for name, value in named.items():
+            self.log(name.replace(split, logged_as, 1), value, prog_bar=name in PROGRESS_BAR)
+
+    def _remember(self, values: dict[str, float]) -> None:
+        if not self.history or self.history[-1]["epoch"] != self.current_epoch:
+            self.history.append({"epoch": self.current_epoch, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
+        self.history[-1] |= values
+
+    def _gather(self) -> SplitOutputs:
+        logits, labels, index = self._all_steps()
+        self._steps.clear()
+        order = index.argsort(stable=True)
+        return SplitOutputs(logits[order].float(), labels[order], index[order])
+
+    def _all_steps(self) -> list[Tensor]:
+        """Return logits, labels and index of all steps and processes."""
+        kept = [torch.cat(parts).cpu() for parts in zip(*self._steps, strict=True)]
+        if self.trainer.world_size == 1:
+            return kept
+        shares: list[Any] = [None] * self.trainer.world_size
+        torch.distributed.all_gather_object(shares, kept)
+        return [torch.cat(parts) for parts in zip(*shares, strict=True)]
+
+    def configure_optimizers(self) -> Any:
+        """Build what the arguments ask for, in Lightning's form."""
+        optimizer = self.optimizer(self.network.parameters())
+        if inspect.signature(optimizer.step).parameters["closure"].default is inspect.Parameter.empty:
+            raise UserError(f"{type(optimizer).__name__} computes a step's loss several times, which is not supported.")
+        if self.scheduler is None:
+            return optimizer
+        scheduler = self.scheduler(optimizer)
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            config["monitor"] = PLATEAU_MONITOR
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take along the history and what a half epoch has seen, so that a resumed run's curves are whole."""
+        checkpoint["history"] = self.history
+        checkpoint["steps"] = self._all_steps() if self._steps else []
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of other classes or of another network, with the first differences.
+
+        Raises:
+            UserError: they do not fit.
+        """
+        self.history = [dict(row) for row in checkpoint.get("history", [])]
+        steps = checkpoint.get("steps", [])
+        self._steps = [(steps[0], steps[1], steps[2])] if steps and self.global_rank == 0 else []
+        classes = checkpoint.get("hyper_parameters", {}).get("classes")
+        if classes is not None and list(classes) != self.classes:
+            raise UserError(
+                f"The checkpoint was trained on the classes [{', '.join(classes)}], and these are [{', '.join(self.classes)}]."
+            )
+        ours = {name: tuple(value.shape) for name, value in self.state_dict().items()}
+        theirs = {name: tuple(value.shape) for name, value in checkpoint.get("state_dict", {}).items()}
+        if ours != theirs:
+            names = [n for n in dict.fromkeys([*ours, *theirs]) if ours.get(n) != theirs.get(n)]
+            rows = [
+                f"  {n}: {theirs.get(n, 'absent')} in the checkpoint, {ours.get(n, 'absent')} here" for n in names[:5]
+            ]
+            raise UserError(
+                f"The checkpoint holds another network than {type(self.network).__name__} ({len(names)} differences):\n"
+                + "\n".join(rows)
+                + "\nChoose the network that it was trained with: model=… model.name=…"
+            )

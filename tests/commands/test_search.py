@@ -1,0 +1,45 @@
+import pandas as pd
+import yaml
+from test_sweep import options
+
+TINY = """
+name: tiny
+trials: 3
+startup_trials: 1
+folds: [1, 2]
+metric: val/f1_macro
+direction: maximize
+average_last: 2
+space:
+  optimizer.lr: {type: float, low: 0.0001, high: 0.01, log: true}
+  data.batch_size: {type: categorical, choices: [8, 16]}
+"""
+
+
+def test_a_search_goes_on_and_never_reads_test(run_script, tree, tmp_path):
+    (tmp_path / "mine/hparams_search").mkdir(parents=True)
+    (tmp_path / "mine/hparams_search/tiny.yaml").write_text(TINY)
+    for picture in tree.rglob("FOLDS/*/Test/*/*.jpg"):  # whatever the test pictures are: the search must not care
+        picture.write_bytes(next(tree.rglob("FOLDS/*/Valid/*/*.jpg")).read_bytes())
+    kept = [o for o in options(tree, tmp_path) if not o.startswith(("hydra.sweep", "callbacks.", "trainer.max"))]
+    command = [*kept, "trainer.max_epochs=2", "hparams_search=tiny", f"hydra.searchpath=[file://{tmp_path / 'mine'}]"]
+    command += [f"hydra.run.dir={tmp_path / 'found'}"]
+    done = run_script("search", *command, "hparams_search.trials=2")
+    assert done.code == 0, done.err
+    done = run_script("search", *command)
+    assert done.code == 0, done.err
+    trials = pd.read_csv(tmp_path / "found/trials.csv")
+    assert len(trials) == 3 and set(trials["state"]) <= {"COMPLETE", "PRUNED"}
+    assert trials["params_optimizer.lr"].nunique() == 3  # what goes on does not begin again
+    best = yaml.safe_load((tmp_path / "found/best.yaml").read_text())
+    row = trials.loc[trials[trials["state"] == "COMPLETE"]["value"].idxmax()]
+    assert best["optimizer"]["lr"] == row["params_optimizer.lr"] and best["data"]["batch_size"] in (8, 16)
+    assert f"-m fold=1,2 data.root={tree}" in done.out and not list((tmp_path / "found").rglob("predictions.csv"))
+
+
+def test_a_wrong_space_is_one_clear_message(run_script, tree, tmp_path):
+    (tmp_path / "mine/hparams_search").mkdir(parents=True)
+    (tmp_path / "mine/hparams_search/tiny.yaml").write_text(TINY.replace("data.batch_size", "data.batchsize"))
+    command = [*options(tree, tmp_path)[:4], "hparams_search=tiny", f"hydra.searchpath=[file://{tmp_path / 'mine'}]"]
+    done = run_script("search", *command, f"hydra.run.dir={tmp_path / 'found'}")
+    assert done.code == 1 and "data.batchsize, which is no option" in done.err and "Traceback" not in done.err
