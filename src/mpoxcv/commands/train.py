@@ -23,7 +23,6 @@ from mpoxcv.report.figures import SYNTHETIC_NOTE
 from mpoxcv.storage.files import read_metrics
 from mpoxcv.storage.stored_config import instantiable, load_config
 from mpoxcv.training.classifier import LesionClassifier
-from mpoxcv.training.epoch_loop import take_lean_steps
 from mpoxcv.training.tensorboard import SplitTensorBoardLogger
 
 LOGGED_OPTIONS = (
@@ -132,7 +131,6 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
         options["enable_progress_bar"] = False
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, **options)
-    take_lean_steps(trainer)
     return datamodule, classifier, trainer
 
 
