@@ -26,18 +26,28 @@ LAUNCHERS = ("basic", "lockstep")
 USUAL = "usual, extrapolated"
 
 
-def measure(root: Path, folder: Path, arguments: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+def measure(
+    root: Path, folder: Path, arguments: argparse.Namespace
+) -> dict[str, list[dict[str, Any]]]:
     """Return by launcher, for every round, the seconds, the memory, and the usual way's epochs before it."""
 
     def once(launcher: str, number: int) -> dict[str, Any]:
         out = folder / f"{launcher}{number}"
         folds = ",".join(map(str, arguments.folds))
-        options = [f"fold={folds}", f"hydra/launcher={launcher}", f"trainer.max_epochs={arguments.epochs}"]
+        options = [
+            f"fold={folds}",
+            f"hydra/launcher={launcher}",
+            f"trainer.max_epochs={arguments.epochs}",
+        ]
         epochs = usual(root, Path(f"{out}-usual"), arguments)
-        run, _ = measuring.train(root, out, Path(f"{out}-cache"), *options, *arguments.options, timed=False)
+        run, _ = measuring.train(
+            root, out, Path(f"{out}-cache"), *options, *arguments.options, timed=False
+        )
         return {"wall_s": run.seconds, "peak_mib": run.mib, "usual": epochs}
 
-    jobs = {launcher: lambda number, launcher=launcher: once(launcher, number) for launcher in LAUNCHERS}
+    jobs = {
+        launcher: lambda number, launcher=launcher: once(launcher, number) for launcher in LAUNCHERS
+    }
     found: dict[str, list[dict[str, Any]]] = measuring.alternate(jobs, arguments.rounds)
     found["after"] = [{"usual": usual(root, folder / "after", arguments)}]
     return found
@@ -51,17 +61,28 @@ def usual(root: Path, out: Path, arguments: argparse.Namespace) -> list[float]:
     return epochs_of(measuring.times_of(out))[:3]
 
 
-def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]], epochs: int) -> dict[str, dict[str, Any]]:
+def summarise(
+    found: Mapping[str, Sequence[Mapping[str, Any]]], epochs: int
+) -> dict[str, dict[str, Any]]:
     """Return the spreads over the rounds; ``epochs`` are those of all folds together."""
-    order = [rounds[number] for number in range(len(found["basic"])) for rounds in map(found.__getitem__, LAUNCHERS)]
+    order = [
+        rounds[number]
+        for number in range(len(found["basic"]))
+        for rounds in map(found.__getitem__, LAUNCHERS)
+    ]
     measured = [run["usual"] for run in order] + [found["after"][0]["usual"]]
     extrapolated = [epochs * statistics.median([*a, *b]) for a, b in itertools.pairwise(measured)]
     ways: dict[str, dict[str, Any]] = {}
     for place, launcher in enumerate(LAUNCHERS):
-        seconds, beside = [run["wall_s"] for run in found[launcher]], extrapolated[place :: len(LAUNCHERS)]
+        seconds, beside = (
+            [run["wall_s"] for run in found[launcher]],
+            extrapolated[place :: len(LAUNCHERS)],
+        )
         ways[launcher] = {
             "wall_s": spread(seconds),
-            "usual_over_this": spread(other / own for own, other in zip(seconds, beside, strict=True)),
+            "usual_over_this": spread(
+                other / own for own, other in zip(seconds, beside, strict=True)
+            ),
             "peak_mib": spread(run["peak_mib"] for run in found[launcher]),
         }
     every = [epoch for part in measured for epoch in part]
@@ -71,7 +92,9 @@ def summarise(found: Mapping[str, Sequence[Mapping[str, Any]]], epochs: int) -> 
 def chart(result: Mapping[str, Any]) -> Figure:
     """Draw the seconds, with the ratios beside them."""
     conditions = result["conditions"]
-    title = f"{len(conditions['folds'])} folds x {conditions['epochs']} epochs, {conditions['data']}"
+    title = (
+        f"{len(conditions['folds'])} folds x {conditions['epochs']} epochs, {conditions['data']}"
+    )
     figure = new_figure(title, conditions["synthetic"], 8, 2.6)
     axes, ways = figure.subplots(), result["ways"]
     middle = [way["wall_s"]["median"] for way in ways.values()]
@@ -79,9 +102,15 @@ def chart(result: Mapping[str, Any]) -> Figure:
               [w["wall_s"]["max"] - m for m, w in zip(middle, ways.values(), strict=True)]]  # fmt: skip
     axes.barh([*ways], middle, xerr=errors, color=[COLOURS[0], COLOURS[0], COLOURS[5]], capsize=3)
     for place, way in enumerate(ways.values()):
-        ratio = f"  (usual is {way['usual_over_this']['median']:.1f} times this)" if "usual_over_this" in way else ""
+        ratio = (
+            f"  (usual is {way['usual_over_this']['median']:.1f} times this)"
+            if "usual_over_this" in way
+            else ""
+        )
         text = f" {middle[place]:,.0f} s{ratio}"
-        axes.annotate(text, (middle[place], place), xytext=(2, 6), textcoords="offset points", fontsize=8)
+        axes.annotate(
+            text, (middle[place], place), xytext=(2, 6), textcoords="offset points", fontsize=8
+        )
     axes.set(xlabel="s, from Enter to the summary", xlim=(0, 1.2 * max(middle)))
     axes.grid(axis="x", alpha=0.3)
     axes.invert_yaxis()
@@ -92,7 +121,9 @@ def main() -> None:
     parser = measuring.parser(__doc__, "cross_validation.json", rounds=3)
     parser.add_argument("--folds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
     parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--batch-size", type=int, default=64, help="of the usual way; ours is in its recipe")
+    parser.add_argument(
+        "--batch-size", type=int, default=64, help="of the usual way; ours is in its recipe"
+    )
     arguments = parser.parse_intermixed_args()
     result = measuring.conditions()
     with tempfile.TemporaryDirectory() as folder:

@@ -37,7 +37,14 @@ class EpochTimer(L.Callback):
             paths = trainer.datamodule.table("train")["path"]
         else:
             paths = relative_paths(trainer.train_dataloader.dataset.datasets)
-        write(self.file, self.epochs, paths, steps=self.steps, first_step=self.first_step, end=time.monotonic())
+        write(
+            self.file,
+            self.epochs,
+            paths,
+            steps=self.steps,
+            first_step=self.first_step,
+            end=time.monotonic(),
+        )
 
 
 def relative_paths(parts: Iterable[Any]) -> list[str]:
@@ -50,5 +57,7 @@ def write(file: Path, epochs: list[float], paths: Iterable[str], **more: Any) ->
     paths = sorted("/".join(path.split("/")[-5:]) for path in paths)
     digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()
     file.write_text(
-        json.dumps({"epochs": epochs, "pictures": len(paths), "digest": digest, "pid": os.getpid(), **more})
+        json.dumps(
+            {"epochs": epochs, "pictures": len(paths), "digest": digest, "pid": os.getpid(), **more}
+        )
     )

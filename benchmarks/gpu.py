@@ -23,9 +23,16 @@ EPOCHS = 5  # of the large network, of which the first and the last are left out
 
 def folds(root: Path, out: Path, arguments: argparse.Namespace, launcher: str) -> dict[str, float]:
     """Return the seconds of a multirun: of its training, and from Enter to the summary."""
-    timer = ["+callbacks.timer._target_=epoch_timer.EpochTimer", "+callbacks.timer.file=${output_dir}/times.json"]
+    timer = [
+        "+callbacks.timer._target_=epoch_timer.EpochTimer",
+        "+callbacks.timer.file=${output_dir}/times.json",
+    ]
     options = [f"fold={','.join(map(str, arguments.folds))}", f"hydra/launcher={launcher}", *timer]
-    options += [f"trainer={arguments.trainer}", f"trainer.max_epochs={arguments.epochs}", *arguments.options]
+    options += [
+        f"trainer={arguments.trainer}",
+        f"trainer.max_epochs={arguments.epochs}",
+        *arguments.options,
+    ]
     run, _ = measuring.train(root, out, out.parent / "cache", *options, timed=False)
     times = [measuring.times_of(folder) for folder in out.glob("fold=*")]
     training = max(t["end"] for t in times) - min(t["first_step"] for t in times)
@@ -36,8 +43,16 @@ def network(root: Path, out: Path, arguments: argparse.Namespace) -> dict[str, f
     """Return pictures a second of our training of the large network."""
     options = [f"fold={arguments.folds[0]}", "model=torchvision", f"model.name={arguments.network}"]
     options += [f"data.image_size={arguments.size}", f"data.batch_size={arguments.batch_size}"]
-    options += [f"trainer={arguments.trainer}", f"trainer.max_epochs={EPOCHS}", "+trainer.benchmark=true"]
-    options += [f"trainer.precision={arguments.precision}", "trainer.deterministic=false", *arguments.options]
+    options += [
+        f"trainer={arguments.trainer}",
+        f"trainer.max_epochs={EPOCHS}",
+        "+trainer.benchmark=true",
+    ]
+    options += [
+        f"trainer.precision={arguments.precision}",
+        "trainer.deterministic=false",
+        *arguments.options,
+    ]
     _, times = measuring.train(root, out, out.parent / "cache", *options)
     steps = [end - begin for begin, end in zip(times["epochs"], times["steps"], strict=True)]
     return {
@@ -50,7 +65,16 @@ def card(root: Path, out: Path, arguments: argparse.Namespace) -> dict[str, floa
     """Return pictures a second of the bare loop."""
     out.mkdir()
     which = (arguments.network, str(arguments.size), arguments.trainer, arguments.precision)
-    measuring.run(HERE / "plain_loops.py", "card", root, "1", str(arguments.batch_size), str(EPOCHS), out, *which)
+    measuring.run(
+        HERE / "plain_loops.py",
+        "card",
+        root,
+        "1",
+        str(arguments.batch_size),
+        str(EPOCHS),
+        out,
+        *which,
+    )
     return {"pictures/s": measuring.times_of(out)["pictures_a_second"]}
 
 
@@ -58,7 +82,9 @@ def main() -> None:
     parser = measuring.parser(__doc__, "gpu.json", rounds=3)
     parser.add_argument("--folds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
     parser.add_argument("--epochs", type=int, default=50)
-    parser.add_argument("--network", default="resnet50", help="of torchvision, trained on the first of the folds")
+    parser.add_argument(
+        "--network", default="resnet50", help="of torchvision, trained on the first of the folds"
+    )
     parser.add_argument("--size", type=int, default=224, help="pixels a side that it takes")
     parser.add_argument("--batch-size", type=int, default=256, help="of the large network")
     parser.add_argument("--precision", default="bf16-mixed", help="of the large network")
@@ -67,10 +93,16 @@ def main() -> None:
     result = measuring.conditions()
     if arguments.trainer == "gpu":
         query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
-        result["machine"]["gpu"] = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+        result["machine"]["gpu"] = subprocess.run(
+            query, capture_output=True, text=True, check=True
+        ).stdout.strip()
     with tempfile.TemporaryDirectory() as folder:
         root, conditions = measuring.fold_tree(arguments, Path(folder), arguments.folds)
-        given = {key: value for key, value in vars(arguments).items() if key not in ("data", "out", "options", "fold")}
+        given = {
+            key: value
+            for key, value in vars(arguments).items()
+            if key not in ("data", "out", "options", "fold")
+        }
         result["conditions"] = conditions | given
         ways = {
             f"{len(arguments.folds)} folds x {arguments.epochs} epochs, {launcher}": lambda out, launcher=launcher: (
@@ -88,10 +120,22 @@ def main() -> None:
         }
         found = measuring.alternate(jobs, arguments.rounds)
     result["ways"] = {
-        name: {key: spread(one[key] for one in rounds) for key in rounds[0]} for name, rounds in found.items()
+        name: {key: spread(one[key] for one in rounds) for key in rounds[0]}
+        for name, rounds in found.items()
     }
-    rows = [[name, key, shown(value, 1)] for name, way in result["ways"].items() for key, value in way.items()]
-    measuring.report(arguments.out, result, "On one GPU: median (smallest-largest)", ["", "what", "value"], rows, None)
+    rows = [
+        [name, key, shown(value, 1)]
+        for name, way in result["ways"].items()
+        for key, value in way.items()
+    ]
+    measuring.report(
+        arguments.out,
+        result,
+        "On one GPU: median (smallest-largest)",
+        ["", "what", "value"],
+        rows,
+        None,
+    )
 
 
 if __name__ == "__main__":

@@ -42,14 +42,20 @@ class Classifier(L.LightningModule):
 
     def __init__(self, classes: int, network: str = "lenet") -> None:
         super().__init__()
-        self.network = create_model(network, classes, **({"own_kernels": False} if network == "lenet" else {}))
+        self.network = create_model(
+            network, classes, **({"own_kernels": False} if network == "lenet" else {})
+        )
         metrics = torchmetrics.MetricCollection(
             {
-                "accuracy": torchmetrics.classification.MulticlassAccuracy(classes, average="micro"),
+                "accuracy": torchmetrics.classification.MulticlassAccuracy(
+                    classes, average="micro"
+                ),
                 "f1_macro": torchmetrics.classification.MulticlassF1Score(classes),
             }
         )
-        self.metrics = nn.ModuleDict({f"{split}_": metrics.clone(f"{split}/") for split in ("train", "val", "test")})
+        self.metrics = nn.ModuleDict(
+            {f"{split}_": metrics.clone(f"{split}/") for split in ("train", "val", "test")}
+        )
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
         return self._step("train", batch)
@@ -74,30 +80,50 @@ class Classifier(L.LightningModule):
 
 
 def main(
-    root: Path, fold: int, batch_size: int, epochs: int, folder: Path, network: str = "lenet", size: int = 32
+    root: Path,
+    fold: int,
+    batch_size: int,
+    epochs: int,
+    folder: Path,
+    network: str = "lenet",
+    size: int = 32,
 ) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     plain = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-    parts = train_parts(root, fold, v2.Compose([v2.Resize((size, size)), v2.RandomHorizontalFlip(), *plain]))
+    parts = train_parts(
+        root, fold, v2.Compose([v2.Resize((size, size)), v2.RandomHorizontalFlip(), *plain])
+    )
     workers = {"num_workers": WORKERS, "persistent_workers": True}
     train = DataLoader(ConcatDataset(parts), batch_size, shuffle=True, **workers)
     base = find_fold_folders(root)[0] / f"fold{fold}"
     scored = {
-        split: ImageFolder(base / split, v2.Compose([v2.Resize((size, size)), *plain])) for split in ("Valid", "Test")
+        split: ImageFolder(base / split, v2.Compose([v2.Resize((size, size)), *plain]))
+        for split in ("Valid", "Test")
     }
     loaders = {split: DataLoader(dataset, 256, **workers) for split, dataset in scored.items()}
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
-        callbacks=[EpochTimer(folder / "times.json"), ModelCheckpoint(folder, monitor="val/f1_macro", mode="max")],
+        callbacks=[
+            EpochTimer(folder / "times.json"),
+            ModelCheckpoint(folder, monitor="val/f1_macro", mode="max"),
+        ],
         logger=TensorBoardLogger(folder),
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
     trainer.fit(Classifier(len(parts[0].classes), network), train, loaders["Valid"])
-    metrics = trainer.test(dataloaders=loaders["Test"], ckpt_path="best", weights_only=True, verbose=False)
+    metrics = trainer.test(
+        dataloaders=loaders["Test"], ckpt_path="best", weights_only=True, verbose=False
+    )
     (folder / "metrics.json").write_text(json.dumps(metrics[0]))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]), Path(sys.argv[5]), *sys.argv[6:7], *map(int, sys.argv[7:8]))
+    main(
+        Path(sys.argv[1]),
+        *map(int, sys.argv[2:5]),
+        Path(sys.argv[5]),
+        *sys.argv[6:7],
+        *map(int, sys.argv[7:8]),
+    )

@@ -60,7 +60,9 @@ def main(folder: Path) -> None:
         "cropped to 75 %": lambda i: crop(i, 0.75, rng),
         "turned by up to 10 degrees": lambda i: i.rotate(rng.uniform(-10, 10)),
         "turned by up to 30 degrees": lambda i: i.rotate(rng.uniform(-30, 30)),
-        "make_folds' augment (all at once)": lambda i: Image.fromarray(full(i).permute(1, 2, 0).numpy()),
+        "make_folds' augment (all at once)": lambda i: Image.fromarray(
+            full(i).permute(1, 2, 0).numpy()
+        ),
     }
     files = sorted(folder.glob("*/*.jpg"))
     patients = np.array([re.match(r"N?M\d+", file.name)[0] for file in files])
@@ -72,8 +74,14 @@ def main(folder: Path) -> None:
     begin = time.perf_counter()
     found = likeness(thumbs, thumbs)
     print(f"{len(files)} x {len(files)} pictures in {time.perf_counter() - begin:.2f} s")
-    report("false: photographs (pairs)", np.triu(different & True) * np.maximum(found, found.T), count=True)
-    for pair in sorted(zip(*np.nonzero(np.triu(different)), strict=True), key=lambda p: -found[p])[:25]:
+    report(
+        "false: photographs (pairs)",
+        np.triu(different & True) * np.maximum(found, found.T),
+        count=True,
+    )
+    for pair in sorted(zip(*np.nonzero(np.triu(different)), strict=True), key=lambda p: -found[p])[
+        :25
+    ]:
         print(f"   {found[pair]:.3f} {files[pair[0]].name} {files[pair[1]].name}")
     for name, change in changes.items():
         copies = likeness(thumbs, np.stack([thumb(change(image)) for image in images]))

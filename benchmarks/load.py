@@ -51,14 +51,24 @@ def write_tree(root: Path, pictures: int) -> int:
 
     scale = min(1.0, pictures / 15_000)
     originals = [
-        (name, f"{CODES[name]}_{i // 3 * 2 + i % 3 // 2:02d}_{i % 3 + 1:02d}", i // 3 * 2 + i % 3 // 2)
+        (
+            name,
+            f"{CODES[name]}_{i // 3 * 2 + i % 3 // 2:02d}_{i % 3 + 1:02d}",
+            i // 3 * 2 + i % 3 // 2,
+        )
         for name, share in zip(CODES, SHARES, strict=True)
         for i in range(max(30, round(share * scale)))
     ]
-    places: list[tuple[int, str, bool]] = []  # number of the original, path without suffix, whether a copy
+    places: list[
+        tuple[int, str, bool]
+    ] = []  # number of the original, path without suffix, whether a copy
     for fold in range(1, 6):
         for number, (name, stem, patient) in enumerate(originals):
-            split = ("Test", "Valid", "Valid")[turn] if (turn := (patient + 2 * fold) % 10) < 3 else "Train"
+            split = (
+                ("Test", "Valid", "Valid")[turn]
+                if (turn := (patient + 2 * fold) % 10) < 3
+                else "Train"
+            )
             places.append((number, f"FOLDS/fold{fold}/{split}/{name}/{stem}", False))
     train = [(number, path) for number, path, _ in places if "/Train/" in path]
     for turn in range(pictures - len(places)):
@@ -74,7 +84,9 @@ def write_tree(root: Path, pictures: int) -> int:
         image = Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
         if copy:
             shift = np.random.default_rng(seed).integers(-12, 13, 2).tolist()
-            image = image.transform(image.size, Image.Transform.AFFINE, (0.9, 0.1, shift[0], -0.1, 0.9, shift[1]))
+            image = image.transform(
+                image.size, Image.Transform.AFFINE, (0.9, 0.1, shift[0], -0.1, 0.9, shift[1])
+            )
             image.putpixel((seed % SIZE, seed // SIZE % SIZE), (255, seed % 251, seed % 241))
         image.save(root / f"{path}.jpg", quality=80)
 
@@ -102,7 +114,9 @@ def write_runs(folder: Path, numbers: range, most: int = 150) -> None:
         for name, share in zip(classes, SHARES, strict=True)
         for i in range(share)
     ]
-    by_class = {c: rng.permutation([n for n in names if n.startswith(f"{c}/")]).tolist() for c in classes}
+    by_class = {
+        c: rng.permutation([n for n in names if n.startswith(f"{c}/")]).tolist() for c in classes
+    }
     for number in numbers:
         fold, seed = number % 5 + 1, number // 5
         run = folder / f"fold={fold},seed={seed}"
@@ -113,37 +127,71 @@ def write_runs(folder: Path, numbers: range, most: int = 150) -> None:
         (run / ".hydra/overrides.yaml").write_text(f"- fold={fold}\n- seed={seed}\n")
         begins = [sum(sizes[label] for sizes in TESTS[: fold - 1]) for label in range(6)]
         parts_tested = zip(classes, begins, TESTS[fold - 1], strict=True)
-        tested = [name for c, begin, size in parts_tested for name in by_class[c][begin : begin + size]]
+        tested = [
+            name for c, begin, size in parts_tested for name in by_class[c][begin : begin + size]
+        ]
         drawn, parts = np.random.default_rng([fold, seed]), []
-        for split, images in (("val", [n for n in names if n not in set(tested)][:: 755 // most]), ("test", tested)):
+        for split, images in (
+            ("val", [n for n in names if n not in set(tested)][:: 755 // most]),
+            ("test", tested),
+        ):
             labels = [name.partition("/")[0] for name in images]
-            logits = drawn.normal(size=(len(images), 6)) + 1.5 * np.eye(6)[[classes.index(c) for c in labels]]
+            logits = (
+                drawn.normal(size=(len(images), 6))
+                + 1.5 * np.eye(6)[[classes.index(c) for c in labels]]
+            )
             p = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
             keys = {
                 "image": images,
                 "patient": [n.partition("/")[2].rpartition("_")[0] for n in images],
                 "data": "msld_v2",
             }
-            keys |= {"fold": fold, "split": split, "label": labels, "prediction": [classes[i] for i in p.argmax(1)]}
-            parts.append(pd.concat([pd.DataFrame(keys), pd.DataFrame(p, columns=[f"p_{c}" for c in classes])], axis=1))
+            keys |= {
+                "fold": fold,
+                "split": split,
+                "label": labels,
+                "prediction": [classes[i] for i in p.argmax(1)],
+            }
+            parts.append(
+                pd.concat(
+                    [pd.DataFrame(keys), pd.DataFrame(p, columns=[f"p_{c}" for c in classes])],
+                    axis=1,
+                )
+            )
         table = pd.concat(parts, ignore_index=True)
         write_predictions(table, run / "predictions.csv")
         models = [table.assign(model=model) for model in ("majority class", "colour histogram")]
         pd.concat(models)[["model", *table.columns]].to_csv(run / "baselines.csv", index=False)
         losses = drawn.random((50, 2))
-        curves = pd.DataFrame({"epoch": range(50), "train/loss": losses[:, 0], "val/loss": losses[:, 1]})
+        curves = pd.DataFrame(
+            {"epoch": range(50), "train/loss": losses[:, 0], "val/loss": losses[:, 1]}
+        )
         curves.to_csv(run / "learning_curves.csv", index=False)
         right = float((parts[1]["label"] == parts[1]["prediction"]).mean())
-        metrics = ("loss", "accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "auroc_macro", "ece")
+        metrics = (
+            "loss",
+            "accuracy",
+            "balanced_accuracy",
+            "f1_macro",
+            "f1_weighted",
+            "auroc_macro",
+            "ece",
+        )
         write_json(
-            run / "metrics.json", {f"{s}/{m}": right + drawn.normal() / 50 for s in ("val", "test") for m in metrics}
+            run / "metrics.json",
+            {f"{s}/{m}": right + drawn.normal() / 50 for s in ("val", "test") for m in metrics},
         )
         cell = {"pictures": 90, "copies": 1260, "patients": 70}
         data = {"name": "msld_v2", "synthetic": False, "protocol": "published", "permuted_labels": False, "fold": fold,
                 "fingerprint": f"print{fold}", "counts": {s: dict.fromkeys(classes, cell) for s in ("train", "val", "test")},
                 "audit": {"choice": "stop", "leaks": {}, "dropped": 0}}  # fmt: skip
         packages = dict.fromkeys(("torch", "torchvision", "lightning", "numpy", "pandas"), "1.0")
-        provenance = {"status": "finished", "data": data, "packages": packages, "command": "python train.py"}
+        provenance = {
+            "status": "finished",
+            "data": data,
+            "packages": packages,
+            "command": "python train.py",
+        }
         provenance |= {"durations": {"total_s": 15.0}, "accelerator": {"type": "cpu"}}
         write_json(run / "provenance.json", provenance)
         write_json(run / "job.json", {"status": "completed"})
@@ -183,7 +231,9 @@ def part_data(root: Path, fold: int | str, cache: str) -> Iterator[str]:
 def part_changes(root: Path) -> Iterator[str]:
     from mpoxcv.data import MSLDDataModule
 
-    data = MSLDDataModule(root, list(CODES), PATTERN, "pooled", cache_dir=root.parent / "work/cache")
+    data = MSLDDataModule(
+        root, list(CODES), PATTERN, "pooled", cache_dir=root.parent / "work/cache"
+    )
     data.setup()
     yield "imported"
     yield f"{len(data.changes())} changes"
@@ -256,14 +306,23 @@ def work(part: Callable[..., Iterator[str]], *arguments: Any) -> dict[str, Any]:
     note = next(steps)
     seconds = time.perf_counter() - begin
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {"seconds": round(seconds, 2), "peak_mib": peak // 1024, "before_mib": before // 1024, "note": note}
+    return {
+        "seconds": round(seconds, 2),
+        "peak_mib": peak // 1024,
+        "before_mib": before // 1024,
+        "note": note,
+    }
 
 
 def alone(name: str, part: Callable[..., Iterator[str]], *arguments: Any) -> dict[str, Any]:
     """Run a part in a process of its own; print and return its time and peak memory."""
     load = os.getloadavg()[0]
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        row = {"part": name, **pool.submit(work, part, *arguments).result(), "load_average": round(load, 2)}
+        row = {
+            "part": name,
+            **pool.submit(work, part, *arguments).result(),
+            "load_average": round(load, 2),
+        }
     memory = f"{row['before_mib']:>6} -> {row['peak_mib']:>6} MiB"
     shown = f"{name:44}{row['seconds']:>9.2f} s {memory}  load {load:4.1f}  {row['note']}"
     print(shown, flush=True)
@@ -276,12 +335,22 @@ def made(root: Path, pictures: int) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=int, default=50_000, help="files in the tree; 0 leaves these parts out")
-    parser.add_argument("--runs", type=int, default=200, help="in one summary; 0 leaves these parts out")
-    parser.add_argument("--sweep", type=int, default=0, help="jobs of a multirun, the summary written after each")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--keep", type=Path, help="folder that keeps the tree (in set/, made where it is not there); work/ is made anew"
+        "--pictures", type=int, default=50_000, help="files in the tree; 0 leaves these parts out"
+    )
+    parser.add_argument(
+        "--runs", type=int, default=200, help="in one summary; 0 leaves these parts out"
+    )
+    parser.add_argument(
+        "--sweep", type=int, default=0, help="jobs of a multirun, the summary written after each"
+    )
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        help="folder that keeps the tree (in set/, made where it is not there); work/ is made anew",
     )
     parser.add_argument("--out", type=Path, help="JSON file for the result")
     chosen = parser.parse_args()
@@ -303,16 +372,31 @@ def main() -> None:
                 alone("what changed since the start, fold=pooled", part_changes, root),
                 alone("fit of one epoch, fold=pooled, batch 64", part_epoch, root),
             ]
-        counts = [n for n in (chosen.runs // 8, chosen.runs // 4, chosen.runs // 2, chosen.runs) if n]
-        rows += [alone(f"summary of {n} runs", part_summary, folder / f"runs{n}", n) for n in counts]
+        counts = [
+            n for n in (chosen.runs // 8, chosen.runs // 4, chosen.runs // 2, chosen.runs) if n
+        ]
+        rows += [
+            alone(f"summary of {n} runs", part_summary, folder / f"runs{n}", n) for n in counts
+        ]
         if chosen.sweep:
             rows.append(
-                alone(f"summaries of a multirun of {chosen.sweep} jobs", part_sweep, folder / "sweep", chosen.sweep)
+                alone(
+                    f"summaries of a multirun of {chosen.sweep} jobs",
+                    part_sweep,
+                    folder / "sweep",
+                    chosen.sweep,
+                )
             )
-    machine = {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()}
+    machine = {
+        "cores": os.cpu_count(),
+        "processor": platform.machine(),
+        "python": platform.python_version(),
+    }
     if chosen.out:
         sizes = {"pictures": chosen.pictures, "runs": chosen.runs, "pixels": SIZE}
-        chosen.out.write_text(json.dumps({**sizes, "machine": machine, "parts": rows}, indent=2) + "\n")
+        chosen.out.write_text(
+            json.dumps({**sizes, "machine": machine, "parts": rows}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

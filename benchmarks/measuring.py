@@ -25,7 +25,16 @@ from mpoxcv.storage.files import write_json
 
 HERE = Path(__file__).resolve().parent
 TRAIN = HERE.parent / "scripts" / "train.py"
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "timm", "numpy", "pillow", "hydra-core")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "timm",
+    "numpy",
+    "pillow",
+    "hydra-core",
+)
 # A terminal for those who ask, so that progress bars are drawn, into a file.
 TERMINAL = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "120"}
 T = TypeVar("T")
@@ -52,7 +61,9 @@ def run(*command: str | Path) -> Run:
     full = [sys.executable, *map(str, command)]
     with tempfile.TemporaryFile() as output:
         begin = time.monotonic()
-        process = subprocess.Popen(full, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
+        process = subprocess.Popen(
+            full, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
+        )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - begin
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -81,46 +92,72 @@ def alternate(jobs: Mapping[str, Callable[[int], T]], rounds: int) -> dict[str, 
 def spread(values: Iterable[float]) -> dict[str, float]:
     """Return median, smallest, largest and number of values."""
     values = [float(f"{value:.4g}") for value in values]
-    return {"median": statistics.median(values), "min": min(values), "max": max(values), "n": len(values)}
+    return {
+        "median": statistics.median(values),
+        "min": min(values),
+        "max": max(values),
+        "n": len(values),
+    }
 
 
 def shown(values: Mapping[str, float], digits: int = 2) -> str:
     """Return a spread as text."""
-    return f"{values['median']:,.{digits}f} ({values['min']:,.{digits}f}-{values['max']:,.{digits}f})"
+    return (
+        f"{values['median']:,.{digits}f} ({values['min']:,.{digits}f}-{values['max']:,.{digits}f})"
+    )
 
 
 def conditions() -> dict[str, Any]:
     """Return the machine, its load, and the versions."""
     cpuinfo = Path("/proc/cpuinfo")
     names = (
-        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")] if cpuinfo.exists() else []
+        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        if cpuinfo.exists()
+        else []
     )
-    there = {package.metadata["Name"].lower(): package.version for package in metadata.distributions()}
+    there = {
+        package.metadata["Name"].lower(): package.version for package in metadata.distributions()
+    }
     return {
         "machine": {
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "cores": len(os.sched_getaffinity(0))
+            if hasattr(os, "sched_getaffinity")
+            else os.cpu_count(),
             "processor": names[0].partition(": ")[2] if names else platform.machine(),
             "system": platform.system(),
             "load_average_at_start": [round(load, 2) for load in os.getloadavg()],
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
         },
-        "versions": {"python": platform.python_version(), **{p: there[p] for p in PACKAGES if p in there}},
+        "versions": {
+            "python": platform.python_version(),
+            **{p: there[p] for p in PACKAGES if p in there},
+        },
     }
 
 
 def parser(doc: str | None, out: str, rounds: int, data: bool = True) -> argparse.ArgumentParser:
     """Return a parser with the options that the benchmarks share."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument("--rounds", type=int, default=rounds)
-    made.add_argument("--out", type=Path, default=HERE / "results" / out, help="JSON file; a chart goes beside it")
+    made.add_argument(
+        "--out", type=Path, default=HERE / "results" / out, help="JSON file; a chart goes beside it"
+    )
     if data:
-        made.add_argument("--data", type=Path, help="folder with FOLDS and FOLDS_AUG; none generates one")
+        made.add_argument(
+            "--data", type=Path, help="folder with FOLDS and FOLDS_AUG; none generates one"
+        )
         made.add_argument("--fold", type=int, default=3)
-    made.add_argument("options", nargs="*", help="options of scripts/train.py, such as data=msld_v1")
+    made.add_argument(
+        "options", nargs="*", help="options of scripts/train.py, such as data=msld_v1"
+    )
     return made
 
 
-def fold_tree(arguments: argparse.Namespace, folder: Path, folds: Sequence[int] = ()) -> tuple[Path, dict[str, Any]]:
+def fold_tree(
+    arguments: argparse.Namespace, folder: Path, folds: Sequence[int] = ()
+) -> tuple[Path, dict[str, Any]]:
     """Return the tree that was asked for, or one generated in ``folder``, and what the result says of it."""
     root = arguments.data or folder / "generated"
     if not arguments.data:
@@ -130,7 +167,9 @@ def fold_tree(arguments: argparse.Namespace, folder: Path, folds: Sequence[int] 
     return root.resolve(), {"synthetic": synthetic, "data": name, "options": arguments.options}
 
 
-def train(root: Path, out: Path, cache: Path, *options: str, timed: bool = True) -> tuple[Run, dict[str, Any]]:
+def train(
+    root: Path, out: Path, cache: Path, *options: str, timed: bool = True
+) -> tuple[Run, dict[str, Any]]:
     """Run scripts/train.py; return also what EpochTimer wrote."""
     where = [f"data.root={root}", f"data.cache_dir={cache}", "trainer=cpu"]
     if timed:
@@ -164,7 +203,9 @@ def report(
     write_json(out, result)
     if chart:
         chart.savefig(out.with_suffix(".png"))
-    caption = "{cores} cores, load average {load_average_at_start[0]} at the start".format(**result["machine"])
+    caption = "{cores} cores, load average {load_average_at_start[0]} at the start".format(
+        **result["machine"]
+    )
     table = Table(title=title, caption=f"{caption}; {out.name}", title_justify="left")
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number else "left")

@@ -48,12 +48,19 @@ def loop(
 def bare(root: Path, fold: int, batch_size: int, epochs: int, folder: Path, *options: str) -> None:
     """Our cache, augmentation, network and optimizer, with whole batches by index."""
     overrides = [f"fold={fold}", f"data.root={root}", f"data.batch_size={batch_size}", *options]
-    with initialize_config_dir(str(Path(__file__).resolve().parents[1] / "conf"), version_base="1.3"):
+    with initialize_config_dir(
+        str(Path(__file__).resolve().parents[1] / "conf"), version_base="1.3"
+    ):
         cfg = compose("train", overrides)
     data = instantiate(cfg.data)
     data.prepare_data()
     loader = data.train_dataloader()
-    pixels, rows, labels, augment = loader.pixels, loader.rows, loader.labels, loader.augment or (lambda images: images)
+    pixels, rows, labels, augment = (
+        loader.pixels,
+        loader.rows,
+        loader.labels,
+        loader.augment or (lambda images: images),
+    )
     mean = 0 if data.mean is None else 255 * data.mean.repeat(pixels.shape[2])
     std = 255 if data.std is None else 255 * data.std.repeat(pixels.shape[2])
     torch.manual_seed(cfg.seed)
@@ -106,7 +113,9 @@ def original(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) 
     for file, target in (sample for part in parts for sample in part.samples):
         with Image.open(file) as image:
             matrix = (image.width / 32, 0, 0, 0, image.height / 32, 0)
-            small = image.convert("RGB").transform((32, 32), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+            small = image.convert("RGB").transform(
+                (32, 32), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
+            )
         images.append(np.asarray(small, np.float64) / 255)
         targets.append(target)
 
@@ -121,7 +130,13 @@ def original(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) 
 
 
 def limit(
-    root: Path, fold: int, batch_size: int, epochs: int, folder: Path, name: str = "lenet", size: str = "32"
+    root: Path,
+    fold: int,
+    batch_size: int,
+    epochs: int,
+    folder: Path,
+    name: str = "lenet",
+    size: str = "32",
 ) -> None:
     """The best of the products of two large float32 matrices, and a network's operations a picture, forward and backward."""
     left, right = torch.rand(2, SIZE, SIZE)
@@ -130,12 +145,18 @@ def limit(
         begins.append(time.monotonic())
         left @ right
     best = np.diff(begins).min()
-    network, few = create_model(name, 6, **({"own_kernels": False} if name == "lenet" else {})), min(batch_size, 8)
+    network, few = (
+        create_model(name, 6, **({"own_kernels": False} if name == "lenet" else {})),
+        min(batch_size, 8),
+    )
     with FlopCounterMode(display=False) as counter:
         F.cross_entropy(
             network(torch.rand(few, 3, int(size), int(size))), torch.zeros(few, dtype=torch.long)
         ).backward()
-    found = {"gflops": 2 * SIZE**3 / best / 1e9, "mflop_a_picture": counter.get_total_flops() / few / 1e6}
+    found = {
+        "gflops": 2 * SIZE**3 / best / 1e9,
+        "mflop_a_picture": counter.get_total_flops() / few / 1e6,
+    }
     (folder / "times.json").write_text(json.dumps(found))
 
 
@@ -154,7 +175,9 @@ def card(
     device = torch.device("cuda" if trainer == "gpu" else "cpu")
     torch.backends.cudnn.benchmark = True
     network = create_model(name, 6).to(device, memory_format=torch.channels_last)
-    images = torch.rand(batch_size, 3, int(size), int(size), device=device).to(memory_format=torch.channels_last)
+    images = torch.rand(batch_size, 3, int(size), int(size), device=device).to(
+        memory_format=torch.channels_last
+    )
     labels = torch.randint(6, (batch_size,), device=device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
     seconds = []
@@ -173,5 +196,7 @@ def card(
 
 
 if __name__ == "__main__":
-    way = {function.__name__: function for function in (bare, timm, original, limit, card)}[sys.argv[1]]
+    way = {function.__name__: function for function in (bare, timm, original, limit, card)}[
+        sys.argv[1]
+    ]
     way(Path(sys.argv[2]).resolve(), *map(int, sys.argv[3:6]), Path(sys.argv[6]), *sys.argv[7:])

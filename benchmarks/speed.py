@@ -29,7 +29,9 @@ from mpoxcv.report.figures import COLOURS, new_figure
 
 WAYS = ("ours", "usual", "bare", "bare torch", "timm", "original")
 ORIGINAL_BATCH = 4
-Rounds = dict[str, list[tuple[Run, dict[str, Any]]]]  # by way: the process, and the times that it wrote
+Rounds = dict[
+    str, list[tuple[Run, dict[str, Any]]]
+]  # by way: the process, and the times that it wrote
 
 
 def measure(root: Path, folder: Path, ways: list[str], arguments: Any) -> Rounds:
@@ -38,7 +40,11 @@ def measure(root: Path, folder: Path, ways: list[str], arguments: Any) -> Rounds
     which = [arguments.network, str(arguments.size)]
     options = [*arguments.options]
     if arguments.network != "lenet":
-        options += ["model=torchvision", f"model.name={arguments.network}", f"data.image_size={arguments.size}"]
+        options += [
+            "model=torchvision",
+            f"model.name={arguments.network}",
+            f"data.image_size={arguments.size}",
+        ]
 
     def once(way: str, number: int) -> tuple[Run, dict[str, Any]]:
         out = folder / f"{way.replace(' ', '-')}{number}"
@@ -47,7 +53,12 @@ def measure(root: Path, folder: Path, ways: list[str], arguments: Any) -> Rounds
         if way == "torch":
             return measuring.run("-c", "import torch"), {}
         if way == "ours":
-            own = [f"fold={fold}", f"data.batch_size={size}", f"trainer.max_epochs={epochs}", *options]
+            own = [
+                f"fold={fold}",
+                f"data.batch_size={size}",
+                f"trainer.max_epochs={epochs}",
+                *options,
+            ]
             return measuring.train(root, out, Path(f"{out}-cache"), *own)
         if way == "usual":
             done = measuring.run(HERE / "lightning_usual.py", root, fold, size, epochs, out, *which)
@@ -55,7 +66,9 @@ def measure(root: Path, folder: Path, ways: list[str], arguments: Any) -> Rounds
             own = [f"data.cache_dir={folder}/cache", *options] if way.startswith("bare") else []
             own += ["model.own_kernels=false"] if way == "bare torch" else []
             own = which if way == "limit" else own
-            done = measuring.run(HERE / "plain_loops.py", way.split()[0], root, fold, size, epochs, out, *own)
+            done = measuring.run(
+                HERE / "plain_loops.py", way.split()[0], root, fold, size, epochs, out, *own
+            )
         return done, measuring.times_of(out)
 
     jobs = {way: lambda number, way=way: once(way, number) for way in ("torch", "limit", *ways)}
@@ -70,13 +83,19 @@ def summarise(rounds: Rounds, epochs: int) -> dict[str, Any]:
     limit = {
         "gflops": spread(times["gflops"] for times in machine),
         "mflop_a_picture": machine[0]["mflop_a_picture"],
-        "pictures_a_second": spread(1000 * times["gflops"] / times["mflop_a_picture"] for times in machine),
+        "pictures_a_second": spread(
+            1000 * times["gflops"] / times["mflop_a_picture"] for times in machine
+        ),
     }
-    seen = {(times["pictures"], times["digest"]) for results in rounds.values() for _, times in results}
+    seen = {
+        (times["pictures"], times["digest"]) for results in rounds.values() for _, times in results
+    }
     if len(seen) > 1:
         raise SystemExit(f"The ways did not train on the same pictures: {seen}")
     pictures = seen.pop()[0]
-    timed = {way: [epochs_of(times)[:epochs] for _, times in results] for way, results in rounds.items()}
+    timed = {
+        way: [epochs_of(times)[:epochs] for _, times in results] for way, results in rounds.items()
+    }
     first = [statistics.median(seconds) for seconds in next(iter(timed.values()))]
     ways: dict[str, dict[str, Any]] = {}
     for way, results in rounds.items():
@@ -86,14 +105,20 @@ def summarise(rounds: Rounds, epochs: int) -> dict[str, Any]:
             "seconds_an_epoch": spread(seconds),
             "pictures_a_second": spread(pictures / value for value in seconds),
             "share_of_limit": round(pictures / middle / limit["pictures_a_second"]["median"], 4),
-            "over_first_way": spread(statistics.median(own) / a for own, a in zip(timed[way], first, strict=True)),
+            "over_first_way": spread(
+                statistics.median(own) / a for own, a in zip(timed[way], first, strict=True)
+            ),
             "wall_s": spread(wall),
-            "wall_s_50_epochs_extrapolated": spread(value + (50 - epochs - 2) * middle for value in wall),
+            "wall_s_50_epochs_extrapolated": spread(
+                value + (50 - epochs - 2) * middle for value in wall
+            ),
             "peak_mib": spread(run.mib for run, _ in results),
         }
         if "steps" in results[0][1]:  # of the epoch the training steps alone
             pairs = [zip(times["epochs"], times["steps"], strict=True) for _, times in results]
-            steps = itertools.chain(*([end - begin for begin, end in own][1 : epochs + 1] for own in pairs))
+            steps = itertools.chain(
+                *([end - begin for begin, end in own][1 : epochs + 1] for own in pairs)
+            )
             ways[way]["seconds_of_steps"] = spread(steps)
     return {"pictures": pictures, "limit": limit, "import_torch_mib": torch_mib, "ways": ways}
 
@@ -108,17 +133,44 @@ def chart(result: dict[str, Any]) -> Figure:
     )
     names = list(result["ways"])
     panels = (
-        ("pictures_a_second", "training pictures a second", result["limit"]["pictures_a_second"], "matrix product"),
+        (
+            "pictures_a_second",
+            "training pictures a second",
+            result["limit"]["pictures_a_second"],
+            "matrix product",
+        ),
         ("wall_s_50_epochs_extrapolated", "s for 50 epochs, from Enter (extrapolated)", None, ""),
-        ("peak_mib", "peak memory of the largest process, MiB", result["import_torch_mib"], "import torch"),
+        (
+            "peak_mib",
+            "peak memory of the largest process, MiB",
+            result["import_torch_mib"],
+            "import torch",
+        ),
     )
-    for axes, (key, label, line, line_name) in zip(figure.subplots(1, 3, sharey=True), panels, strict=True):
+    for axes, (key, label, line, line_name) in zip(
+        figure.subplots(1, 3, sharey=True), panels, strict=True
+    ):
         values = [result["ways"][name][key] for name in names]
         middle = [value["median"] for value in values]
-        errors = [[v["median"] - v["min"] for v in values], [v["max"] - v["median"] for v in values]]
-        axes.barh(names, middle, xerr=errors, color=[COLOURS[0], *[COLOURS[5]] * (len(names) - 1)], capsize=3)
+        errors = [
+            [v["median"] - v["min"] for v in values],
+            [v["max"] - v["median"] for v in values],
+        ]
+        axes.barh(
+            names,
+            middle,
+            xerr=errors,
+            color=[COLOURS[0], *[COLOURS[5]] * (len(names) - 1)],
+            capsize=3,
+        )
         for place, value in enumerate(middle):
-            axes.annotate(f" {value:,.0f}", (value, place), xytext=(2, 6), textcoords="offset points", fontsize=8)
+            axes.annotate(
+                f" {value:,.0f}",
+                (value, place),
+                xytext=(2, 6),
+                textcoords="offset points",
+                fontsize=8,
+            )
         if line:
             axes.axvline(line["median"], color="black", linestyle="--")
             label += f"\n(dashed: {line_name}, {line['median']:,.0f})"
@@ -133,20 +185,32 @@ def main() -> None:
     parser = measuring.parser(__doc__, "speed.json", rounds=3)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs a round")
-    parser.add_argument("--network", default="lenet", help="or one of torchvision, such as resnet18")
+    parser.add_argument(
+        "--network", default="lenet", help="or one of torchvision, such as resnet18"
+    )
     parser.add_argument("--size", type=int, default=32, help="pixels a side that it takes")
-    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, help="ratios are to the first")
+    parser.add_argument(
+        "--ways", nargs="+", default=WAYS, choices=WAYS, help="ratios are to the first"
+    )
     arguments = parser.parse_intermixed_args()
     if arguments.network != "lenet" and {"bare torch", "timm", "original"} & set(arguments.ways):
         parser.error("bare torch, timm and original train LeNet alone: --ways ours usual bare")
     result = measuring.conditions()
     ways = [way for way in arguments.ways if way != "timm" or find_spec("timm")]
     if len(ways) < len(arguments.ways):
-        print("timm is not installed: its loader is left out (uv pip install --group benchmark).", file=sys.stderr)
+        print(
+            "timm is not installed: its loader is left out (uv pip install --group benchmark).",
+            file=sys.stderr,
+        )
     with tempfile.TemporaryDirectory() as folder:
         root, result["conditions"] = measuring.fold_tree(arguments, Path(folder))
-        result["conditions"]["network"] = f"{arguments.network} at {arguments.size} x {arguments.size}"
-        result["conditions"]["batch_size"] = {"original": ORIGINAL_BATCH, "others": arguments.batch_size}
+        result["conditions"]["network"] = (
+            f"{arguments.network} at {arguments.size} x {arguments.size}"
+        )
+        result["conditions"]["batch_size"] = {
+            "original": ORIGINAL_BATCH,
+            "others": arguments.batch_size,
+        }
         result["conditions"]["epochs"] = {"run": arguments.epochs + 2, "timed": arguments.epochs}
         result |= summarise(measure(root, Path(folder), ways, arguments), arguments.epochs)
     rows = [
@@ -161,7 +225,14 @@ def main() -> None:
         f"Limit: {limit['gflops']['median']:,.0f} GFLOP/s at {limit['mflop_a_picture']:.2f} MFLOP a picture = "
         f"{limit['pictures_a_second']['median']:,.0f} pictures/s. Import torch: {shown(result['import_torch_mib'], 0)} MiB"
     )
-    columns = ["way", "s an epoch", "pictures/s", "of limit", f"x {ways[0]}", f"wall s, {arguments.epochs + 2} epochs"]
+    columns = [
+        "way",
+        "s an epoch",
+        "pictures/s",
+        "of limit",
+        f"x {ways[0]}",
+        f"wall s, {arguments.epochs + 2} epochs",
+    ]
     columns += ["50 epochs (extrapolated)", "peak MiB"]
     measuring.report(arguments.out, result, title, columns, rows, chart(result))
 

@@ -31,11 +31,18 @@ def main() -> None:
             "train.py --help": (TRAIN, "--help"),
             "train.py --cfg job": (TRAIN, "--cfg", "job"),
         }
-        jobs = {name: lambda _, command=command: measuring.run(*command).seconds for name, command in commands.items()}
-        found = measuring.alternate(jobs | {"train.py, to its first step": first_step}, arguments.rounds)
+        jobs = {
+            name: lambda _, command=command: measuring.run(*command).seconds
+            for name, command in commands.items()
+        }
+        found = measuring.alternate(
+            jobs | {"train.py, to its first step": first_step}, arguments.rounds
+        )
     result["seconds"] = {name: spread(values) for name, values in found.items()}
     rows = [[name, shown(value)] for name, value in result["seconds"].items()]
-    measuring.report(arguments.out, result, "Start-up: median (smallest-largest)", ["command", "s"], rows, None)
+    measuring.report(
+        arguments.out, result, "Start-up: median (smallest-largest)", ["command", "s"], rows, None
+    )
 
 
 if __name__ == "__main__":

@@ -20,11 +20,21 @@ def main(cfg: DictConfig) -> None:
     data = cfg.data
     if cfg.source is not None:
         if data.generator is not None or (cfg.source == "kaggle" and data.name != "msld_v2"):
-            raise UserError(f"source={cfg.source} does not give data={data.name}. Leave out one of the two.")
+            raise UserError(
+                f"source={cfg.source} does not give data={data.name}. Leave out one of the two."
+            )
         fetch(str(cfg.source), data.root)
     if data.generator is not None:
         instantiate(data.generator)(data.root)
-    table = check(data.root, data.classes, data.name_pattern, cfg.folds, data.exclude, data.cache_dir, data.threads)
+    table = check(
+        data.root,
+        data.classes,
+        data.name_pattern,
+        cfg.folds,
+        data.exclude,
+        data.cache_dir,
+        data.threads,
+    )
     findings = audit(table, Path(data.root), data.cache_dir, data.threads)
     print_findings(findings)
     if cfg.report is not None:

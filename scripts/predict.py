@@ -8,7 +8,9 @@ from mpoxcv.cli import entry_point
 @entry_point("predict")
 def main(cfg: DictConfig) -> None:
     """Write the pictures' probabilities."""
-    from mpoxcv.commands.predict import predict  # here, so that --help and typos don't wait for torch
+    from mpoxcv.commands.predict import (
+        predict,
+    )  # here, so that --help and typos don't wait for torch
 
     predict(cfg)
 

@@ -13,13 +13,19 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-if "PYTEST_XDIST_WORKER" in os.environ:  # tests side by side: a thread each, and each of the commands they call
+if (
+    "PYTEST_XDIST_WORKER" in os.environ
+):  # tests side by side: a thread each, and each of the commands they call
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # under nohup and the like, and inherited by every command
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # under nohup and the like, and inherited by every command
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("repeatable", derandomize=True)  # --hypothesis-profile=default looks further
+settings.register_profile(
+    "repeatable", derandomize=True
+)  # --hypothesis-profile=default looks further
 settings.load_profile("repeatable")
 
 PROJECT = Path(__file__).parents[1]
@@ -41,7 +47,9 @@ def run_script(
     """Call ``run_script("train", "fold=3", …)`` in tmp_path: exit code and what the user saw."""
 
     def run(name: str, *arguments: str) -> Finished:
-        spec = importlib.util.spec_from_file_location(f"script_{name}", PROJECT / "scripts" / f"{name}.py")
+        spec = importlib.util.spec_from_file_location(
+            f"script_{name}", PROJECT / "scripts" / f"{name}.py"
+        )
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, spec.name, module)
         spec.loader.exec_module(module)
@@ -74,7 +82,9 @@ def write_tree(root: Path, folds: int = 2, pictures: int = 3, aug: int = 2, size
             for name in CLASSES:
                 for i in range(pictures):
                     stem = f"{name[:3].upper()}_{max(10, pictures) * s + i}_01"
-                    write_picture(root / f"FOLDS/fold{fold}/{split}/{name}/{stem}.jpg", seed := seed + 1, size)
+                    write_picture(
+                        root / f"FOLDS/fold{fold}/{split}/{name}/{stem}.jpg", seed := seed + 1, size
+                    )
                     for copy in range(aug if split == "Train" else 0):
                         file = root / f"FOLDS_AUG/fold{fold}_AUG/Train/{name}/{stem}_{copy}_1.jpg"
                         write_picture(file, seed := seed + 1, size)

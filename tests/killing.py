@@ -11,12 +11,26 @@ from conftest import PROJECT
 
 PROCESSES = multiprocessing.get_context("forkserver")  # imports once, forks for each run
 PROCESSES.set_forkserver_preload(
-    ["mpoxcv.commands.train", "mpoxcv.training.callbacks", "mpoxcv.commands.sweep", "torchvision.transforms.v2"]
+    [
+        "mpoxcv.commands.train",
+        "mpoxcv.training.callbacks",
+        "mpoxcv.commands.sweep",
+        "torchvision.transforms.v2",
+    ]
 )
-MOMENTS = ("training_step", "validation_step", "test_step", "before_write", "half_write", "after_write")
+MOMENTS = (
+    "training_step",
+    "validation_step",
+    "test_step",
+    "before_write",
+    "half_write",
+    "after_write",
+)
 
 
-def start(arguments: list[str], folder: Path, moment: str | None = None, count: int = 0) -> multiprocessing.Process:
+def start(
+    arguments: list[str], folder: Path, moment: str | None = None, count: int = 0
+) -> multiprocessing.Process:
     """Start ``scripts/train.py``; the process ends itself at the ``count``-th occurrence of ``moment``."""
     process = PROCESSES.Process(target=_train, args=(arguments, folder, moment, count))
     process.start()

@@ -23,16 +23,24 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mpoxcv.errors import UserError, did_you_mean, visible
 
-WORDS_ALLOWED = frozenset({"fold", "trainer.devices"})  # numbers by default, but words mean something, too
+WORDS_ALLOWED = frozenset(
+    {"fold", "trainer.devices"}
+)  # numbers by default, but words mean something, too
 # what joblib and submitit raise when a job's process has ended without a word; named, so that they need not be imported
 KILLED = frozenset({"TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError"})
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG})
+DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
+)
 
-AT_END: list[Callable[[], int]] = []  # what a multirun does at its end, however it ends; returns an exit code
+AT_END: list[
+    Callable[[], int]
+] = []  # what a multirun does at its end, however it ends; returns an exit code
 
 # for conf/: the number of classes, and a job's overrides as the name of one folder
 OmegaConf.register_new_resolver("len", len, replace=True)
-OmegaConf.register_new_resolver("folder_name", lambda text: str(text).replace("/", "_"), replace=True)
+OmegaConf.register_new_resolver(
+    "folder_name", lambda text: str(text).replace("/", "_"), replace=True
+)
 
 
 def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
@@ -51,7 +59,9 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             check_numbers(cfg, config_name)
             return task(cfg)
 
-        hydra_main = hydra.main(version_base="1.3", config_path=str(conf_dir), config_name=config_name)(checked)
+        hydra_main = hydra.main(
+            version_base="1.3", config_path=str(conf_dir), config_name=config_name
+        )(checked)
 
         @functools.wraps(task)
         def run() -> None:
@@ -117,12 +127,15 @@ def check_numbers(cfg: DictConfig, config_name: str) -> None:
     words = {
         key: value
         for key in (override.partition("=")[0] for override in overrides)
-        if key not in WORDS_ALLOWED and isinstance(value := OmegaConf.select(cfg, key, throw_on_missing=False), str)
+        if key not in WORDS_ALLOWED
+        and isinstance(value := OmegaConf.select(cfg, key, throw_on_missing=False), str)
     }
     if not words:
         return
     chosen = [o for o in overrides if "." not in (k := o.partition("=")[0]) and k not in words]
-    own_folders = [o for o in as_given(HydraConfig.get().overrides.hydra) if o.startswith("hydra.searchpath=")]
+    own_folders = [
+        o for o in as_given(HydraConfig.get().overrides.hydra) if o.startswith("hydra.searchpath=")
+    ]
     defaults = compose(config_name, [*chosen, *own_folders])
     for key, word in words.items():
         default = OmegaConf.select(defaults, key)
@@ -130,7 +143,9 @@ def check_numbers(cfg: DictConfig, config_name: str) -> None:
             raise UserError(f"{key}={word} should be a number, such as {key}={default}.")
 
 
-def explain(error: BaseException, conf_dir: Path, config_name: str, arguments: list[str]) -> str | None:
+def explain(
+    error: BaseException, conf_dir: Path, config_name: str, arguments: list[str]
+) -> str | None:
     """Return the message for a person, or None where the error is a bug.
 
     Args:
@@ -144,12 +159,18 @@ def explain(error: BaseException, conf_dir: Path, config_name: str, arguments: l
         if isinstance(cause, UserError) or type(cause).__name__ == "MisconfigurationException":
             return str(cause)
     for cause in _chain(error):
-        if isinstance(cause, OSError) and not isinstance(cause, HydraException) and cause.errno in DISK_ERRORS:
+        if (
+            isinstance(cause, OSError)
+            and not isinstance(cause, HydraException)
+            and cause.errno in DISK_ERRORS
+        ):
             where = f": {cause.filename}" if cause.filename else ""
             ways = "make room, or take another folder (data.cache_dir=DIR, hydra.run.dir=DIR)"
             return f"{cause.strerror}{where}. What was finished before is whole; {ways}."
     for cause in _chain(error):
-        if (found := re.match(r"(\S+) does not have a deterministic implementation", str(cause))) is not None:
+        if (
+            found := re.match(r"(\S+) does not have a deterministic implementation", str(cause))
+        ) is not None:
             return (
                 f"{found[1]}, which this network needs, gives other last digits each time on this device. "
                 "Train all the same with trainer.deterministic=warn, or take another network or trainer=cpu."

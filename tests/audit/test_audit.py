@@ -21,7 +21,12 @@ from mpoxcv.pictures.tree import index_folds
 
 CLASSES = ["Chickenpox", "Cowpox", "Measles"]
 PATTERN = r"(?P<original>(?P<patient>[A-Z]+_\d+)_\d+)(?P<copy>_\w+)?"
-SMALL = ("data.classes=[Chickenpox,Cowpox,Measles]", "data.root=set", "trainer=cpu", "trainer.max_epochs=1")
+SMALL = (
+    "data.classes=[Chickenpox,Cowpox,Measles]",
+    "data.root=set",
+    "trainer=cpu",
+    "trainer.max_epochs=1",
+)
 TEST = "FOLDS/fold1/Test/Cowpox/COW_20_01.jpg"
 
 
@@ -39,7 +44,9 @@ def test_clean_tree(tree: Path) -> None:
 
 def test_leaks_of_every_kind(tree: Path) -> None:
     train, copies = tree / "FOLDS/fold1/Train/Cowpox", tree / "FOLDS_AUG/fold1_AUG/Train/Cowpox"
-    coarse = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)  # noise is not what JPEG keeps
+    coarse = np.random.default_rng(0).integers(
+        0, 256, (8, 8, 3), dtype=np.uint8
+    )  # noise is not what JPEG keeps
     picture = Image.fromarray(coarse).resize((64, 64), Image.Resampling.BICUBIC)
     picture.save(tree / TEST, quality=95)
     shutil.copy(tree / TEST, train / "COW_90_01.jpg")
@@ -75,7 +82,10 @@ def test_datalog(tree: Path) -> None:
     book.remove(book.active)
     for fold in (1, 2):
         sheet = book.create_sheet(f"fold {fold}")
-        files = {s: sorted(f.name for f in tree.glob(f"FOLDS/fold{fold}/{s}/*/*")) for s in ("Train", "Valid", "Test")}
+        files = {
+            s: sorted(f.name for f in tree.glob(f"FOLDS/fold{fold}/{s}/*/*"))
+            for s in ("Train", "Valid", "Test")
+        }
         if fold == 2:
             files["Valid"].append(files["Test"].pop(0))
             files["Train"][0] = "COW_77_01.jpg"
@@ -114,9 +124,15 @@ def test_train_stops_drops_or_allows(tree: Path, tmp_path: Path, run_script: Cal
     shutil.copy(tree / TEST, tree / "FOLDS/fold1/Train/Cowpox/COW_90_01.jpg")
     done = run_script("train", "fold=1", *SMALL, "hydra.run.dir=stopped")
     assert done.code == 1 and "Traceback" not in done.err
-    assert "COW_90_01.jpg" in done.err and "data.leaks=drop" in done.err and "data.leaks=allow" in done.err
+    assert (
+        "COW_90_01.jpg" in done.err
+        and "data.leaks=drop" in done.err
+        and "data.leaks=allow" in done.err
+    )
     for choice, dropped in (("drop", 1), ("allow", 0)):
-        done = run_script("train", "fold=1", *SMALL, f"hydra.run.dir={choice}", f"data.leaks={choice}")
+        done = run_script(
+            "train", "fold=1", *SMALL, f"hydra.run.dir={choice}", f"data.leaks={choice}"
+        )
         assert done.code == 0, done.err
         data = json.loads((tmp_path / choice / "provenance.json").read_text())["data"]
         assert data["audit"] == {"choice": choice, "leaks": {"same picture": 1}, "dropped": dropped}
@@ -155,7 +171,9 @@ def planted(picture: Image.Image, kind: str, rng: np.random.Generator) -> Image.
         "quarter turn": lambda: picture.rotate(90),
         "turned": lambda: picture.rotate(rng.uniform(-30, 30)),
         "cropped": lambda: picture.crop((x, y, x + side, y + side)).resize(picture.size),
-        "jittered": lambda: ImageEnhance.Brightness(ImageEnhance.Contrast(picture).enhance(0.85)).enhance(1.15),
+        "jittered": lambda: ImageEnhance.Brightness(
+            ImageEnhance.Contrast(picture).enhance(0.85)
+        ).enhance(1.15),
     }.get(kind, lambda: picture)()
 
 
@@ -168,7 +186,9 @@ def planted(picture: Image.Image, kind: str, rng: np.random.Generator) -> Image.
         ("turned", 0.1, 0.6),
     ],
 )  # fmt: skip
-def test_planted_set(kind: str, certain: float, suspected: float, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_planted_set(
+    kind: str, certain: float, suspected: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Plant 100 pictures of fold 1's Test and Valid in its Train: recall and precision."""
     from mpoxcv.datasets.synthetic import write_synthetic
 
@@ -204,7 +224,9 @@ def test_planted_set(kind: str, certain: float, suspected: float, tmp_path_facto
     for threshold, least in ((CERTAIN, certain), (SUSPECTED, suspected)):
         leaks = set(leaks_of(table, records, pairs, threshold)["train"])
         hits = {path for path in leaks if "_9" in path}
-        print(f"{kind} from {threshold}: recall {len(hits) / 100:.2f}, precision {len(hits) / max(1, len(leaks)):.3f}")
+        print(
+            f"{kind} from {threshold}: recall {len(hits) / 100:.2f}, precision {len(hits) / max(1, len(leaks)):.3f}"
+        )
         assert len(hits) >= 100 * least
         assert threshold == SUSPECTED or len(hits) >= 0.95 * len(leaks)
     kept, outcome = settle_leaks(table, root, "drop", base / "cache")
@@ -214,13 +236,22 @@ def test_planted_set(kind: str, certain: float, suspected: float, tmp_path_facto
 @pytest.mark.parametrize("threshold", [0.4, 0.8])
 def test_alike_leaves_no_pair_out(threshold: float) -> None:
     coarse = np.random.default_rng(0).integers(0, 256, (60, 4, 4), np.uint8)
-    thumbs = np.stack([np.asarray(Image.fromarray(c).resize((32, 32), Image.Resampling.BICUBIC)) for c in coarse])
+    thumbs = np.stack(
+        [np.asarray(Image.fromarray(c).resize((32, 32), Image.Resampling.BICUBIC)) for c in coarse]
+    )
     thumbs[7], thumbs[8] = thumbs[3].T, 128
     best = np.full((60, 60), -1.0)
     for shapes, cut, right in ((FULL, False, thumbs), (TURNED, True, thumbs[:, 5:-5, 5:-5])):
         products = np.einsum("ntd,md->ntm", templates(thumbs, shapes, cut), vectors(right))
         best = np.maximum(best, products.max(1))
     rows, columns = np.nonzero(best >= threshold)
-    found = [np.concatenate(part) for part in zip(*alike(thumbs, thumbs, threshold, block=512), strict=True)]
-    assert 60 < len(rows) < 3600 and np.array_equal(found[0], rows) and np.array_equal(found[1], columns)
+    found = [
+        np.concatenate(part)
+        for part in zip(*alike(thumbs, thumbs, threshold, block=512), strict=True)
+    ]
+    assert (
+        60 < len(rows) < 3600
+        and np.array_equal(found[0], rows)
+        and np.array_equal(found[1], columns)
+    )
     np.testing.assert_allclose(found[2], best[rows, columns], atol=1e-5)

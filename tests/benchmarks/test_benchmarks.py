@@ -21,7 +21,9 @@ BENCHMARKS = Path(measuring.__file__).parent
 DATA = [f"data.classes=[{','.join(CLASSES)}]", f"data.name_pattern='{PATTERN}'"]
 
 
-def test_all_ways_train_on_the_same_pictures_for_the_same_epochs(run_script, tree, tmp_path, monkeypatch):
+def test_all_ways_train_on_the_same_pictures_for_the_same_epochs(
+    run_script, tree, tmp_path, monkeypatch
+):
     monkeypatch.setattr(lightning_usual, "WORKERS", 1)
     ways = ["usual", "bare", "original"]
     try:
@@ -39,14 +41,19 @@ def test_all_ways_train_on_the_same_pictures_for_the_same_epochs(run_script, tre
                 f"+callbacks.timer.file={tmp_path}/ours/times.json",
             ]
             own = [o for o in options(tree, tmp_path, 3) if not o.startswith("hydra.sweep")]
-            assert run_script("train", "fold=1", f"hydra.run.dir={tmp_path}/ours", *own, *timer).code == 0
+            assert (
+                run_script("train", "fold=1", f"hydra.run.dir={tmp_path}/ours", *own, *timer).code
+                == 0
+            )
         elif way == "usual":
             lightning_usual.main(*arguments)
         else:
             getattr(plain_loops, way)(
                 *arguments, *([*DATA, f"data.cache_dir={tmp_path}/cache"] if way == "bare" else [])
             )
-    times = {way: json.loads((tmp_path / way / "times.json").read_text()) for way in [*ways, "ours"]}
+    times = {
+        way: json.loads((tmp_path / way / "times.json").read_text()) for way in [*ways, "ours"]
+    }
     assert len({(t["pictures"], t["digest"]) for t in times.values()}) == 1
     assert times["ours"]["pictures"] == 27  # 9 originals and two copies of each
     assert all(len(measuring.epochs_of(t)[:1]) == 1 for t in times.values())
@@ -59,9 +66,15 @@ def test_all_ways_train_on_the_same_pictures_for_the_same_epochs(run_script, tre
     assert "test/f1_macro" in json.loads((tmp_path / "usual/metrics.json").read_text())
 
 
-def test_the_bare_loop_sees_every_picture_once_an_epoch_as_our_loader_gives_it(tree, tmp_path, monkeypatch):
+def test_the_bare_loop_sees_every_picture_once_an_epoch_as_our_loader_gives_it(
+    tree, tmp_path, monkeypatch
+):
     seen = []
-    monkeypatch.setattr(plain_loops, "loop", lambda network, optimizer, batches, epochs: seen.extend(batches()) or [])
+    monkeypatch.setattr(
+        plain_loops,
+        "loop",
+        lambda network, optimizer, batches, epochs: seen.extend(batches()) or [],
+    )
     plain = ["data.augment=null", f"data.cache_dir={tmp_path}/cache"]
     plain_loops.bare(tree, 1, 4, 1, tmp_path, *DATA, *plain)
     images, labels = (torch.cat(parts) for parts in zip(*seen, strict=True))
@@ -74,7 +87,9 @@ def test_the_bare_loop_sees_every_picture_once_an_epoch_as_our_loader_gives_it(t
         data = instantiate(compose("train", ["fold=1", f"data.root={tree}", *DATA, *plain]).data)
     data.prepare_data()
     ours = torch.cat([batch["image"] for batch in data.train_dataloader()])
-    assert torch.allclose(images.sum((1, 2, 3)).sort().values, ours.sum((1, 2, 3)).sort().values, atol=1e-2)
+    assert torch.allclose(
+        images.sum((1, 2, 3)).sort().values, ours.sum((1, 2, 3)).sort().values, atol=1e-2
+    )
 
 
 def rounds_of(way_seconds: dict[str, list[float]]) -> speed.Rounds:
@@ -82,7 +97,9 @@ def rounds_of(way_seconds: dict[str, list[float]]) -> speed.Rounds:
     found: speed.Rounds = {"torch": [], "limit": []}
     for way, rounds in way_seconds.items():
         begins = [[second * i for i in range(4)] for second in rounds]
-        found[way] = [(Run(0, 10 * b[1], 900), {"epochs": b, "pictures": 100, "digest": "a"}) for b in begins]
+        found[way] = [
+            (Run(0, 10 * b[1], 900), {"epochs": b, "pictures": 100, "digest": "a"}) for b in begins
+        ]
         if way == "ours":
             for (_, times), second in zip(found[way], rounds, strict=True):
                 times["steps"] = [begin + 0.8 * second for begin in times["epochs"]]
@@ -93,7 +110,9 @@ def rounds_of(way_seconds: dict[str, list[float]]) -> speed.Rounds:
 
 
 def test_the_numbers_hang_together(tmp_path):
-    found = speed.summarise(rounds_of({"ours": [0.5, 1.0, 0.5], "usual": [5.0, 4.0, 5.0]}), epochs=2)
+    found = speed.summarise(
+        rounds_of({"ours": [0.5, 1.0, 0.5], "usual": [5.0, 4.0, 5.0]}), epochs=2
+    )
     ours, usual = found["ways"]["ours"], found["ways"]["usual"]
     assert found["limit"]["pictures_a_second"]["median"] == 500
     assert ours["seconds_an_epoch"] == {"median": 0.5, "min": 0.5, "max": 1.0, "n": 6}
@@ -101,8 +120,14 @@ def test_the_numbers_hang_together(tmp_path):
     assert usual["over_first_way"] == {"median": 10, "min": 4, "max": 10, "n": 3}
     assert ours["seconds_of_steps"] == {"median": 0.4, "min": 0.4, "max": 0.8, "n": 6}
     assert usual["wall_s_50_epochs_extrapolated"]["median"] == 50 + 46 * 5
-    result = found | measuring.conditions() | {"conditions": {"data": "made up", "synthetic": True, "network": "lenet"}}
-    measuring.report(tmp_path / "speed.json", result, "Speed", ["way"], [["ours"]], speed.chart(result))
+    result = (
+        found
+        | measuring.conditions()
+        | {"conditions": {"data": "made up", "synthetic": True, "network": "lenet"}}
+    )
+    measuring.report(
+        tmp_path / "speed.json", result, "Speed", ["way"], [["ours"]], speed.chart(result)
+    )
     assert json.loads((tmp_path / "speed.json").read_text())["ways"] == found["ways"]
     assert (tmp_path / "speed.png").read_bytes().startswith(b"\x89PNG")
 
@@ -129,12 +154,23 @@ def test_a_process_is_timed_and_weighed_and_its_failure_shown():
 
 
 def test_growth_draws_all_its_panels_and_refuses_half_a_grid(tmp_path):
-    found = {("pictures", n, "lenet"): [{"wall_s": n, "peak_mib": 1, "s_an_epoch": n / 2}] * 2 for n in (1, 2)}
-    found |= {("runs", 5, launcher): [{"wall_s": 5, "peak_mib": 1}] for launcher in ("basic", "lockstep")}
+    found = {
+        ("pictures", n, "lenet"): [{"wall_s": n, "peak_mib": 1, "s_an_epoch": n / 2}] * 2
+        for n in (1, 2)
+    }
+    found |= {
+        ("runs", 5, launcher): [{"wall_s": 5, "peak_mib": 1}] for launcher in ("basic", "lockstep")
+    }
     cells = growth.summarise(found)
     assert cells[1]["s_an_epoch"] == {"median": 1.0, "min": 1.0, "max": 1.0, "n": 2}
-    assert [line.get_label() for line in growth.chart(cells).axes[1].containers] == ["basic", "lockstep"]
-    assert growth.grid(1) == ("fold=1", "seed=1") and growth.grid(10) == ("fold=1,2,3,4,5", "seed=1,2")
+    assert [line.get_label() for line in growth.chart(cells).axes[1].containers] == [
+        "basic",
+        "lockstep",
+    ]
+    assert growth.grid(1) == ("fold=1", "seed=1") and growth.grid(10) == (
+        "fold=1,2,3,4,5",
+        "seed=1,2",
+    )
     with pytest.raises(SystemExit, match="five folds times"):
         growth.grid(7)
 
@@ -143,7 +179,10 @@ def test_cross_validations_are_compared_with_the_usual_epochs_beside_them():
     def run(seconds, *epochs):
         return {"wall_s": seconds, "peak_mib": 100, "usual": list(epochs)}
 
-    found = {"basic": [run(20, 1, 2, 1), run(10, 3, 3, 3)], "lockstep": [run(10, 1, 1, 9), run(5, 3, 4, 3)]}
+    found = {
+        "basic": [run(20, 1, 2, 1), run(10, 3, 3, 3)],
+        "lockstep": [run(10, 1, 1, 9), run(5, 3, 4, 3)],
+    }
     ways = cross_validation.summarise(found | {"after": [{"usual": [5.0, 5.0, 5.0]}]}, epochs=100)
     assert ways["basic"]["usual_over_this"] == {"median": 17.5, "min": 5.0, "max": 30.0, "n": 2}
     assert ways["lockstep"]["usual_over_this"] == {"median": 60.0, "min": 30.0, "max": 90.0, "n": 2}
@@ -157,7 +196,13 @@ def test_cross_validations_are_compared_with_the_usual_epochs_beside_them():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kept"),
-    [("speed", "ways"), ("startup", "seconds"), ("growth", "cells"), ("cross_validation", "ways"), ("gpu", "ways")],
+    [
+        ("speed", "ways"),
+        ("startup", "seconds"),
+        ("growth", "cells"),
+        ("cross_validation", "ways"),
+        ("gpu", "ways"),
+    ],
 )
 def test_the_whole_command(name, kept, tree, tmp_path, monkeypatch, capsys):
     out = tmp_path / f"{name}.json"

@@ -16,8 +16,19 @@ from conftest import CLASSES, PATTERN, PROJECT
 @pytest.fixture
 def train(run_script, tree):
     def run(*options: str):
-        shape = [f"data.root={tree}", f"data.classes=[{','.join(CLASSES)}]", f"data.name_pattern='{PATTERN}'"]
-        return run_script("train", *shape, "trainer=cpu", "trainer.max_epochs=1", "callbacks.samples=null", *options)
+        shape = [
+            f"data.root={tree}",
+            f"data.classes=[{','.join(CLASSES)}]",
+            f"data.name_pattern='{PATTERN}'",
+        ]
+        return run_script(
+            "train",
+            *shape,
+            "trainer=cpu",
+            "trainer.max_epochs=1",
+            "callbacks.samples=null",
+            *options,
+        )
 
     return run
 
@@ -105,7 +116,9 @@ def test_a_checkpoint_of_another_network_or_other_classes(train, run_script, tmp
     path = "ckpt_path=run/checkpoints/last.ckpt"
     done = train("model=torchvision", "model.name=mobilenet_v3_small", path)
     assert_refused(done, "another network", "features.0.0.weight", "model.name")
-    assert_refused(train(path, f"data.classes=[{','.join(CLASSES[::-1])}]"), "trained on the classes")
+    assert_refused(
+        train(path, f"data.classes=[{','.join(CLASSES[::-1])}]"), "trained on the classes"
+    )
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     assert_refused(train("ckpt_path=text.ckpt"), "text.ckpt")
 
@@ -116,8 +129,19 @@ def test_a_run_folder_that_is_none(run_script, tmp_path):
 
 
 def command(tree: Path, *options: str) -> list[str | Path]:
-    shape = [f"data.root={tree}", f"data.classes=[{','.join(CLASSES)}]", f"data.name_pattern='{PATTERN}'"]
-    return [sys.executable, PROJECT / "scripts/train.py", *shape, "trainer=cpu", "trainer.max_epochs=1", *options]
+    shape = [
+        f"data.root={tree}",
+        f"data.classes=[{','.join(CLASSES)}]",
+        f"data.name_pattern='{PATTERN}'",
+    ]
+    return [
+        sys.executable,
+        PROJECT / "scripts/train.py",
+        *shape,
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        *options,
+    ]
 
 
 def run(arguments: list[str | Path], folder: Path):
@@ -144,7 +168,9 @@ def small_disk(tmp_path):
     """A disk of 256 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
+    mount = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True
+    )
     if mount.returncode:
         pytest.skip("no permission to mount a small disk")
     yield folder
@@ -153,7 +179,10 @@ def small_disk(tmp_path):
 
 def test_a_full_disk_while_the_cache_is_written(tree, tmp_path, small_disk):
     cache = small_disk / "cache"
-    assert_refused(run(command(tree, f"data.cache_dir={cache}", "data.image_size=128"), tmp_path), "No space left")
+    assert_refused(
+        run(command(tree, f"data.cache_dir={cache}", "data.image_size=128"), tmp_path),
+        "No space left",
+    )
     assert not list(cache.glob("128px*.npy")) and not list(cache.glob("*.partial"))
 
 
@@ -171,11 +200,15 @@ class NotDeterministic(torch.nn.Module):
         self.linear = torch.nn.Linear(3072, 3)
 
     def forward(self, x):
-        return self.linear(x.flatten(1)) + torch.zeros(2).put_(torch.tensor([0]), torch.ones(1)).sum()
+        return (
+            self.linear(x.flatten(1)) + torch.zeros(2).put_(torch.tensor([0]), torch.ones(1)).sum()
+        )
 
 
 @pytest.mark.filterwarnings("ignore:put_ does not have a deterministic")
 def test_an_operation_that_gives_other_digits_each_time_is_named(train):
     network = "classifier.network={_target_:test_bad_input.NotDeterministic}"
-    assert_refused(train("fold=1", network), "put_, which this network needs", "trainer.deterministic=warn")
+    assert_refused(
+        train("fold=1", network), "put_, which this network needs", "trainer.deterministic=warn"
+    )
     assert train("fold=1", network, "trainer.deterministic=warn").code == 0

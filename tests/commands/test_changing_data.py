@@ -27,8 +27,19 @@ TEST = "FOLDS/fold1/Test"
 
 
 def options(tree: Path) -> list[str]:
-    shape = [f"data.root={tree}", f"data.classes=[{','.join(CLASSES)}]", f"data.name_pattern='{PATTERN}'"]
-    return ["fold=1", *shape, "trainer=cpu", "trainer.max_epochs=1", "callbacks.samples=null", "logger=none"]
+    shape = [
+        f"data.root={tree}",
+        f"data.classes=[{','.join(CLASSES)}]",
+        f"data.name_pattern='{PATTERN}'",
+    ]
+    return [
+        "fold=1",
+        *shape,
+        "trainer=cpu",
+        "trainer.max_epochs=1",
+        "callbacks.samples=null",
+        "logger=none",
+    ]
 
 
 def results(run: Path) -> pd.DataFrame:
@@ -42,7 +53,12 @@ def change(tree: Path) -> list[str]:
     (folder / "COW_21_01.jpg").unlink()
     (folder / "COW_22_01.jpg").write_bytes(b"no picture")
     write_picture(folder / "COW_99_01.jpg", 1000)
-    names = {"changed": "COW_20_01", "gone": "COW_21_01", "changed ": "COW_22_01", "new": "COW_99_01"}
+    names = {
+        "changed": "COW_20_01",
+        "gone": "COW_21_01",
+        "changed ": "COW_22_01",
+        "new": "COW_99_01",
+    }
     return [f"{word.strip()}: {TEST}/Cowpox/{name}.jpg" for word, name in names.items()]
 
 
@@ -60,10 +76,17 @@ def test_a_run_ends_right_and_says_what_changed(
     monkeypatch.setattr(Provenance, "on_fit_end", change_after_fit)
     done = run_script("train", *options(tree), "hydra.run.dir=during")
     assert done.code == 0, done.err
-    assert "have changed since the run began" in done.err and all(line in done.err for line in expected)
-    before, during = (json.loads((tmp_path / run / "provenance.json").read_text()) for run in ("before", "during"))
+    assert "have changed since the run began" in done.err and all(
+        line in done.err for line in expected
+    )
+    before, during = (
+        json.loads((tmp_path / run / "provenance.json").read_text()) for run in ("before", "during")
+    )
     assert before["data"]["changes"] == {"count": 0, "examples": []}
-    assert during["status"] == "finished" and during["data"]["changes"] == {"count": 4, "examples": expected}
+    assert during["status"] == "finished" and during["data"]["changes"] == {
+        "count": 4,
+        "examples": expected,
+    }
     assert during["data"]["fingerprint"] == before["data"]["fingerprint"]
     pd.testing.assert_frame_equal(results(tmp_path / "before"), results(tmp_path / "during"))
     assert (tmp_path / "during/figures/mistakes.png").is_file()
@@ -82,7 +105,11 @@ def test_folders_that_are_gone_are_told(datamodule: MSLDDataModule, tree: Path) 
     assert "Class Cowpox has no folder" in datamodule.changes()[0]
     tree.rename(tree.with_name("elsewhere"))
     assert "There is no data" in datamodule.changes()[0]
-    assert len(datamodule.pictures("test")) == len(next(iter(datamodule.test_dataloader()))["label"]) == 9
+    assert (
+        len(datamodule.pictures("test"))
+        == len(next(iter(datamodule.test_dataloader()))["label"])
+        == 9
+    )
 
 
 def test_only_what_is_in_a_file_counts(datamodule: MSLDDataModule, tree: Path) -> None:
@@ -91,14 +118,21 @@ def test_only_what_is_in_a_file_counts(datamodule: MSLDDataModule, tree: Path) -
     before, data = changed.stat(), changed.read_bytes()
     changed.write_bytes(data[:-1] + b"\0")
     os.utime(changed, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert changed.stat().st_mtime_ns == before.st_mtime_ns and changed.stat().st_size == before.st_size
+    assert (
+        changed.stat().st_mtime_ns == before.st_mtime_ns
+        and changed.stat().st_size == before.st_size
+    )
     assert datamodule.changes() == [f"changed: {datamodule.table('test')['path'][1]}"]
 
 
-def test_a_picture_that_is_gone_is_shown_as_the_cache_has_it(datamodule: MSLDDataModule, tree: Path) -> None:
+def test_a_picture_that_is_gone_is_shown_as_the_cache_has_it(
+    datamodule: MSLDDataModule, tree: Path
+) -> None:
     assert datamodule.original_picture("test", 0).shape == (40, 40, 3)
     (tree / datamodule.table("test")["path"][0]).unlink()
-    assert np.array_equal(datamodule.original_picture("test", 0), datamodule.cached_picture("test", 0))
+    assert np.array_equal(
+        datamodule.original_picture("test", 0), datamodule.cached_picture("test", 0)
+    )
 
 
 def test_synthetic_data_stay_synthetic_without_their_marker(tree: Path, tmp_path: Path) -> None:
@@ -156,7 +190,9 @@ def test_read_only_data(run_script: Callable, read_only: Path, tmp_path: Path) -
     done = run_script("train", *options(read_only), f"data.cache_dir={tmp_path}/locked")
     assert done.code == 1 and done.err.count("error: ") == 1 and "Traceback" not in done.err
     message = done.err.partition("error: ")[2]
-    assert all(word in message for word in ("Read-only file system", "locked", "data.cache_dir=DIR"))
+    assert all(
+        word in message for word in ("Read-only file system", "locked", "data.cache_dir=DIR")
+    )
 
 
 @pytest.mark.slow
@@ -164,7 +200,12 @@ def test_five_runs_race_for_one_cold_cache(tree: Path, tmp_path: Path) -> None:
     command = [sys.executable, PROJECT / "scripts/train.py", *options(tree)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     runs = [
-        subprocess.Popen([*command, f"hydra.run.dir=run{i}"], cwd=tmp_path, env=environment, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [*command, f"hydra.run.dir=run{i}"],
+            cwd=tmp_path,
+            env=environment,
+            stderr=subprocess.PIPE,
+        )
         for i in range(5)
     ]
     for run in runs:
@@ -173,5 +214,8 @@ def test_five_runs_race_for_one_cold_cache(tree: Path, tmp_path: Path) -> None:
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0])
     left = {file.name.partition("-")[0] for file in (tmp_path / "data/cache").glob("*.npy")}
-    assert left == {"32px", "audit", "likeness"} and len(list((tmp_path / "data/cache").glob("*.npy"))) == 3
+    assert (
+        left == {"32px", "audit", "likeness"}
+        and len(list((tmp_path / "data/cache").glob("*.npy"))) == 3
+    )
     assert not list((tmp_path / "data/cache").glob("*.partial"))

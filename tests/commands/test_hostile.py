@@ -48,7 +48,9 @@ FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(Health
 
 
 def assert_refused(done, *words: str) -> None:
-    assert done.code == 1 and done.err.count("error: ") == 1 and "Traceback" not in done.out + done.err, done.err
+    assert (
+        done.code == 1 and done.err.count("error: ") == 1 and "Traceback" not in done.out + done.err
+    ), done.err
     assert all(word in done.err for word in words), done.err
 
 
@@ -61,14 +63,18 @@ def finished(tmp_path_factory):
     script = PROJECT / "scripts/train.py"
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(sys, "argv", [str(script), *given, "callbacks.baselines=null", "hydra.run.dir=run"])
+        patch.setattr(
+            sys, "argv", [str(script), *given, "callbacks.baselines=null", "hydra.run.dir=run"]
+        )
         runpy.run_path(str(script), run_name="__main__")
     return folder / "run", tree
 
 
 @pytest.fixture
 def run(finished, tmp_path):
-    return shutil.copytree(finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("events*", "figures", "*.log"))
+    return shutil.copytree(
+        finished[0], tmp_path / "run", ignore=shutil.ignore_patterns("events*", "figures", "*.log")
+    )
 
 
 def change(run: Path, dotted: str, value: object) -> None:
@@ -90,22 +96,42 @@ CONFIGS = {
     "os.system": ("data.augment", call("os.system", TOUCH), "os.system"),
     "subprocess": ("model", call("subprocess.run", TOUCH, shell=True), "subprocess.run"),
     "exec": ("classifier.network", call("builtins.exec", "open('executed', 'w')"), "builtins.exec"),
-    "eval, deep in lists": ("data.mean", [[[{"x": [call("builtins.eval", "1")]}]]], "builtins.eval"),
+    "eval, deep in lists": (
+        "data.mean",
+        [[[{"x": [call("builtins.eval", "1")]}]]],
+        "builtins.eval",
+    ),
     "open for writing": ("data.root", call("builtins.open", "executed", "w"), "builtins.open"),
     "pathlib": ("data.root", call("pathlib.Path.touch", "executed"), "pathlib.Path.touch"),
     "rmtree": ("data.exclude", [call("shutil.rmtree", ".")], "shutil.rmtree"),
     "partial": ("optimizer", call("os.system", TOUCH, _partial_=True), "os.system"),
     "not recursive": ("data.generator", call("os.system", TOUCH, _recursive_=False), "os.system"),
     "get_method": ("data.augment", call("hydra.utils.get_method", "os.system"), "refused"),
-    "get_object": ("data.augment", {"_target_": "hydra.utils.get_object", "path": "os.system"}, "os.system"),
-    "get_class": ("data.augment", {"_target_": "hydra.utils.get_class", "path": "subprocess.Popen"}, "get_class"),
-    "instantiate": ("data.augment", call("hydra.utils.instantiate", {"_target_": "os.system"}), "hydra.utils"),
+    "get_object": (
+        "data.augment",
+        {"_target_": "hydra.utils.get_object", "path": "os.system"},
+        "os.system",
+    ),
+    "get_class": (
+        "data.augment",
+        {"_target_": "hydra.utils.get_class", "path": "subprocess.Popen"},
+        "get_class",
+    ),
+    "instantiate": (
+        "data.augment",
+        call("hydra.utils.instantiate", {"_target_": "os.system"}),
+        "hydra.utils",
+    ),
     "_locate": ("data.augment", call("hydra._internal.utils._locate", "os.system"), "_locate"),
     "partial of functools": ("data.augment", call("functools.partial", 1), "functools.partial"),
     "torch.load": ("data.augment", call("torch.load", "x", weights_only=False), "torch.load"),
     "torch.hub": ("model", call("torch.hub.load", "someone/evil", "net"), "torch.hub.load"),
     "torch.save": ("data.augment", call("torch.save", 1, "executed"), "torch.save"),
-    "through a module": ("optimizer", call("torch.optim.adam.sys.exit"), "torch.optim.adam.sys.exit"),
+    "through a module": (
+        "optimizer",
+        call("torch.optim.adam.sys.exit"),
+        "torch.optim.adam.sys.exit",
+    ),
     "through a class": ("model", call("torch.nn.Module.__init__.__globals__"), "__globals__"),
     "a function of ours": (
         "data.augment",
@@ -139,7 +165,9 @@ def test_a_config_that_would_run_code_or_read_the_environment(run, run_script, t
     where, value, word = CONFIGS[case]
     change(run, where, value)
     script = "test" if len(case) % 2 else "predict"
-    assert_refused(run_script(script, f"run={run}", *(["images=."] if script == "predict" else [])), word)
+    assert_refused(
+        run_script(script, f"run={run}", *(["images=."] if script == "predict" else [])), word
+    )
     assert not list(tmp_path.rglob("executed")) and (run / "checkpoints/best.ckpt").is_file()
 
 
@@ -150,7 +178,8 @@ FILES = {
     "another tag": "fold: !!binary aGk=",
     "aliases": BILLION,
     "swelling interpolations": SWELL,
-    "swelling lists": "\n".join(f"k{i}: ['${{k{i + 1}}}', '${{k{i + 1}}}']" for i in range(60)) + "\nk60: x",
+    "swelling lists": "\n".join(f"k{i}: ['${{k{i + 1}}}', '${{k{i + 1}}}']" for i in range(60))
+    + "\nk60: x",
     "deep": "fold: " + "[" * 5000,
     "deep and closed": "fold: " + "[" * 500 + "]" * 500,
     "large": "fold: " + "x" * 2**21,
@@ -169,7 +198,9 @@ FILES = {
 @pytest.mark.parametrize("case", FILES)
 def test_a_config_file_that_is_none(run, run_script, tmp_path, case):
     content = FILES[case]
-    (run / ".hydra/config.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    (run / ".hydra/config.yaml").write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
     assert_refused(run_script("predict", f"run={run}", "images=."), "refused", str(run))
     done = run_script("summarize", f"runs={run}")
     assert_refused(done, "There is no run")
@@ -177,16 +208,23 @@ def test_a_config_file_that_is_none(run, run_script, tmp_path, case):
 
 
 def test_ones_own_class_needs_trust(run, run_script, finished, tmp_path, monkeypatch):
-    (tmp_path / "own_code.py").write_text("open('imported', 'w')\ndef flip(images):\n    return images\n")
+    (tmp_path / "own_code.py").write_text(
+        "open('imported', 'w')\ndef flip(images):\n    return images\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     change(run, "data.augment", call("own_code.flip", _partial_=True))
     done = run_script("test", f"run={run}", "trainer=cpu")
     assert_refused(done, "own_code.flip", "trust=['own_code.flip']", "Nothing of it was run")
     assert not (tmp_path / "imported").exists()
-    done = run_script("predict", f"run={run}", f"images={finished[1]}/FOLDS/fold1/Test", "trust=[own_code]")
+    done = run_script(
+        "predict", f"run={run}", f"images={finished[1]}/FOLDS/fold1/Test", "trust=[own_code]"
+    )
     assert done.code == 0 and (tmp_path / "imported").exists(), done.err
     sys.modules.pop("own_code")
-    assert_refused(run_script("predict", f"run={run}", "images=.", "output=b.csv", "trust=[own_cod]"), "own_code.flip")
+    assert_refused(
+        run_script("predict", f"run={run}", "images=.", "output=b.csv", "trust=[own_cod]"),
+        "own_code.flip",
+    )
 
 
 class Evil:
@@ -202,7 +240,10 @@ def saved(content: object) -> bytes:
 
 def packed(data: bytes) -> bytes:
     buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(data)) as old,
+        zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as new,
+    ):
         for name in old.namelist():
             new.writestr(name, old.read(name))
     return buffer.getvalue()
@@ -229,7 +270,9 @@ CHECKPOINTS = {
     "no weights": lambda: saved({"epoch": 3}),
     "weights that are none": lambda: saved({"state_dict": {"x": "y"}}),
     "another network's": lambda: saved(GOOD),
-    "10^12 numbers of four bytes": lambda: saved({"state_dict": {"x": torch.zeros(1).expand(10**12)}}),
+    "10^12 numbers of four bytes": lambda: saved(
+        {"state_dict": {"x": torch.zeros(1).expand(10**12)}}
+    ),
     "a history of numbers": lambda: saved({**GOOD, "history": 5}),
     "classes that are none": lambda: saved({**GOOD, "hyper_parameters": {"classes": [1, 2]}}),
     "options that are none": lambda: saved({**GOOD, "hyper_parameters": 1}),
@@ -243,11 +286,16 @@ def test_a_checkpoint_that_is_none(run, run_script, finished, tmp_path, case):
     (run / "checkpoints/best.ckpt").write_bytes(monkey)
     done = run_script("predict", f"run={run}", f"images={finished[1]}/FOLDS/fold1/Test")
     assert_refused(done, "checkpoint")
-    assert not list(tmp_path.rglob("executed")) and (run / "checkpoints/best.ckpt").read_bytes() == monkey
+    assert (
+        not list(tmp_path.rglob("executed"))
+        and (run / "checkpoints/best.ckpt").read_bytes() == monkey
+    )
 
 
 @pytest.mark.parametrize("script", ["test", "train"])
-def test_code_in_a_checkpoint_does_not_run_in_test_and_resume(run, run_script, finished, tmp_path, script):
+def test_code_in_a_checkpoint_does_not_run_in_test_and_resume(
+    run, run_script, finished, tmp_path, script
+):
     (run / "checkpoints/best.ckpt").write_bytes(saved({**GOOD, "evil": Evil()}))
     if script == "test":
         done = run_script("test", f"run={run}", "trainer=cpu")
@@ -258,7 +306,9 @@ def test_code_in_a_checkpoint_does_not_run_in_test_and_resume(run, run_script, f
     assert not list(tmp_path.rglob("executed"))
 
 
-@pytest.mark.parametrize("path", ["http://h/a.ckpt", "https://h/a.ckpt", "s3://b/a.ckpt", "file:///a", "a::b://c"])
+@pytest.mark.parametrize(
+    "path", ["http://h/a.ckpt", "https://h/a.ckpt", "s3://b/a.ckpt", "file:///a", "a::b://c"]
+)
 def test_a_checkpoint_of_an_address_is_not_fetched(run_script, finished, tmp_path, path):
     given = [option for option in options(finished[1], tmp_path) if "sweep" not in option]
     assert_refused(run_script("train", *given, f"ckpt_path='{path}'"), "refused", "only files")
@@ -282,11 +332,16 @@ def encode(image: Image.Image, kind: str = "PNG", **more: object) -> bytes:
 
 def png(width: int, height: int) -> bytes:
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 99))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -359,7 +414,10 @@ def predicted(finished, tmp_path_factory):
 def test_a_picture_that_is_none_is_left_out_and_named(predicted, name):
     said, table, folder = predicted
     assert one_line(name) in said and "Traceback" not in said and "\x1b" not in said
-    assert name not in {row["image"] for row in table} and (folder / name).read_bytes() == BAD_PICTURES[name]
+    assert (
+        name not in {row["image"] for row in table}
+        and (folder / name).read_bytes() == BAD_PICTURES[name]
+    )
     assert not (folder / "executed").exists()
 
 
@@ -392,7 +450,9 @@ def test_a_name_is_no_formula_in_a_figure(tmp_path):
             "patient": "$x",
         }
     )
-    confusion_figure(table.assign(**{"p_$\\frac$": 0.5, "p_b": 0.5})).savefig(tmp_path / "figure.png")
+    confusion_figure(table.assign(**{"p_$\\frac$": 0.5, "p_b": 0.5})).savefig(
+        tmp_path / "figure.png"
+    )
 
 
 class Page(HTMLParser):
@@ -405,7 +465,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.scripts += tag == "script"
-        self.active += [f"{tag} {k}" for k, v in attributes if k.startswith("on") or "javascript:" in (v or "")]
+        self.active += [
+            f"{tag} {k}" for k, v in attributes if k.startswith("on") or "javascript:" in (v or "")
+        ]
         self.active += [tag] * (tag in ("svg", "iframe", "object", "img"))
 
 
@@ -415,24 +477,37 @@ def report(tmp_path_factory):
     folder = tmp_path_factory.mktemp("report")
     classes = [name for name in NAMES if "\0" not in name]
     rng = np.random.default_rng(0)
-    for number, name in enumerate(("=1+1<script>alert(1)</script>[x](http://evil)|\\input{x}", "../" * 60)):
+    for number, name in enumerate(
+        ("=1+1<script>alert(1)</script>[x](http://evil)|\\input{x}", "../" * 60)
+    ):
         where = folder / "runs" / str(number)
         (where / ".hydra").mkdir(parents=True)
-        config = {"fold": 1, "seed": 0, "name": name, "positive_class": NAMES[9], "data": {"root": "x"}, "extra": name}
+        config = {
+            "fold": 1,
+            "seed": 0,
+            "name": name,
+            "positive_class": NAMES[9],
+            "data": {"root": "x"},
+            "extra": name,
+        }
         (where / ".hydra/config.yaml").write_text(yaml.safe_dump(config))
         (where / ".hydra/overrides.yaml").write_text(yaml.safe_dump(["fold=1", f"+extra={name}"]))
         (where / "provenance.json").write_text(json.dumps({
             "status": "finished", "command": name, "data": {"name": name, "citation": "<script>alert(1)</script>"},
         }))  # fmt: skip
         (where / "metrics.json").write_text(json.dumps({"test/balanced_accuracy": 0.5}))
-        rows = [(split, label, i) for split in ("val", "test") for label in classes for i in range(2)]
+        rows = [
+            (split, label, i) for split in ("val", "test") for label in classes for i in range(2)
+        ]
         table = pd.DataFrame({
             "image": [f"{label}/{i}{split}.jpg" for split, label, i in rows], "patient": [label for _, label, _ in rows],
             "data": name, "fold": 1, "split": [s for s, _, _ in rows], "label": [label for _, label, _ in rows],
             "prediction": rng.choice(classes, len(rows)),
         })  # fmt: skip
         p = rng.dirichlet(np.ones(len(classes)), len(rows)).astype(np.float32)
-        table = pd.concat([table, pd.DataFrame(p, columns=[f"p_{label}" for label in classes])], axis=1)
+        table = pd.concat(
+            [table, pd.DataFrame(p, columns=[f"p_{label}" for label in classes])], axis=1
+        )
         write_predictions(table, where / "predictions.csv")
         pd.testing.assert_frame_equal(  # the ledger comes back as it was, to the bit
             read_predictions(where / "predictions.csv").astype({n: np.float32 for n in table if n.startswith("p_")}),
@@ -448,7 +523,8 @@ def test_nothing_in_the_page_runs_or_loads(report):
     page.feed((report / "report.html").read_text())
     assert page.active == []
     assert not re.search(
-        r"\\u003c/?a\b", (report / "report.html").read_text().split("</style>")[1].split("</script>", 1)[1]
+        r"\\u003c/?a\b",
+        (report / "report.html").read_text().split("</style>")[1].split("</script>", 1)[1],
     )
     assert {path.name for path in report.parent.iterdir()} == {"runs", "out"}
 
@@ -458,15 +534,29 @@ def test_a_name_stays_text(report, name):
     markdown_text = (report / "report.md").read_text()
     assert markdown(name) in markdown_text
     assert "<" not in markdown(name) and not re.search(r"(?<!\\)(\\\\)*[\[`|]", markdown(name))
-    assert not re.search("<(?!/?p>)", markdown_to_safe_html(f"x {markdown(name)}")), "of TensorBoard"
+    assert not re.search("<(?!/?p>)", markdown_to_safe_html(f"x {markdown(name)}")), (
+        "of TensorBoard"
+    )
     assert one_line(name) == visible(one_line(name))
-    cells = [cell for row in csv.reader((report / "tables/per_class.csv").open(newline="")) for cell in row]
-    assert not [
-        cell for cell in cells if cell.strip()[:1] in ("=", "+", "@", "|", "%") or (cell[:1] in "\t\r\n" and cell)
+    cells = [
+        cell
+        for row in csv.reader((report / "tables/per_class.csv").open(newline=""))
+        for cell in row
     ]
-    assert not [cell for cell in cells if cell.startswith("-") and not re.fullmatch(r"[-\d. to()]+", cell)]
+    assert not [
+        cell
+        for cell in cells
+        if cell.strip()[:1] in ("=", "+", "@", "|", "%") or (cell[:1] in "\t\r\n" and cell)
+    ]
+    assert not [
+        cell for cell in cells if cell.startswith("-") and not re.fullmatch(r"[-\d. to()]+", cell)
+    ]
     tex = (report / "tables/per_class.tex").read_text()
-    assert "\\input" not in tex and "\x1b" not in tex and tex.count("\\begin") == tex.count("\\end") == 1
+    assert (
+        "\\input" not in tex
+        and "\x1b" not in tex
+        and tex.count("\\begin") == tex.count("\\end") == 1
+    )
     folder = folder_name(name)
     assert "/" not in folder and folder not in ("", ".", "..") and len(folder.encode()) < 255
 
@@ -504,12 +594,16 @@ TABLES = {
 @pytest.mark.parametrize("case", TABLES)
 def test_predictions_that_are_none_make_a_failed_run(run, case):
     content = TABLES[case]
-    (run / "predictions.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    (run / "predictions.csv").write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
     (problem,) = [p for p in summarise([run], folds=1, replicates=10).content["problems"]]
     assert problem["status"] == "failed" and "predictions" in problem["cause"]
 
 
-@pytest.mark.parametrize("name", ["a\x1bb.jpg", "a\nb.jpg", "a\u202eb.jpg", os.fsdecode(b"a\xffb.jpg"), "a\x7f.jpg"])
+@pytest.mark.parametrize(
+    "name", ["a\x1bb.jpg", "a\nb.jpg", "a\u202eb.jpg", os.fsdecode(b"a\xffb.jpg"), "a\x7f.jpg"]
+)
 def test_names_that_no_table_can_hold_are_refused_before_training(tmp_path, name):
     (tmp_path / "A").mkdir()
     (tmp_path / "A" / name).touch()
@@ -528,7 +622,9 @@ ANY = st.text(st.characters(codec=None), max_size=40)
 @given(ANY)
 def test_any_text_is_safe_in_every_format(text):
     text_cell = for_spreadsheets(pd.DataFrame({"x": [text]}))["x"][0]
-    assert text_cell.strip()[:1] not in ("=", "+", "@") and text_cell.lstrip("'") == text.lstrip("'")
+    assert text_cell.strip()[:1] not in ("=", "+", "@") and text_cell.lstrip("'") == text.lstrip(
+        "'"
+    )
     assert "<" not in markdown(text) and "\n" not in markdown(text)
     folder_name(text).encode()
     assert "/" not in folder_name(text) and folder_name(text) not in (".", "..")
@@ -536,9 +632,17 @@ def test_any_text_is_safe_in_every_format(text):
 
 
 @FEW
-@given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1), min_size=1, unique=True))
+@given(
+    st.lists(
+        st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1),
+        min_size=1,
+        unique=True,
+    )
+)
 def test_any_names_come_back_from_predictions(tmp_path, names):
-    table = pd.DataFrame({"image": names, "patient": names, "data": names, "fold": 1, "split": "test"})
+    table = pd.DataFrame(
+        {"image": names, "patient": names, "data": names, "fold": 1, "split": "test"}
+    )
     table = table.assign(label=names, prediction=names, p_A=np.float32(0.1))
     write_predictions(table, tmp_path / "predictions.csv")
     assert read_predictions(tmp_path / "predictions.csv")["patient"].tolist() == names
@@ -546,7 +650,8 @@ def test_any_names_come_back_from_predictions(tmp_path, names):
 
 @FEW
 @given(
-    st.binary(max_size=300), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF", b"II*\0"])
+    st.binary(max_size=300),
+    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF", b"II*\0"]),
 )
 def test_any_bytes_are_a_picture_or_refused(data, head):
     try:
@@ -556,7 +661,11 @@ def test_any_bytes_are_a_picture_or_refused(data, head):
 
 
 @FEW
-@given(st.one_of(st.binary(max_size=200), st.text("{}[]:&*!|>-'\"$ax\n ,", max_size=80).map(str.encode)))
+@given(
+    st.one_of(
+        st.binary(max_size=200), st.text("{}[]:&*!|>-'\"$ax\n ,", max_size=80).map(str.encode)
+    )
+)
 def test_any_bytes_are_a_config_or_refused(tmp_path, data):
     (tmp_path / "config.yaml").write_bytes(data)
     (tmp_path / "data.json").write_bytes(data)

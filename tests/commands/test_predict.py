@@ -19,7 +19,9 @@ def trained(tmp_path_factory):
     tree = write_tree(folder / "set")
     for file in [*tree.glob("FOLDS/fold2/Train/*/*"), *tree.glob("FOLDS_AUG/fold2_AUG/Train/*/*")]:
         file.rename(file.with_name(file.name.replace("_", "_5", 1)))
-    process = start(["-m", "fold=1,2", *options(tree, folder / "sweep"), "data.mean=[0.5,0.4,0.3]"], folder)
+    process = start(
+        ["-m", "fold=1,2", *options(tree, folder / "sweep"), "data.mean=[0.5,0.4,0.3]"], folder
+    )
     assert process.wait(200) == 0, process.stderr.read()
     return folder / "sweep", tree
 
@@ -29,7 +31,9 @@ def predict(run_script, tmp_path):
     """Predict, and return the table by file name."""
 
     def run(folder: Path, images: str | Path, *arguments: str, name: str = "out.csv"):
-        done = run_script("predict", f"run={folder}", f"images='{images}'", f"output={name}", *arguments)
+        done = run_script(
+            "predict", f"run={folder}", f"images='{images}'", f"output={name}", *arguments
+        )
         assert done.code == 0, done.err
         table = pd.read_csv(tmp_path / name)
         return done, table.set_index(table["image"].map(lambda path: Path(path).name))
@@ -42,7 +46,9 @@ def p(table: pd.DataFrame) -> np.ndarray:
 
 
 def assert_refused(done, *words: str) -> None:
-    assert done.code == 1 and done.err.count("error: ") == 1 and "Traceback" not in done.out + done.err, done.err
+    assert (
+        done.code == 1 and done.err.count("error: ") == 1 and "Traceback" not in done.out + done.err
+    ), done.err
     assert all(word in done.err for word in words), done.err
 
 
@@ -50,7 +56,8 @@ def test_a_run_gives_its_own_probabilities_and_a_multirun_their_mean(predict, tr
     sweep, tree = trained
     images = tree / "FOLDS/fold1/Test"
     one, two, both = (
-        predict(run, images, name=f"{i}.csv")[1] for i, run in enumerate((sweep / "fold=1", sweep / "fold=2", sweep))
+        predict(run, images, name=f"{i}.csv")[1]
+        for i, run in enumerate((sweep / "fold=1", sweep / "fold=2", sweep))
     )
     assert len(both) == 9 and (one["n_networks"] == 1).all() and (both["n_networks"] == 2).all()
     assert np.abs(p(one) - p(two)).max() > 1e-4
@@ -70,12 +77,16 @@ def test_neither_order_nor_company_nor_batch_size_matters(predict, trained, tmp_
     shutil.copytree(sweep, small)
     for config in small.glob("*/.hydra/config.yaml"):
         config.write_text(config.read_text().replace("eval_batch_size: 256", "eval_batch_size: 2"))
-    np.testing.assert_allclose(p(predict(small, tree / "FOLDS/fold1/Test")[1]), p(all_of_them), atol=1e-6)
+    np.testing.assert_allclose(
+        p(predict(small, tree / "FOLDS/fold1/Test")[1]), p(all_of_them), atol=1e-6
+    )
     _, some = predict(sweep, f"{tree}/FOLDS/fold1/Test/*/*_2[01]_01.jpg", name="some.csv")
     assert len(some) == 6
     np.testing.assert_allclose(p(some), p(all_of_them.loc[some.index]), atol=1e-6)
     (file,) = tree.glob("FOLDS/fold1/Test/Cowpox/COW_20_01.jpg")
-    np.testing.assert_allclose(p(predict(sweep, file, name="one.csv")[1])[0], p(some.loc[[file.name]])[0], atol=1e-6)
+    np.testing.assert_allclose(
+        p(predict(sweep, file, name="one.csv")[1])[0], p(some.loc[[file.name]])[0], atol=1e-6
+    )
 
 
 def test_unreadable_pictures_are_named_and_the_rest_goes_on(predict, run_script, trained, tmp_path):
@@ -95,14 +106,23 @@ def test_unreadable_pictures_are_named_and_the_rest_goes_on(predict, run_script,
     shutil.copy(source, new / "latin\udce9.jpg")
     (new / "notes.txt").write_text("not for us")
     done, table = predict(sweep, new)
-    assert sorted(table.index) == ["[bold]d.JPG", "alpha.png", "grey.png"] and "[bold]d.JPG" in done.out
+    assert (
+        sorted(table.index) == ["[bold]d.JPG", "alpha.png", "grey.png"]
+        and "[bold]d.JPG" in done.out
+    )
     assert "4 of 7 picture(s) left out" in done.err and "notes" not in done.err
     assert all(name in done.err for name in ("cut.jpg", "text.jpg", "bomb.png", "latin"))
-    assert_refused(run_script("predict", f"run={sweep}", f"images='{new}/cut.jpg'"), "None of 1 picture(s)", "cut.jpg")
+    assert_refused(
+        run_script("predict", f"run={sweep}", f"images='{new}/cut.jpg'"),
+        "None of 1 picture(s)",
+        "cut.jpg",
+    )
     assert not (tmp_path / "predictions.csv").exists()
 
 
-def test_held_out_averages_only_networks_that_never_saw_the_patient(predict, run_script, trained, tmp_path):
+def test_held_out_averages_only_networks_that_never_saw_the_patient(
+    predict, run_script, trained, tmp_path
+):
     sweep, tree = trained
     new = tmp_path / "new"
     new.mkdir()
@@ -117,7 +137,8 @@ def test_held_out_averages_only_networks_that_never_saw_the_patient(predict, run
     assert "2 of 6" in done.err and "COW_11_01.jpg: every network has seen its patient" in done.err
     assert "unnamed.jpg" in done.err
     one, two, both = (
-        predict(run, new, name=f"{i}.csv")[1] for i, run in enumerate((sweep / "fold=1", sweep / "fold=2", sweep))
+        predict(run, new, name=f"{i}.csv")[1]
+        for i, run in enumerate((sweep / "fold=1", sweep / "fold=2", sweep))
     )
     assert (both["n_networks"] == 2).all() and len(both) == 6
     for name, other in (("COW_1_01.jpg", two), ("COW_51_01.jpg", one), ("COW_21_01.jpg", both)):
@@ -135,7 +156,12 @@ def test_held_out_refuses_other_data_than_the_runs(run_script, trained, tmp_path
     shutil.copytree(tree, other)
     for split, became in (("Test", "x"), ("Valid", "Test"), ("x", "Valid")):
         (other / "FOLDS/fold2" / split).rename(other / "FOLDS/fold2" / became)
-    assert_refused(run_script("predict", *given, f"data.root={other}"), "fold=2", "split anew", "18 of the run's")
+    assert_refused(
+        run_script("predict", *given, f"data.root={other}"),
+        "fold=2",
+        "split anew",
+        "18 of the run's",
+    )
     (other / "FOLDS").rename(tmp_path / "FOLDS")  # without held_out no data set is needed
     assert run_script("predict", f"run={sweep}", f"images={tree}", f"data.root={other}").code == 0
 
@@ -150,7 +176,10 @@ def test_what_the_networks_are_is_said(predict, trained, tmp_path):
     record.write_text(json.dumps(content))
     done, table = predict(copy, next(tree.rglob("COW_20_01.jpg")))
     assert "fold=2 is not finished" in done.err and "fold=1 is not" not in done.err
-    assert table["data"].tolist() == ["msld_v2; synthetic"] and "trained on msld_v2; synthetic" in done.out
+    assert (
+        table["data"].tolist() == ["msld_v2; synthetic"]
+        and "trained on msld_v2; synthetic" in done.out
+    )
 
 
 def test_networks_that_cannot_be_averaged(run_script, trained, tmp_path):
@@ -191,8 +220,12 @@ def test_mistakes_are_one_clear_message(run_script, trained, tmp_path, change, s
     (tmp_path / "there.csv").write_text("mine")
     (tmp_path / "empty").mkdir()
     given = {"run": trained[0], "images": trained[1]} | change
-    assert_refused(run_script("predict", *(f"{k}={v}" for k, v in given.items() if v is not None)), said)
-    assert (tmp_path / "there.csv").read_text() == "mine" and not (tmp_path / "predictions.csv").exists()
+    assert_refused(
+        run_script("predict", *(f"{k}={v}" for k, v in given.items() if v is not None)), said
+    )
+    assert (tmp_path / "there.csv").read_text() == "mine" and not (
+        tmp_path / "predictions.csv"
+    ).exists()
     assert not list((tmp_path / "empty").iterdir())
 
 

@@ -62,7 +62,11 @@ def test_killed_runs_end_like_an_undisturbed_one(undisturbed):
         process.join(200)
         assert process.exitcode == 0, (moment, (folder / "log.txt").read_text()[-3000:])
         for name in RESULTS:
-            assert (folder / run / name).read_bytes() == (folder / "whole" / name).read_bytes(), (run, moment, name)
+            assert (folder / run / name).read_bytes() == (folder / "whole" / name).read_bytes(), (
+                run,
+                moment,
+                name,
+            )
     print(killed)
     assert all(killed[moment] for moment in MOMENTS), killed
 
@@ -81,7 +85,11 @@ def test_a_broken_last_checkpoint_falls_back_to_the_one_before(undisturbed):
     process = start([*command, "resume=true"], folder)
     process.join(200)
     log = (folder / "log.txt").read_text()
-    assert process.exitcode == 0 and "Going on from the one before it" in log and "cannot be read" in log
+    assert (
+        process.exitcode == 0
+        and "Going on from the one before it" in log
+        and "cannot be read" in log
+    )
     for name in RESULTS:
         assert (folder / "broken" / name).read_bytes() == (folder / "whole" / name).read_bytes()
 
@@ -96,18 +104,28 @@ def test_both_checkpoints_broken_is_one_clear_message(undisturbed):
     process = start([*command, "resume=true"], folder)
     process.join(200)
     log = (folder / "log.txt").read_text()
-    assert process.exitcode == 1 and "previous.ckpt cannot be read" in log and "Traceback" not in log
+    assert (
+        process.exitcode == 1 and "previous.ckpt cannot be read" in log and "Traceback" not in log
+    )
 
 
 def test_a_used_folder_is_not_overwritten(undisturbed):
     folder, tree = undisturbed
     before = {path: path.read_bytes() for path in (folder / "whole").rglob("*") if path.is_file()}
-    for more, said in (([], "holds a run already"), (["seed=7", "resume=true"], "other options (seed=7)")):
+    for more, said in (
+        ([], "holds a run already"),
+        (["seed=7", "resume=true"], "other options (seed=7)"),
+    ):
         (folder / "log.txt").unlink(missing_ok=True)
         process = start([*options(tree, "whole"), *more], folder)
         process.join(200)
         log = (folder / "log.txt").read_text()
-        assert process.exitcode == 1 and said in log and "resume=true" in log and "Traceback" not in log
+        assert (
+            process.exitcode == 1
+            and said in log
+            and "resume=true" in log
+            and "Traceback" not in log
+        )
     assert all(path.read_bytes() == content for path, content in before.items())
 
 

@@ -21,7 +21,9 @@ def test_a_run_is_reproduced_with_moved_data_and_another_cache(run_script, tree,
     more = [*stopping, "data.batch_size=4", "seed=3", "scheduler=cosine"]
     assert run_script("train", "fold=2", *small(tree), *more, "hydra.run.dir=run").code == 0
     tree.rename(tmp_path / "moved")
-    done = run_script("reproduce", "run=run", "data.root=moved", "data.cache_dir=elsewhere", "hydra.run.dir=again")
+    done = run_script(
+        "reproduce", "run=run", "data.root=moved", "data.cache_dir=elsewhere", "hydra.run.dir=again"
+    )
     assert done.code == 0, done.err
     assert "Identical" in done.out
     for name in ("predictions.csv", "metrics.json", "learning_curves.csv"):
@@ -57,6 +59,8 @@ def test_a_run_of_another_clone_is_reproduced_to_the_bit(tmp_path):
     for name, script, arguments in calls:
         environment = {**os.environ, "PYTHONPATH": str(tmp_path / name / "src")}
         command = [sys.executable, f"scripts/{script}.py", *arguments]
-        done = subprocess.run(command, cwd=tmp_path / name, env=environment, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=tmp_path / name, env=environment, capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
     assert "Identical" in done.stdout and (tmp_path / "two/data/cache").is_dir()

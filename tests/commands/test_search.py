@@ -19,10 +19,21 @@ space:
 def test_a_search_goes_on_and_never_reads_test(run_script, tree, tmp_path):
     (tmp_path / "mine/hparams_search").mkdir(parents=True)
     (tmp_path / "mine/hparams_search/tiny.yaml").write_text(TINY)
-    for picture in tree.rglob("FOLDS/*/Test/*/*.jpg"):  # whatever the test pictures are: the search must not care
+    for picture in tree.rglob(
+        "FOLDS/*/Test/*/*.jpg"
+    ):  # whatever the test pictures are: the search must not care
         picture.write_bytes(next(tree.rglob("FOLDS/*/Valid/*/*.jpg")).read_bytes())
-    kept = [o for o in options(tree, tmp_path) if not o.startswith(("hydra.sweep", "callbacks.", "trainer.max"))]
-    command = [*kept, "trainer.max_epochs=2", "hparams_search=tiny", f"hydra.searchpath=[file://{tmp_path / 'mine'}]"]
+    kept = [
+        o
+        for o in options(tree, tmp_path)
+        if not o.startswith(("hydra.sweep", "callbacks.", "trainer.max"))
+    ]
+    command = [
+        *kept,
+        "trainer.max_epochs=2",
+        "hparams_search=tiny",
+        f"hydra.searchpath=[file://{tmp_path / 'mine'}]",
+    ]
     command += [f"hydra.run.dir={tmp_path / 'found'}"]
     done = run_script("search", *command, "hparams_search.trials=2")
     assert done.code == 0, done.err
@@ -33,13 +44,28 @@ def test_a_search_goes_on_and_never_reads_test(run_script, tree, tmp_path):
     assert trials["params_optimizer.lr"].nunique() == 3  # what goes on does not begin again
     best = yaml.safe_load((tmp_path / "found/best.yaml").read_text())
     row = trials.loc[trials[trials["state"] == "COMPLETE"]["value"].idxmax()]
-    assert best["optimizer"]["lr"] == row["params_optimizer.lr"] and best["data"]["batch_size"] in (8, 16)
-    assert f"-m fold=1,2 data.root={tree}" in done.out and not list((tmp_path / "found").rglob("predictions.csv"))
+    assert best["optimizer"]["lr"] == row["params_optimizer.lr"] and best["data"]["batch_size"] in (
+        8,
+        16,
+    )
+    assert f"-m fold=1,2 data.root={tree}" in done.out and not list(
+        (tmp_path / "found").rglob("predictions.csv")
+    )
 
 
 def test_a_wrong_space_is_one_clear_message(run_script, tree, tmp_path):
     (tmp_path / "mine/hparams_search").mkdir(parents=True)
-    (tmp_path / "mine/hparams_search/tiny.yaml").write_text(TINY.replace("data.batch_size", "data.batchsize"))
-    command = [*options(tree, tmp_path)[:4], "hparams_search=tiny", f"hydra.searchpath=[file://{tmp_path / 'mine'}]"]
+    (tmp_path / "mine/hparams_search/tiny.yaml").write_text(
+        TINY.replace("data.batch_size", "data.batchsize")
+    )
+    command = [
+        *options(tree, tmp_path)[:4],
+        "hparams_search=tiny",
+        f"hydra.searchpath=[file://{tmp_path / 'mine'}]",
+    ]
     done = run_script("search", *command, f"hydra.run.dir={tmp_path / 'found'}")
-    assert done.code == 1 and "data.batchsize, which is no option" in done.err and "Traceback" not in done.err
+    assert (
+        done.code == 1
+        and "data.batchsize, which is no option" in done.err
+        and "Traceback" not in done.err
+    )

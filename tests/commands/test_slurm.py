@@ -17,7 +17,10 @@ from conftest import write_tree
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not shutil.which("slurmctld") or os.geteuid() != 0, reason="needs Debian's slurm-wlm, and root"),
+    pytest.mark.skipif(
+        not shutil.which("slurmctld") or os.geteuid() != 0,
+        reason="needs Debian's slurm-wlm, and root",
+    ),
 ]
 
 CONFIG = """
@@ -71,7 +74,10 @@ def slurm(tmp_path_factory):
     folder, host = tmp_path_factory.mktemp("slurm"), socket.gethostname().partition(".")[0]
     for name in ("state", "spool", "bin"):
         (folder / name).mkdir()
-    for parent in (folder, *folder.parents):  # munge refuses sockets in folders that others can't enter
+    for parent in (
+        folder,
+        *folder.parents,
+    ):  # munge refuses sockets in folders that others can't enter
         if parent.stat().st_uid == os.getuid() and parent != Path("/"):
             parent.chmod(parent.stat().st_mode | 0o055)
     (folder / "munge.key").write_bytes(os.urandom(1024))
@@ -84,17 +90,26 @@ def slurm(tmp_path_factory):
     ports = [free.getsockname()[1] for free in sockets]
     for free in sockets:
         free.close()
-    (folder / "slurm.conf").write_text(CONFIG.format(folder=folder, host=host, ports=ports, cores=os.cpu_count()))
+    (folder / "slurm.conf").write_text(
+        CONFIG.format(folder=folder, host=host, ports=ports, cores=os.cpu_count())
+    )
     patch = pytest.MonkeyPatch()
     patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
     patch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
-    files = {name: f"--{name}-file={folder}/munge.{name.partition('-')[0]}" for name in ("key", "pid", "log", "seed")}
+    files = {
+        name: f"--{name}-file={folder}/munge.{name.partition('-')[0]}"
+        for name in ("key", "pid", "log", "seed")
+    }
     try:
-        subprocess.run(["munged", "--force", f"--socket={folder}/munge.socket", *files.values()], check=True)
+        subprocess.run(
+            ["munged", "--force", f"--socket={folder}/munge.socket", *files.values()], check=True
+        )
         subprocess.run(["slurmctld", "-c"], check=True)
         subprocess.run(["slurmd"], check=True)
         for _ in range(60):
-            state = subprocess.run(["sinfo", "-h", "-o", "%t"], capture_output=True, text=True).stdout.strip()
+            state = subprocess.run(
+                ["sinfo", "-h", "-o", "%t"], capture_output=True, text=True
+            ).stdout.strip()
             if state == "idle":
                 break
             time.sleep(0.5)
@@ -107,7 +122,11 @@ def slurm(tmp_path_factory):
         patch.undo()
 
 
-LAUNCHER = ["hydra/launcher=slurm_cpu", "hydra.launcher.partition=main", "hydra.launcher.cpus_per_task=1"]
+LAUNCHER = [
+    "hydra/launcher=slurm_cpu",
+    "hydra.launcher.partition=main",
+    "hydra.launcher.cpus_per_task=1",
+]
 LAUNCHER += ["hydra.launcher.mem_gb=1"]
 
 
@@ -118,7 +137,9 @@ def test_slurm_gives_the_summary_of_the_basic_launcher_and_names_a_failing_fold(
         err = process.communicate(timeout=300)[1]
         assert process.returncode == 0, err.decode()
     for name in ("predictions.csv", "tables/results.csv", "tables/per_class.csv"):
-        assert (tmp_path / "slurm/summary" / name).read_bytes() == (tmp_path / "basic/summary" / name).read_bytes()
+        assert (tmp_path / "slurm/summary" / name).read_bytes() == (
+            tmp_path / "basic/summary" / name
+        ).read_bytes()
 
     picture = break_picture(tree)
     process = start(["-m", "fold=1,2", *LAUNCHER, *options(tree, tmp_path / "broken")], tmp_path)
@@ -129,7 +150,10 @@ def test_slurm_gives_the_summary_of_the_basic_launcher_and_names_a_failing_fold(
 
 def test_a_slurm_job_that_is_cancelled_goes_on(slurm, tmp_path):
     tree = write_tree(tmp_path / "set", pictures=12, aug=8)
-    assert start(["-m", "fold=1,2", *options(tree, tmp_path / "basic", epochs=60)], tmp_path).wait(300) == 0
+    assert (
+        start(["-m", "fold=1,2", *options(tree, tmp_path / "basic", epochs=60)], tmp_path).wait(300)
+        == 0
+    )
     sweep = tmp_path / "s"
     command = ["-m", "fold=2,1", *LAUNCHER, *options(tree, sweep, epochs=60)]
     process = start(command, tmp_path)
@@ -142,7 +166,9 @@ def test_a_slurm_job_that_is_cancelled_goes_on(slurm, tmp_path):
     assert process.returncode == 1 and problem["fold"] == 2 and "killed" in problem["cause"]
     assert start([*command, "resume=true"], tmp_path).wait(300) == 0
     for name in ("predictions.csv", "tables/results.csv"):
-        assert (sweep / "summary" / name).read_bytes() == (tmp_path / "basic/summary" / name).read_bytes()
+        assert (sweep / "summary" / name).read_bytes() == (
+            tmp_path / "basic/summary" / name
+        ).read_bytes()
 
 
 def test_ctrl_c_leaves_slurm_jobs_at_work_and_says_so(slurm, tmp_path):
@@ -154,7 +180,11 @@ def test_ctrl_c_leaves_slurm_jobs_at_work_and_says_so(slurm, tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=100)[1].decode()
-    assert process.returncode == 1 and "Jobs that are at work" in err and "hydra/launcher=slurm_cpu" in err
+    assert (
+        process.returncode == 1
+        and "Jobs that are at work" in err
+        and "hydra/launcher=slurm_cpu" in err
+    )
     for _ in range(1200):
         if summary_of(sweep)["complete"]:
             break

@@ -54,7 +54,9 @@ def test_a_multirun_ends_with_its_summary(run_script, tree, tmp_path):
     ledger = pd.read_csv(sweep / "summary/predictions.csv")
     assert len(ledger) == 18 and set(ledger["run"]) == {"fold=1", "fold=2"}
     assert set(found["groups"][0]["baselines"]) == {"majority class", "colours alone"}
-    assert list((sweep / "summary").rglob("events.out.tfevents.*")) and list((sweep / "summary/figures").rglob("*.png"))
+    assert list((sweep / "summary").rglob("events.out.tfevents.*")) and list(
+        (sweep / "summary/figures").rglob("*.png")
+    )
     assert "balanced accuracy" in done.out and "report.html" in done.out
     # the same from runs made one by one, without the multirun's own plan
     (sweep / "summary/expected.json").unlink()
@@ -66,7 +68,9 @@ def test_a_multirun_ends_with_its_summary(run_script, tree, tmp_path):
 
 def test_a_glob_is_a_sweep_and_a_part_of_test_is_compared(run_script, tree, tmp_path):
     part = ["data.eval_batch_size=2", "+trainer.limit_test_batches=2"]
-    done = run_script("train", "-m", "fold=1", "scheduler=glob(con*)", *part, *options(tree, tmp_path / "sweep"))
+    done = run_script(
+        "train", "-m", "fold=1", "scheduler=glob(con*)", *part, *options(tree, tmp_path / "sweep")
+    )
     assert done.code == 0, done.err
     found = summary_of(tmp_path / "sweep")
     assert found["complete"] and found["expected"] == 1 and found["groups"][0]["pictures"] == 4
@@ -83,14 +87,23 @@ def test_a_full_disk_at_the_end_is_one_clear_message(run_script, tree, tmp_path,
     assert summary_of(tmp_path / "sweep")["complete"]
 
 
-def test_summaries_that_take_long_are_not_written_after_every_job(run_script, tree, tmp_path, monkeypatch):
+def test_summaries_that_take_long_are_not_written_after_every_job(
+    run_script, tree, tmp_path, monkeypatch
+):
     monkeypatch.setattr(sweep_module, "QUICK", 0)
     monkeypatch.setattr(sweep_module, "SHARE", 1e-6)
     write, written = sweep_module.write_summary_of, []
-    monkeypatch.setattr(sweep_module, "write_summary_of", lambda folder: written.append(write(folder)) or written[-1])
+    monkeypatch.setattr(
+        sweep_module,
+        "write_summary_of",
+        lambda folder: written.append(write(folder)) or written[-1],
+    )
     done = run_script("train", "-m", "fold=1,2", *options(tree, tmp_path / "sweep"))
     assert done.code == 0, done.err
-    assert [summary.content["finished"] for summary in written] == [1, 2]  # after the first job, and at the end
+    assert [summary.content["finished"] for summary in written] == [
+        1,
+        2,
+    ]  # after the first job, and at the end
     assert summary_of(tmp_path / "sweep")["complete"]
 
 
@@ -101,7 +114,9 @@ def test_a_failing_fold_costs_no_other_and_the_sweep_goes_on(run_script, tree, t
     done = run_script("train", *command)
     assert done.code == 1 and "Traceback" not in done.err
     (problem,) = summary_of(sweep)["problems"]
-    assert problem["fold"] == 2 and problem["status"] == "failed" and picture.name in problem["cause"]
+    assert (
+        problem["fold"] == 2 and problem["status"] == "failed" and picture.name in problem["cause"]
+    )
     assert picture.name in (sweep / "summary/report.html").read_text() and picture.name in done.out
     assert "Traceback" in (sweep / "fold=2/error.log").read_text()
     assert f"hydra.sweep.dir={sweep} resume=true" in done.err
@@ -115,7 +130,10 @@ def test_a_failing_fold_costs_no_other_and_the_sweep_goes_on(run_script, tree, t
     write_picture(picture, 5)
     done = run_script("train", *command, "resume=true")
     assert done.code == 0, done.err
-    assert summary_of(sweep)["complete"] and (sweep / "fold=1/predictions.csv").stat().st_mtime_ns == first
+    assert (
+        summary_of(sweep)["complete"]
+        and (sweep / "fold=1/predictions.csv").stat().st_mtime_ns == first
+    )
 
 
 def test_honest_and_pooled_folds_side_by_side(run_script, tree, tmp_path):
@@ -124,10 +142,14 @@ def test_honest_and_pooled_folds_side_by_side(run_script, tree, tmp_path):
     done = run_script("train", "fold=pooled", *options(tree, honest), f"hydra.run.dir={pooled}")
     assert done.code == 0 and "TRAINED ON" in done.out
     assert "TRAINED ON" in pd.read_csv(pooled / "predictions.csv")["data"].iloc[0]
-    done = run_script("summarize", f"runs=[{honest},{pooled}]", "folds=2", f"output={tmp_path / 'both'}")
+    done = run_script(
+        "summarize", f"runs=[{honest},{pooled}]", "folds=2", f"output={tmp_path / 'both'}"
+    )
     assert done.code == 0 and "lenet, fold=pooled LEAKS" in done.out
     found = json.loads((tmp_path / "both/summary.json").read_text())
-    assert [g["protocol"] for g in found["groups"]] == ["published", "pooled"] and found["comparisons"] == []
+    assert [g["protocol"] for g in found["groups"]] == ["published", "pooled"] and found[
+        "comparisons"
+    ] == []
 
 
 @pytest.mark.parametrize("runs", ["nowhere", "empty"])
@@ -140,7 +162,11 @@ def test_no_runs_is_one_clear_message(run_script, tmp_path, runs):
 def start(command: list[str], folder: Path) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [*TRAIN, *command], cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [*TRAIN, *command],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -173,7 +199,9 @@ def test_a_stopped_sweep_goes_on_to_the_same_numbers(undisturbed, kill):
         assert problem["fold"] == 2 and problem["status"] == "interrupted"
     assert start([*command, "resume=true"], folder).wait(300) == 0
     for name in ("predictions.csv", "tables/results.csv"):
-        assert (sweep / "summary" / name).read_bytes() == (folder / "basic/summary" / name).read_bytes()
+        assert (sweep / "summary" / name).read_bytes() == (
+            folder / "basic/summary" / name
+        ).read_bytes()
 
 
 @pytest.mark.slow
@@ -181,10 +209,14 @@ def test_a_stopped_sweep_goes_on_to_the_same_numbers(undisturbed, kill):
 def test_launchers_give_the_same_summary_to_the_last_digit(undisturbed, launcher):
     folder, tree = undisturbed
     sweep = folder / launcher
-    process = start(["-m", "fold=1,2", f"hydra/launcher={launcher}", *options(tree, sweep, epochs=60)], folder)
+    process = start(
+        ["-m", "fold=1,2", f"hydra/launcher={launcher}", *options(tree, sweep, epochs=60)], folder
+    )
     assert process.wait(300) == 0, process.stderr.read()
     for name in ("predictions.csv", "tables/results.csv", "tables/per_class.csv"):
-        assert (sweep / "summary" / name).read_bytes() == (folder / "basic/summary" / name).read_bytes()
+        assert (sweep / "summary" / name).read_bytes() == (
+            folder / "basic/summary" / name
+        ).read_bytes()
 
 
 @pytest.mark.slow
@@ -192,7 +224,9 @@ def test_launchers_give_the_same_summary_to_the_last_digit(undisturbed, launcher
 def test_launchers_name_a_failing_fold(undisturbed, launcher, tmp_path):
     tree = write_tree(tmp_path / "set")
     picture = break_picture(tree)
-    process = start(["-m", "fold=1,2", f"hydra/launcher={launcher}", *options(tree, tmp_path / "s")], tmp_path)
+    process = start(
+        ["-m", "fold=1,2", f"hydra/launcher={launcher}", *options(tree, tmp_path / "s")], tmp_path
+    )
     process.communicate(timeout=300)
     (problem,) = summary_of(tmp_path / "s")["problems"]
     assert process.returncode == 1 and problem["fold"] == 2 and picture.name in problem["cause"]
@@ -204,7 +238,13 @@ def test_a_job_that_is_killed_costs_no_finished_one(undisturbed, launcher):
     folder, tree = undisturbed
     sweep = folder / f"killed_{launcher}"
     two = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    command = ["-m", "fold=2,1", f"hydra/launcher={launcher}", *two, *options(tree, sweep, epochs=60)]
+    command = [
+        "-m",
+        "fold=2,1",
+        f"hydra/launcher={launcher}",
+        *two,
+        *options(tree, sweep, epochs=60),
+    ]
     process = start(command, folder)
     while not (sweep / "fold=2/checkpoints/last.ckpt").is_file():
         assert process.poll() is None
@@ -214,28 +254,43 @@ def test_a_job_that_is_killed_costs_no_finished_one(undisturbed, launcher):
     err = process.communicate(timeout=300)[1].decode()
     assert process.returncode == 1 and f"hydra/launcher={launcher}" in err and "resume=true" in err
     causes = {problem["fold"]: problem["cause"] for problem in summary_of(sweep)["problems"]}
-    assert "killed" in causes[2] and (launcher == "joblib" or len(causes) == 1)  # joblib ends all jobs at work
+    assert "killed" in causes[2] and (
+        launcher == "joblib" or len(causes) == 1
+    )  # joblib ends all jobs at work
     assert start([*command, "resume=true"], folder).wait(300) == 0
     for name in ("predictions.csv", "tables/results.csv"):
-        assert (sweep / "summary" / name).read_bytes() == (folder / "basic/summary" / name).read_bytes()
+        assert (sweep / "summary" / name).read_bytes() == (
+            folder / "basic/summary" / name
+        ).read_bytes()
 
 
 @pytest.mark.slow
 def test_folds_side_by_side_see_a_gpu_each(tmp_path, monkeypatch):
     tree = write_tree(tmp_path / "set", folds=4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    given = ["hydra/launcher=joblib_gpus", "hydra.launcher.n_jobs=2", *options(tree, tmp_path / "s", epochs=20)]
+    given = [
+        "hydra/launcher=joblib_gpus",
+        "hydra.launcher.n_jobs=2",
+        *options(tree, tmp_path / "s", epochs=20),
+    ]
     process = start(["-m", "fold=1,2,3,4", *given], tmp_path)
     assert process.wait(300) == 0, process.stderr.read().decode()
-    found = [json.loads(file.read_text()) for file in (tmp_path / "s").glob("fold=*/provenance.json")]
+    found = [
+        json.loads(file.read_text()) for file in (tmp_path / "s").glob("fold=*/provenance.json")
+    ]
     assert {run["accelerator"]["visible"] for run in found} == {"5", "7"}
 
 
 @pytest.mark.slow
 def test_a_multirun_of_two_processes_a_fold(undisturbed, tmp_path):
     _, tree = undisturbed
-    for name, ddp in (("one", []), ("two", ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"])):
-        given = [o for o in options(tree, tmp_path / name, epochs=2) if not (ddp and o == "trainer=cpu")]
+    for name, ddp in (
+        ("one", []),
+        ("two", ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]),
+    ):
+        given = [
+            o for o in options(tree, tmp_path / name, epochs=2) if not (ddp and o == "trainer=cpu")
+        ]
         process = start(["-m", "fold=1,2", *given, *ddp], tmp_path)
         assert process.wait(300) == 0, process.stderr.read().decode()
     one, two = (pd.read_csv(tmp_path / name / "summary/predictions.csv") for name in ("one", "two"))

@@ -31,7 +31,12 @@ def synthetic(tmp_path_factory) -> Path:
 
 def small(root: Path) -> list[str]:
     """Options for a tree of ``write_tree``."""
-    return [f"data.root={root}", f"data.classes=[{','.join(CLASSES)}]", f"data.name_pattern='{PATTERN}'", "trainer=cpu"]
+    return [
+        f"data.root={root}",
+        f"data.classes=[{','.join(CLASSES)}]",
+        f"data.name_pattern='{PATTERN}'",
+        "trainer=cpu",
+    ]
 
 
 def the_run(folder: Path) -> Path:
@@ -52,9 +57,17 @@ def assert_equal_to_scikit_learn(run: Path) -> None:
             "balanced_accuracy": sk.balanced_accuracy_score(truth, guess),
         }
         for average in ("macro", "weighted"):
-            scores = sk.precision_recall_fscore_support(truth, guess, average=average, zero_division=0)
-            expected |= {f"{k}_{average}": v for k, v in zip(("precision", "recall", "f1"), scores[:3], strict=True)}
-            each = [sk.roc_auc_score(truth == name, probabilities[:, i]) for i, name in enumerate(classes)]
+            scores = sk.precision_recall_fscore_support(
+                truth, guess, average=average, zero_division=0
+            )
+            expected |= {
+                f"{k}_{average}": v
+                for k, v in zip(("precision", "recall", "f1"), scores[:3], strict=True)
+            }
+            each = [
+                sk.roc_auc_score(truth == name, probabilities[:, i])
+                for i, name in enumerate(classes)
+            ]
             weights = [(truth == name).sum() for name in classes] if average == "weighted" else None
             expected[f"auroc_{average}"] = np.average(each, weights=weights)
         for name, value in expected.items():
@@ -97,10 +110,15 @@ def test_one_fold_leaves_everything_that_is_promised(run_script, synthetic, tmp_
     assert not table.duplicated(["image", "fold", "split"]).any()
     provenance = json.loads((run / "provenance.json").read_text())
     assert provenance["status"] == "finished" and provenance["data"]["synthetic"] is True
-    assert provenance["epochs"] == 2 and provenance["versions" if "versions" in provenance else "packages"]["torch"]
+    assert (
+        provenance["epochs"] == 2
+        and provenance["versions" if "versions" in provenance else "packages"]["torch"]
+    )
     curves = pd.read_csv(run / "learning_curves.csv")
     assert (
-        curves["epoch"].tolist() == [0, 1] and curves["train/loss"].notna().all() and curves["val/loss"].notna().all()
+        curves["epoch"].tolist() == [0, 1]
+        and curves["train/loss"].notna().all()
+        and curves["val/loss"].notna().all()
     )
 
 
@@ -117,7 +135,12 @@ def test_the_same_command_gives_the_same_bytes(run_script, synthetic, tmp_path):
     for threads in ("1", "3", "null"):  # the first with a cold cache
         assert run_script("train", *options, f"data.threads={threads}").code == 0
         run = the_run(tmp_path)
-        written.append([(run / f).read_bytes() for f in ("predictions.csv", "metrics.json", "learning_curves.csv")])
+        written.append(
+            [
+                (run / f).read_bytes()
+                for f in ("predictions.csv", "metrics.json", "learning_curves.csv")
+            ]
+        )
         shutil.rmtree(tmp_path / "logs")
     assert written[0] == written[1] == written[2]
     assert run_script("train", *options, "seed=1").code == 0
@@ -133,7 +156,9 @@ def test_a_resumed_run_ends_like_one_that_was_not_interrupted(run_script, tree, 
     assert stopped["epoch"].tolist() == [0, 1]
     assert run_script("train", *options, "hydra.run.dir=parts", "ckpt_path=last").code == 0
     for file in ("predictions.csv", "metrics.json", "learning_curves.csv"):
-        assert (tmp_path / "parts" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes(), file
+        assert (tmp_path / "parts" / file).read_bytes() == (
+            tmp_path / "whole" / file
+        ).read_bytes(), file
 
 
 def test_scoring_a_finished_run_again(run_script, tree, tmp_path):
@@ -145,7 +170,9 @@ def test_scoring_a_finished_run_again(run_script, tree, tmp_path):
     [again] = (tmp_path / "run/tests").iterdir()
     for file in ("predictions.csv", "metrics.json"):
         assert (again / file).read_bytes() == (tmp_path / "run" / file).read_bytes()
-    assert all(path.read_bytes() == content for path, content in before.items()), "the run itself was changed"
+    assert all(path.read_bytes() == content for path, content in before.items()), (
+        "the run itself was changed"
+    )
 
 
 def test_data_moved_since_the_run(run_script, tree, tmp_path):
@@ -172,21 +199,40 @@ def test_data_moved_since_the_run(run_script, tree, tmp_path):
         "data.sampler=weighted data.train_images=augmented",
         "data.train_images=original data.mean=[0.5,0.5,0.5] data.std=[0.2,0.2,0.2]",
         "+data.augment={_target_:torchvision.transforms.v2.RandomHorizontalFlip}",
-        pytest.param("model=torchvision model.name=mobilenet_v3_small data.image_size=40", marks=pytest.mark.slow),
+        pytest.param(
+            "model=torchvision model.name=mobilenet_v3_small data.image_size=40",
+            marks=pytest.mark.slow,
+        ),
         "experiment=lenet_original",
     ],
 )
 def test_options_work(run_script, tree, option):
-    done = run_script("train", *small(tree), "trainer.max_epochs=2", "callbacks.figures=null", *option.split())
+    done = run_script(
+        "train", *small(tree), "trainer.max_epochs=2", "callbacks.figures=null", *option.split()
+    )
     assert done.code == 0, done.err
 
 
 @pytest.mark.slow
 def test_two_processes_give_the_result_of_one(tree, tmp_path):
     """Real processes: pytest's own must not become rank 0."""
-    options = [*small(tree), "data.batch_size=4", "trainer.max_epochs=3", "classifier.class_weights=balanced"]
-    for name, more in (("one", []), ("two", ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"])):
-        command = [sys.executable, PROJECT / "scripts/train.py", *options, *more, f"hydra.run.dir={name}"]
+    options = [
+        *small(tree),
+        "data.batch_size=4",
+        "trainer.max_epochs=3",
+        "classifier.class_weights=balanced",
+    ]
+    for name, more in (
+        ("one", []),
+        ("two", ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]),
+    ):
+        command = [
+            sys.executable,
+            PROJECT / "scripts/train.py",
+            *options,
+            *more,
+            f"hydra.run.dir={name}",
+        ]
         subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, timeout=200)
     one, two = (read_predictions(tmp_path / name / "predictions.csv") for name in ("one", "two"))
     assert one["image"].tolist() == two["image"].tolist()
@@ -196,7 +242,9 @@ def test_two_processes_give_the_result_of_one(tree, tmp_path):
 
 
 def test_real_photographs(run_script, real_data, tmp_path):
-    done = run_script("make_folds", f"source={real_data}", "output=folds", "data=msld_v1", "copies=1")
+    done = run_script(
+        "make_folds", f"source={real_data}", "output=folds", "data=msld_v1", "copies=1"
+    )
     assert done.code == 0, done.err
     done = run_script("train", "fold=3", "data=msld_v1", "data.root=folds", "trainer.max_epochs=3")
     assert done.code == 0, done.err
@@ -208,7 +256,17 @@ def test_real_photographs(run_script, real_data, tmp_path):
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_compiled_networks_learn_the_same(tree, tmp_path, run_script):
     for name, options in (("plain", []), ("compiled", ["classifier.compile=reduce-overhead"])):
-        done = run_script("train", "fold=1", *small(tree), *options, "trainer.max_epochs=3", f"hydra.run.dir={name}")
+        done = run_script(
+            "train",
+            "fold=1",
+            *small(tree),
+            *options,
+            "trainer.max_epochs=3",
+            f"hydra.run.dir={name}",
+        )
         assert done.code == 0, done.err
-    tables = [probabilities_of(read_predictions(tmp_path / name / "predictions.csv")) for name in ("plain", "compiled")]
+    tables = [
+        probabilities_of(read_predictions(tmp_path / name / "predictions.csv"))
+        for name in ("plain", "compiled")
+    ]
     np.testing.assert_allclose(*tables, atol=1e-3)

@@ -85,7 +85,9 @@ def test_augmentation_is_drawn_for_each_picture_and_each_epoch_and_repeats(flip)
 def test_processes_share_each_batch_without_repeats(world_size):
     options = {"sampler": "shuffle", "augment": RandomFlip()}
     whole = list(loader(**options))
-    shares = [list(loader(**options, rank=rank, world_size=world_size)) for rank in range(world_size)]
+    shares = [
+        list(loader(**options, rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
     for step, batch in enumerate(whole):
         together = torch.cat([share[step]["index"] for share in shares])
         assert sorted(together.tolist()) == sorted(batch["index"].tolist())
@@ -100,18 +102,27 @@ def test_flips_of_a_batch():
     vertical = RandomFlip(0.0, 0.3)(images)
     turned = (vertical != images).flatten(1).any(1)
     assert torch.equal(
-        torch.where((vertical == images).all(-1).all(-1).all(-1).view(-1, 1, 1, 1), images, images.flip(-2)), vertical
+        torch.where(
+            (vertical == images).all(-1).all(-1).all(-1).view(-1, 1, 1, 1), images, images.flip(-2)
+        ),
+        vertical,
     )
     assert 80 < turned.sum() < 160
 
 
-@pytest.mark.parametrize("options", [{}, {"sampler": "shuffle", "augment": RandomFlip(), "rank": 1, "world_size": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"sampler": "shuffle", "augment": RandomFlip(), "rank": 1, "world_size": 2}]
+)
 def test_reading_ahead_changes_nothing(monkeypatch, options):
     monkeypatch.setattr("mpoxcv.data.loader.PART", 0)
     alone = list(loader(prefetch=0, **options))
     for prefetch in (1, 2, 50):
         ahead = loader(prefetch=prefetch, **options)
-        assert all(torch.equal(one[key], two[key]) for one, two in zip(ahead, alone, strict=True) for key in one)
+        assert all(
+            torch.equal(one[key], two[key])
+            for one, two in zip(ahead, alone, strict=True)
+            for key in one
+        )
         ahead.load_state_dict({"step": 3})
         assert torch.equal(seen(ahead, "image"), seen(alone[3:], "image"))
     for batch in loader(prefetch=2, **options):  # left half-way

@@ -17,14 +17,24 @@ def folds(tmp_path):
         for i in range(30):
             stem = f"{name[:3].upper()}_{i // 3 * 2 + (i % 3 == 2):02d}_{i:02d}"
             for fold in range(1, 6):
-                split = "Test" if i % 5 == fold - 1 and fold < 5 else "Valid" if i % 5 == fold % 5 else "Train"
+                split = (
+                    "Test"
+                    if i % 5 == fold - 1 and fold < 5
+                    else "Valid"
+                    if i % 5 == fold % 5
+                    else "Train"
+                )
                 write_picture(root / f"FOLDS/fold{fold}/{split}/{name}/{stem}.jpg", 100 * c + i, 16)
                 if split == "Train":
                     write_picture(
-                        root / f"FOLDS_AUG/fold{fold}_AUG/Train/{name}/{stem}_a_1.jpg", 1000 + 100 * c + i, 16
+                        root / f"FOLDS_AUG/fold{fold}_AUG/Train/{name}/{stem}_a_1.jpg",
+                        1000 + 100 * c + i,
+                        16,
                     )
             if not (root / f"FOLDS/fold5/Test/{name}").is_dir():
-                write_picture(root / f"FOLDS/fold5/Test/{name}/{name[:3].upper()}_90_90.jpg", 5000 + c, 16)
+                write_picture(
+                    root / f"FOLDS/fold5/Test/{name}/{name[:3].upper()}_90_90.jpg", 5000 + c, 16
+                )
     return root
 
 
@@ -40,8 +50,12 @@ def test_grouped_folds_tile_the_data_by_patient_without_copying(folds, tmp_path)
     for table in tables.values():
         assert table.groupby(["class", "patient"])["split"].nunique().max() == 1
         train = table[table["split"] == "train"]
-        assert set(table[table["augmented"]]["original"]) <= set(train[~train["augmented"]]["original"])
-        assert table["augmented"].sum() > 30 and (table[table["augmented"]]["split"] == "train").all()
+        assert set(table[table["augmented"]]["original"]) <= set(
+            train[~train["augmented"]]["original"]
+        )
+        assert (
+            table["augmented"].sum() > 30 and (table[table["augmented"]]["split"] == "train").all()
+        )
         assert not table["path"].duplicated().any()
     assert sorted(p for p in folds.rglob("*")) == before
     kept = pd.read_csv(tmp_path / "set_grouped_folds.csv")
@@ -57,14 +71,20 @@ def test_patients_with_the_same_picture_are_split_as_one(tmp_path):
             coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8))
             coarse.resize((48, 48), Image.Resampling.BICUBIC).save(file)
             for split in ("Valid", "Test"):
-                write_picture(tmp_path / f"set/FOLDS/fold1/{split}/{name}/{name[:3].upper()}_9{split[0]}_01.png", c)
+                write_picture(
+                    tmp_path
+                    / f"set/FOLDS/fold1/{split}/{name}/{name[:3].upper()}_9{split[0]}_01.png",
+                    c,
+                )
             if i < 6:  # another patient's name, mirrored and re-encoded
                 with Image.open(file) as picture:
                     copy = file.with_name(f"{name[:3].upper()}_{80 + i}_01.jpg")
                     ImageOps.mirror(picture).save(copy, quality=85)
     pattern = r"(?P<original>(?P<patient>[A-Z]+_\w+)_\d+)(?P<copy>_\d+_\d+)?"
     for fold in range(1, 6):
-        table = fold_table(tmp_path / "set", CLASSES, pattern, fold, "grouped", cache_dir=tmp_path / "cache")
+        table = fold_table(
+            tmp_path / "set", CLASSES, pattern, fold, "grouped", cache_dir=tmp_path / "cache"
+        )
         split = dict(zip(table["class"] + table["patient"], table["split"], strict=True))
         for name in CLASSES:
             code = name + name[:3].upper()
@@ -98,12 +118,18 @@ def test_pooled_folds_test_what_they_train_on_and_say_so(folds, tmp_path):
 def test_permuted_labels_move_with_the_patient_and_leave_test_alone(folds):
     table = table_of(folds, 1)
     permuted = permute_labels(table, seed=3)
-    assert permuted.equals(permute_labels(table, seed=3)) and not permuted.equals(permute_labels(table, seed=4))
+    assert permuted.equals(permute_labels(table, seed=3)) and not permuted.equals(
+        permute_labels(table, seed=4)
+    )
     test = table["split"] == "test"
     assert permuted[test].equals(table[test])
     assert permuted[~test].groupby(table["class"] + table["patient"])["label"].nunique().max() == 1
-    shares = pd.crosstab(table[~test]["class"], permuted[~test]["class"], normalize="index").to_numpy()
-    assert 0.2 < shares.min() and shares.max() < 0.5  # a third of each class in every other, and in itself
+    shares = pd.crosstab(
+        table[~test]["class"], permuted[~test]["class"], normalize="index"
+    ).to_numpy()
+    assert (
+        0.2 < shares.min() and shares.max() < 0.5
+    )  # a third of each class in every other, and in itself
     units = [
         t[~test].assign(key=table["class"] + table["patient"]).drop_duplicates("key")["class"]
         for t in (table, permuted)

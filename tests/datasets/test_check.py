@@ -21,7 +21,9 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     root = tmp_path_factory.mktemp("check") / "set"
     write_synthetic(root, size=16, copies=1)
     table = index_folds(root, CLASSES, PATTERN)
-    return pd.concat([table[~table["augmented"]], *[table[table["augmented"]]] * 14], ignore_index=True)
+    return pd.concat(
+        [table[~table["augmented"]], *[table[table["augmented"]]] * 14], ignore_index=True
+    )
 
 
 def marked(rows: list[list[str]]) -> list[str]:
@@ -44,9 +46,22 @@ def test_every_difference_is_marked(published: pd.DataFrame) -> None:
     first = published.groupby(by_fold_and_split, sort=False)["path"].transform("first")
     rows = count_rows(published[published["path"] != first], CLASSES, compare=True)
     assert all(DIFFERS in row[-1] for row in rows[1:-2]), "one picture of each row was taken away"
-    assert rows[3] == ["1", "Test", f"8 {DIFFERS} 9", "7", "9", "16", "6", "27", "73", f"{DIFFERS} 74"]
+    assert rows[3] == [
+        "1",
+        "Test",
+        f"8 {DIFFERS} 9",
+        "7",
+        "9",
+        "16",
+        "6",
+        "27",
+        "73",
+        f"{DIFFERS} 74",
+    ]
 
-    one = published["original"] == published.loc[published["patient"] == "MSL_01", "original"].iloc[0]
+    one = (
+        published["original"] == published.loc[published["patient"] == "MSL_01", "original"].iloc[0]
+    )
     rows = count_rows(published[~one], CLASSES, compare=True)
     assert rows[-2][6:] == [f"54 {DIFFERS} 55", "284", "754", f"{DIFFERS} 755"]
 
@@ -76,7 +91,14 @@ def test_pictures_that_do_not_decode_are_named_with_their_reason(tree: Path) -> 
     (folder / "COW_2_01.jpg").write_text("Not a picture at all.")
     (tree / "FOLDS/fold2/Test/Cowpox/COW_20_01.jpg").write_bytes(b"")  # the same content again
     with pytest.raises(UserError) as refused:
-        check(tree, ["Chickenpox", "Cowpox", "Measles"], PATTERN, 2, cache_dir=tree.parent / "cache", threads=2)
+        check(
+            tree,
+            ["Chickenpox", "Cowpox", "Measles"],
+            PATTERN,
+            2,
+            cache_dir=tree.parent / "cache",
+            threads=2,
+        )
     found = dict(line.strip().split(": ", 1) for line in str(refused.value).splitlines()[1:-1])
     place = "FOLDS/fold1/Train/Cowpox"
     assert found.pop(f"{place}/COW_0_01.jpg").startswith("cannot be decoded")

@@ -28,7 +28,8 @@ PICTURE = "FOLDS/fold1/Train/Cowpox/CWP_01_01.jpg"
 
 
 def zipped(
-    *members: str | zipfile.ZipInfo, change: Callable[[list[zipfile.ZipInfo]], None] = lambda all: None
+    *members: str | zipfile.ZipInfo,
+    change: Callable[[list[zipfile.ZipInfo]], None] = lambda all: None,
 ) -> bytes:
     """Return an archive; ``change`` edits what its directory at the end will say."""
     buffer = io.BytesIO()
@@ -95,7 +96,9 @@ def assert_refused(archive: bytes, root: Path, says: str) -> None:
     with pytest.raises(UserError, match=says):
         fetch(str(file), root)
     assert_nothing_left(root)
-    assert {path.name for path in root.parent.parent.iterdir()} == {"set.zip", "data"}, "written outside"
+    assert {path.name for path in root.parent.parent.iterdir()} == {"set.zip", "data"}, (
+        "written outside"
+    )
 
 
 def member(name: str, mode: int = 0o100644, method: int = zipfile.ZIP_DEFLATED) -> zipfile.ZipInfo:
@@ -123,7 +126,9 @@ def test_url(url: str, root: Path, page: str, capsys: pytest.CaptureFixture[str]
         ("elsewhere.zip", "ftp://.*refused"),
     ],
 )
-def test_url_that_fails(url: str, root: Path, page: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_url_that_fails(
+    url: str, root: Path, page: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match=says):
         fetch(f"{url}/{page}", root)
     assert_nothing_left(root)
@@ -133,7 +138,9 @@ def test_url_that_fails(url: str, root: Path, page: str, says: str, monkeypatch:
     assert_nothing_left(root)
 
 
-@pytest.mark.parametrize("source", ["file:///etc/passwd", "ftp://host/set.zip", "s3://bucket/set.zip", "http://"])
+@pytest.mark.parametrize(
+    "source", ["file:///etc/passwd", "ftp://host/set.zip", "s3://bucket/set.zip", "http://"]
+)
 def test_other_urls(root: Path, source: str) -> None:
     with pytest.raises(UserError, match=r"is refused|cannot be fetched"):
         fetch(source, root)
@@ -180,7 +187,9 @@ def test_names_that_lead_out(root: Path, name: str) -> None:
 
 
 def test_name_with_a_zero_byte(root: Path) -> None:
-    assert_refused(zipped("FOLDS/QQQ/evil.jpg").replace(b"QQQ", b"\0.."), root, "may lead out|broken")
+    assert_refused(
+        zipped("FOLDS/QQQ/evil.jpg").replace(b"QQQ", b"\0.."), root, "may lead out|broken"
+    )
 
 
 @pytest.mark.parametrize(
@@ -301,8 +310,16 @@ def test_kaggle(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("error", "raised", "says"),
     [
-        (ConnectionError("Failed to resolve\n'kaggle.com'"), UserError, "Failed to resolve 'kaggle.com'"),
-        (RuntimeError("401 Client Error."), UserError, "401 Client Error(.|\n)*kaggle.com/settings"),
+        (
+            ConnectionError("Failed to resolve\n'kaggle.com'"),
+            UserError,
+            "Failed to resolve 'kaggle.com'",
+        ),
+        (
+            RuntimeError("401 Client Error."),
+            UserError,
+            "401 Client Error(.|\n)*kaggle.com/settings",
+        ),
         (OSError(errno.ENOSPC, "No space left on device"), OSError, "No space left"),
         (KeyboardInterrupt(), KeyboardInterrupt, None),
     ],
@@ -323,7 +340,9 @@ def test_kaggle_fails(
     assert_nothing_left(root)
 
 
-def test_kaggle_gives_something_else(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kaggle_gives_something_else(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kagglehub(monkeypatch, lambda slug: str(tmp_path))
     shutil.copy(__file__, tmp_path)
     with pytest.raises(UserError, match="one folder FOLDS"):

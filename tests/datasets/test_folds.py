@@ -39,7 +39,9 @@ def check(table: pd.DataFrame, folds: pd.DataFrame, n_folds: int) -> None:
     assert list(folds) == ["image", "fold", "split"]
     assert len(folds) == n_folds * len(table)
     assert not folds.duplicated(["image", "fold"]).any()
-    assert sorted(folds["image"][folds["split"] == "test"]) == sorted(table["image"])  # the tests tile the data
+    assert sorted(folds["image"][folds["split"] == "test"]) == sorted(
+        table["image"]
+    )  # the tests tile the data
     full = folds.merge(table, on="image")
     assert full.groupby(["fold", "patient"])["split"].nunique().max() == 1
     classes = full.groupby(["fold", "split"])["class"].nunique()
@@ -51,7 +53,12 @@ patient_counts = st.lists(st.integers(1, 4), min_size=5, max_size=9)
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.lists(patient_counts, min_size=1, max_size=4), st.integers(0, 99), st.integers(3, 5), st.randoms())
+@given(
+    st.lists(patient_counts, min_size=1, max_size=4),
+    st.integers(0, 99),
+    st.integers(3, 5),
+    st.randoms(),
+)
 @example([[1] * 5] * 4, 0, 5, Random(0))
 def test_no_patient_crosses_splits_and_tests_tile_the_data(counts, seed, n_folds, random):
     table = pictures({"ABCD"[i]: patients for i, patients in enumerate(counts)})
@@ -62,7 +69,10 @@ def test_no_patient_crosses_splits_and_tests_tile_the_data(counts, seed, n_folds
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from("ABC"), st.integers(0, 12)), min_size=20, max_size=50), st.integers(0, 99))
+@given(
+    st.lists(st.tuples(st.sampled_from("ABC"), st.integers(0, 12)), min_size=20, max_size=50),
+    st.integers(0, 99),
+)
 def test_patients_with_several_classes_never_cross_either(rows, seed):
     table = pd.DataFrame([(f"{c}/{i}", c, str(p)) for i, (c, p) in enumerate(rows)])
     table.columns = ["image", "class", "patient"]
@@ -73,7 +83,9 @@ def test_patients_with_several_classes_never_cross_either(rows, seed):
 
 
 def test_shares_and_balance_on_the_counts_of_msld():
-    table = pictures({name: [n // p + (i < n % p) for i in range(p)] for name, (n, p) in CLASS_COUNTS.items()})
+    table = pictures(
+        {name: [n // p + (i < n % p) for i in range(p)] for name, (n, p) in CLASS_COUNTS.items()}
+    )
     assert len(table) == 755
     for seed in (0, 42):
         full = assign_folds(table, 5, seed).merge(table, on="image")
@@ -93,7 +105,11 @@ def test_the_seed_changes_the_folds():
 
 
 def test_the_least_number_of_patients():
-    check(table := pictures({"A": [3] * 30, "B": [9, 1, 1, 1, 1], "C": [1] * 5}), assign_folds(table), 5)
+    check(
+        table := pictures({"A": [3] * 30, "B": [9, 1, 1, 1, 1], "C": [1] * 5}),
+        assign_folds(table),
+        5,
+    )
     with pytest.raises(UserError, match=r"B: 4 patient\(s\)(?s:.)*at least 5 patients") as error:
         assign_folds(pictures({"A": [3] * 30, "B": [5, 5, 5, 5]}))
     assert "A:" not in str(error.value)
@@ -118,12 +134,32 @@ def test_patients_who_share_pictures_become_one():
 @pytest.mark.parametrize(
     ("paths", "pattern", "message"),
     [
-        (["A/M43_02.jpg", "A/M43_02_aug07.jpg"], CUSTOM, "copies of other pictures(?s:.)*A/M43_02_aug07.jpg"),
-        (["A/M43_02.jpg", "A/M43_02_108.jpg"], V1, "copies of other pictures(?s:.)*A/M43_02_108.jpg"),
-        (["A/M43_02.jpg", "A/M43_02_108.jpg"], CUSTOM, "copies of other pictures(?s:.)*A/M43_02_108.jpg"),
-        (["A/CHP_01_01.jpg", "A/CHP_01_01_10_1.jpg"], CUSTOM, "copies of other pictures(?s:.)*CHP_01_01_10_1"),
+        (
+            ["A/M43_02.jpg", "A/M43_02_aug07.jpg"],
+            CUSTOM,
+            "copies of other pictures(?s:.)*A/M43_02_aug07.jpg",
+        ),
+        (
+            ["A/M43_02.jpg", "A/M43_02_108.jpg"],
+            V1,
+            "copies of other pictures(?s:.)*A/M43_02_108.jpg",
+        ),
+        (
+            ["A/M43_02.jpg", "A/M43_02_108.jpg"],
+            CUSTOM,
+            "copies of other pictures(?s:.)*A/M43_02_108.jpg",
+        ),
+        (
+            ["A/CHP_01_01.jpg", "A/CHP_01_01_10_1.jpg"],
+            CUSTOM,
+            "copies of other pictures(?s:.)*CHP_01_01_10_1",
+        ),
         (["A/a_1.jpg", "A/a_1.png"], CUSTOM, "same names(?s:.)*A/a_1.jpg\n  A/a_1.png"),
-        (["A/a_1.jpg"], r"(?P<original>(?P<patient>.+)_\d+)", r"a_1_aug01: no copy .*end with \(\?P<copy>"),
+        (
+            ["A/a_1.jpg"],
+            r"(?P<original>(?P<patient>.+)_\d+)",
+            r"a_1_aug01: no copy .*end with \(\?P<copy>",
+        ),
         (["A/a1.jpg"], r"(?P<original>(?P<patient>[a-z]+).+)", "a1_aug01: no copy"),
     ],
 )
@@ -139,7 +175,10 @@ def test_the_same_name_in_two_classes_is_fine():
 @pytest.mark.parametrize(
     ("stems", "message"),
     [
-        ([f"M{p}_{i}_{c}" for p in range(9) for i in (1, 2) for c in (107, 108)], "M0_1 and M0_2 count as two"),
+        (
+            [f"M{p}_{i}_{c}" for p in range(9) for i in (1, 2) for c in (107, 108)],
+            "M0_1 and M0_2 count as two",
+        ),
         ([f"M{p}_{i}" for p in range(9) for i in (1, 2)], None),  # patients M0 …
         ([f"MKP_{p}_{i}" for p in range(9) for i in (1, 2)], None),
         ([f"site{s}_{p}_{i}" for s in (1, 2) for p in range(30) for i in (1, 2)], None),

@@ -36,7 +36,11 @@ def test_synthetic(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "SYNTHETIC" in done.stdout and "≠" not in done.stdout and "published" not in done.stdout
     assert "the data can be used" in done.stdout
-    assert {path.name for path in (tmp_path / "data").iterdir()} == {"synthetic", "synthetic.lock", "cache"}
+    assert {path.name for path in (tmp_path / "data").iterdir()} == {
+        "synthetic",
+        "synthetic.lock",
+        "cache",
+    }
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
@@ -52,7 +56,9 @@ def test_damaged_pictures(tmp_path: Path, tree: Path, run_script: Callable) -> N
     assert "Measles/MEA_20_01.jpg: is not a picture" in done.err
     assert "data.exclude=" in done.err and "Traceback" not in done.err
     assert "FOLDS_AUG" in done.out and "can be used" not in done.out
-    done = run_script("get_data", *SMALL, "data.exclude=['*/COW_[01]_01.jpg','*/Measles/MEA_20_01.jpg']")
+    done = run_script(
+        "get_data", *SMALL, "data.exclude=['*/COW_[01]_01.jpg','*/Measles/MEA_20_01.jpg']"
+    )
     assert done.code == 0 and "all 84 files decode" in done.out
 
 

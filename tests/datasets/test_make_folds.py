@@ -48,7 +48,11 @@ def source(tmp_path):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {
+        p.relative_to(folder).as_posix(): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file()
+    }
 
 
 def listing(folder: Path) -> list[str]:
@@ -72,7 +76,9 @@ def test_what_it_makes_is_what_the_index_reads(source, tmp_path, augment, capsys
     table = index_folds(output, CLASSES, PATTERN)
     originals, copies = table[~table["augmented"]], table[table["augmented"]]
     keys = ["image", "patient", "class", "fold", "split"]
-    in_order = [t[keys].sort_values(["fold", "image"], ignore_index=True) for t in (originals, folds)]
+    in_order = [
+        t[keys].sort_values(["fold", "image"], ignore_index=True) for t in (originals, folds)
+    ]
     pd.testing.assert_frame_equal(*in_order, check_dtype=False)
     pd.testing.assert_frame_equal(pd.read_csv(output / "folds.csv"), folds, check_dtype=False)
     for path, image in zip(originals["path"], originals["image"], strict=True):
@@ -119,14 +125,18 @@ def test_byte_identical_whatever_the_threads_and_the_state_of_torch(source, tmp_
     make(source, tmp_path / "c", augment, seed=1)
     assert torch.equal(torch.get_rng_state(), before)  # left as it was
     assert not torch.equal(torch.rand(3), expected)
-    one, other = (next(p.rglob("M0_0_aug01.jpg")).read_bytes() for p in (tmp_path / "a", tmp_path / "c"))
+    one, other = (
+        next(p.rglob("M0_0_aug01.jpg")).read_bytes() for p in (tmp_path / "a", tmp_path / "c")
+    )
     assert one != other
 
 
 def test_a_copy_hangs_on_seed_original_and_number_alone(source, tmp_path, augment):
     make(source, tmp_path / "all", augment)
     make(source, tmp_path / "fewer", augment, exclude=["Mpox/M6_0.jpg"], copies=1)
-    one, other = (next((tmp_path / d).rglob("M0_0_aug01.jpg")).read_bytes() for d in ("all", "fewer"))
+    one, other = (
+        next((tmp_path / d).rglob("M0_0_aug01.jpg")).read_bytes() for d in ("all", "fewer")
+    )
     assert one == other
     assert not list((tmp_path / "fewer").rglob("M6_0*"))
 
@@ -150,7 +160,11 @@ def test_nothing_is_overwritten(source, tmp_path, augment):
     (tmp_path / "full" / "mine.txt").write_text("mine")
     (tmp_path / "file").write_text("mine")
     (tmp_path / ".busy.partial").mkdir()
-    cases = [("full", "nothing is overwritten"), ("file", "nothing is overwritten"), ("busy", "is at work")]
+    cases = [
+        ("full", "nothing is overwritten"),
+        ("file", "nothing is overwritten"),
+        ("busy", "is at work"),
+    ]
     cases += [("flat/out", "is inside source"), ("flat", "is inside source")]
     before = contents(tmp_path)
     for name, message in cases:
@@ -164,7 +178,9 @@ def test_nothing_is_overwritten(source, tmp_path, augment):
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
+@pytest.mark.parametrize(
+    "failure", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")]
+)
 @pytest.mark.parametrize("place", ["augment", "write", "end"])
 def test_nothing_is_left_of_a_failure(source, tmp_path, augment, monkeypatch, failure, place):
     calls = 0
@@ -218,7 +234,13 @@ def test_one_picture_under_two_patients_keeps_them_together(source, tmp_path, au
 
 def test_the_next_command_is_understood(tmp_path):
     names = ['A "b", c', "null", "Zoë's"]
-    given = ["source=x", "data.root=elsewhere", "data.exclude=[a]", "data.image_size=64", "copies=3"]
+    given = [
+        "source=x",
+        "data.root=elsewhere",
+        "data.exclude=[a]",
+        "data.image_size=64",
+        "copies=3",
+    ]
     for output in ("out/x", "a b (1)/ü", "123", "null"):
         command = shlex.split(next_command(output, "custom", given, names))
         assert command[:3] == ["python", "scripts/train.py", "fold=1"]
@@ -238,7 +260,10 @@ def test_the_command(source, tmp_path):
     done = subprocess.run([*script, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     named = """'data.classes=["Mpox","Other ones"]'"""
-    assert f"Next: python scripts/train.py fold=1 data=custom data.root=out/folds {named}\n" in done.stdout
+    assert (
+        f"Next: python scripts/train.py fold=1 data=custom data.root=out/folds {named}\n"
+        in done.stdout
+    )
     assert listing(tmp_path) == ["data", "flat", "out"]  # data: the cache
     assert "RandomAffine" in (tmp_path / "out/folds/folds.json").read_text()
 
@@ -263,11 +288,23 @@ def test_real_photographs(real_data, tmp_path, config, augment, capsys):
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         data = compose("make_folds", ["data=msld_v1"]).data
     folds = make_folds(
-        real_data, tmp_path / "out", data.classes, data.name_pattern, augment, copies=1, cache_dir=tmp_path / "cache"
+        real_data,
+        tmp_path / "out",
+        data.classes,
+        data.name_pattern,
+        augment,
+        copies=1,
+        cache_dir=tmp_path / "cache",
     )
     assert folds["image"].nunique() == 228
     assert folds["patient"].nunique() == 162
     assert "at most 1.3 percentage points" in capsys.readouterr().out
     table = index_folds(tmp_path / "out", data.classes, data.name_pattern)
     assert table["original"].nunique() == 228
-    assert table[table["patient"].isin(["NM68", "NM110"])].groupby("fold")["split"].nunique().eq(1).all()
+    assert (
+        table[table["patient"].isin(["NM68", "NM110"])]
+        .groupby("fold")["split"]
+        .nunique()
+        .eq(1)
+        .all()
+    )

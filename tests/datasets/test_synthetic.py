@@ -36,7 +36,9 @@ def tree(tmp_path_factory, options):
 
 def hashes(root: Path) -> dict[str, str]:
     return {
-        str(file.relative_to(root)): sha256(file.read_bytes()).hexdigest() for file in root.rglob("*") if file.is_file()
+        str(file.relative_to(root)): sha256(file.read_bytes()).hexdigest()
+        for file in root.rglob("*")
+        if file.is_file()
     }
 
 
@@ -66,7 +68,9 @@ def test_fold_is_as_published_and_no_patient_crosses_its_splits(tree, fold):
     table = table[table["fold"] == fold]
     originals, augmented = table[~table["augmented"]], table[table["augmented"]]
     published = SPLIT_COUNTS[fold]
-    assert originals["split"].value_counts().to_dict() == {s: published[s] for s in ("train", "val", "test")}
+    assert originals["split"].value_counts().to_dict() == {
+        s: published[s] for s in ("train", "val", "test")
+    }
     assert len(augmented) == 2 * published["train"]
     test = originals[originals["split"] == "test"]
     assert test["class"].value_counts().to_dict() == TEST_CLASS_COUNTS[fold]
@@ -74,7 +78,9 @@ def test_fold_is_as_published_and_no_patient_crosses_its_splits(tree, fold):
     for name, (count, _) in CLASS_COUNTS.items():
         assert abs(val[name] - published["val"] * count / 755) < 1
     assert (table.groupby("patient")["split"].nunique() == 1).all()
-    assert set(augmented["original"]) == set(originals.loc[originals["split"] == "train", "original"])
+    assert set(augmented["original"]) == set(
+        originals.loc[originals["split"] == "train", "original"]
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -155,7 +161,9 @@ def test_root_that_is_something_else_is_an_error_and_untouched(tmp_path, marker)
     if marker is not None:
         (tmp_path / "data" / "synthetic.json").write_text(marker)
     before = hashes(tmp_path)
-    with pytest.raises(UserError, match=r"data holds other|data is there and holds no synthetic data"):
+    with pytest.raises(
+        UserError, match=r"data holds other|data is there and holds no synthetic data"
+    ):
         write_synthetic(tmp_path / "data")
     assert hashes(tmp_path) == before
 
@@ -207,7 +215,8 @@ def test_copies_where_links_are_not_to_be_had(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"seed": -1}, {"size": 8}, {"size": "big"}, {"copies": -1}, {"folds": [6]}, {"folds": []}]
+    "wrong",
+    [{"seed": -1}, {"size": 8}, {"size": "big"}, {"copies": -1}, {"folds": [6]}, {"folds": []}],
 )
 def test_wrong_options_are_named(tmp_path, wrong):
     with pytest.raises(UserError, match=rf"data\.generator\.{next(iter(wrong))}="):

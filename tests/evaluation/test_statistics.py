@@ -31,21 +31,44 @@ def draw(n=120, classes=5, seed=0, labelled=None, predicted=None, ties=False):
 
 def expected_scores(labels, probabilities, weight):
     """The same by scikit-learn; rows of weight 0 are left out, for it takes them as occurring."""
-    labels, probabilities, weight = labels[weight > 0], probabilities[weight > 0], weight[weight > 0]
-    classes, predicted, one = probabilities.shape[1], probabilities.argmax(1), {"sample_weight": weight}
+    labels, probabilities, weight = (
+        labels[weight > 0],
+        probabilities[weight > 0],
+        weight[weight > 0],
+    )
+    classes, predicted, one = (
+        probabilities.shape[1],
+        probabilities.argmax(1),
+        {"sample_weight": weight},
+    )
     values = {"accuracy": sk.accuracy_score(labels, predicted, **one)}
     present = np.unique(labels)
-    values["balanced_accuracy"] = sk.recall_score(labels, predicted, labels=present, average="macro", **one)
+    values["balanced_accuracy"] = sk.recall_score(
+        labels, predicted, labels=present, average="macro", **one
+    )
     for average in ("macro", "weighted"):
-        found = sk.precision_recall_fscore_support(labels, predicted, average=average, zero_division=0, **one)
-        values |= {f"{name}_{average}": v for name, v in zip(("precision", "recall", "f1"), found[:3], strict=True)}
-    areas = {c: sk.roc_auc_score(labels == c, probabilities[:, c], **one) for c in present if len(present) > 1}
+        found = sk.precision_recall_fscore_support(
+            labels, predicted, average=average, zero_division=0, **one
+        )
+        values |= {
+            f"{name}_{average}": v
+            for name, v in zip(("precision", "recall", "f1"), found[:3], strict=True)
+        }
+    areas = {
+        c: sk.roc_auc_score(labels == c, probabilities[:, c], **one)
+        for c in present
+        if len(present) > 1
+    }
     values["auroc_macro"] = np.mean(list(areas.values())) if areas else math.nan
     support = [weight[labels == c].sum() for c in areas]
-    values["auroc_weighted"] = np.average(list(areas.values()), weights=support) if areas else math.nan
+    values["auroc_weighted"] = (
+        np.average(list(areas.values()), weights=support) if areas else math.nan
+    )
     errors = ((probabilities - np.eye(classes)[labels]) ** 2).sum(1)
     values["brier"] = np.average(errors, weights=weight)
-    values["log_loss"] = np.average(-np.log(probabilities[np.arange(len(labels)), labels]), weights=weight)
+    values["log_loss"] = np.average(
+        -np.log(probabilities[np.arange(len(labels)), labels]), weights=weight
+    )
     return values
 
 
@@ -67,7 +90,9 @@ def test_scores_equal_scikit_learns_with_weights(case):
     labels, probabilities = draw(**case)
     rng = np.random.default_rng(1)
     n = len(labels)
-    weights = np.stack([np.ones(n), rng.uniform(0.1, 3, n), rng.poisson(1, n), (labels == labels[0]) * 1.0])
+    weights = np.stack(
+        [np.ones(n), rng.uniform(0.1, 3, n), rng.poisson(1, n), (labels == labels[0]) * 1.0]
+    )
     found = st.scores(labels, probabilities, weights)
     assert tuple(found) == st.METRICS and all(v.shape == (4,) for v in found.values())
     for i, weight in enumerate(weights):
@@ -80,30 +105,43 @@ def test_scores_equal_scikit_learns_own_brier_log_loss_and_auroc():
     probabilities /= probabilities.sum(1, keepdims=True)
     weight = np.random.default_rng(1).uniform(0.1, 3, len(labels))
     found = st.scores(labels, probabilities, weight[None])
-    assert found["log_loss"] == pytest.approx(sk.log_loss(labels, probabilities, sample_weight=weight))
+    assert found["log_loss"] == pytest.approx(
+        sk.log_loss(labels, probabilities, sample_weight=weight)
+    )
     for average in ("macro", "weighted"):
         area = sk.roc_auc_score(labels, probabilities, multi_class="ovr", average=average)
-        assert st.scores(labels, probabilities, np.ones((1, 120)))[f"auroc_{average}"] == pytest.approx(area)
+        assert st.scores(labels, probabilities, np.ones((1, 120)))[
+            f"auroc_{average}"
+        ] == pytest.approx(area)
     brier = sk.brier_score_loss(labels, probabilities, sample_weight=weight, scale_by_half=False)
     assert found["brier"] == pytest.approx(brier)
 
 
 @pytest.mark.parametrize(
-    "case", [{}, {"classes": 2}, {"labelled": [1, 3]}, {"predicted": [0, 2]}, {"ties": True}], ids=str
+    "case",
+    [{}, {"classes": 2}, {"labelled": [1, 3]}, {"predicted": [0, 2]}, {"ties": True}],
+    ids=str,
 )
 def test_scores_and_per_class_equal_those_of_training(case):
     labels, probabilities = draw(seed=4, **case)
     names = [f"c{i}" for i in range(probabilities.shape[1])]
     one = np.ones((1, len(labels)))
-    training = classification_metrics(torch.tensor(probabilities, dtype=torch.float32), torch.tensor(labels), names)
-    found, by_class = st.scores(labels, probabilities, one), st.per_class(labels, probabilities, one)
+    training = classification_metrics(
+        torch.tensor(probabilities, dtype=torch.float32), torch.tensor(labels), names
+    )
+    found, by_class = (
+        st.scores(labels, probabilities, one),
+        st.per_class(labels, probabilities, one),
+    )
     for name in set(st.METRICS) & set(training):
         assert found[name][0] == pytest.approx(training[name], abs=1e-6), name
     for i, name in enumerate(names):
         for metric in ("recall", "auroc"):
             value = training[f"{metric}/{name}"]
             assert by_class[metric][0, i] == pytest.approx(value, abs=1e-6, nan_ok=True)
-        assert np.nan_to_num(by_class["f1"][0, i]) == pytest.approx(training[f"f1/{name}"], abs=1e-6)
+        assert np.nan_to_num(by_class["f1"][0, i]) == pytest.approx(
+            training[f"f1/{name}"], abs=1e-6
+        )
 
 
 def test_ece_equals_torchmetrics_for_repeated_rows_and_certain_predictions():
@@ -116,13 +154,17 @@ def test_ece_equals_torchmetrics_for_repeated_rows_and_certain_predictions():
     assert st.scores(labels, probabilities, times[None])["ece"] == pytest.approx(expected, abs=1e-6)
     # certain and wrong beside 0.95 and right: gaps of two bins, which do not cancel
     labels, probabilities = np.zeros(4, int), np.array([[0.0, 1.0], *[[0.95, 0.05]] * 3])
-    expected = multiclass_calibration_error(torch.tensor(probabilities), torch.tensor(labels), num_classes=2, n_bins=15)
+    expected = multiclass_calibration_error(
+        torch.tensor(probabilities), torch.tensor(labels), num_classes=2, n_bins=15
+    )
     assert st.scores(labels, probabilities, np.ones((1, 4)))["ece"] == pytest.approx((1 + 0.15) / 4)
     assert expected.item() == pytest.approx((1 + 0.15) / 4)
 
 
 def test_log_loss_is_clipped_and_empty_replicates_are_nan():
-    found = st.scores([0, 1], np.array([[0.0, 1.0], [0.0, 1.0]]), np.array([[1, 0], [0, 1], [0, 0]]))
+    found = st.scores(
+        [0, 1], np.array([[0.0, 1.0], [0.0, 1.0]]), np.array([[1, 0], [0, 1], [0, 0]])
+    )
     assert found["log_loss"][:2] == pytest.approx([15 * math.log(10), 0])
     assert all(np.isnan(values[2]) for values in found.values())
     assert found["brier"][:2].tolist() == [2, 0]
@@ -134,7 +176,9 @@ def test_log_loss_is_clipped_and_empty_replicates_are_nan():
 def test_per_class_equals_scikit_learn(case):
     labels, probabilities = draw(seed=6, **case)
     rng = np.random.default_rng(1)
-    weights = np.stack([np.ones(120), rng.uniform(0.1, 3, 120), rng.poisson(1, 120), np.full(120, 1 / 3)])
+    weights = np.stack(
+        [np.ones(120), rng.uniform(0.1, 3, 120), rng.poisson(1, 120), np.full(120, 1 / 3)]
+    )
     found = st.per_class(labels, probabilities, weights)
     predicted = probabilities.argmax(1)
     nan = {"zero_division": np.nan}
@@ -152,11 +196,17 @@ def test_per_class_equals_scikit_learn(case):
                 "average_precision": math.nan,
             }
             if truth.any():
-                expected["average_precision"] = sk.average_precision_score(truth, probabilities[:, c], **one)
+                expected["average_precision"] = sk.average_precision_score(
+                    truth, probabilities[:, c], **one
+                )
                 if not truth.all():
                     expected["auroc"] = sk.roc_auc_score(truth, probabilities[:, c], **one)
             for name, value in expected.items():
-                assert found[name][i, c] == pytest.approx(value, abs=1e-9, nan_ok=True), (name, i, c)
+                assert found[name][i, c] == pytest.approx(value, abs=1e-9, nan_ok=True), (
+                    name,
+                    i,
+                    c,
+                )
             rates = st.binary(truth, flagged, weight[None])
             for name, same in {"sensitivity": "recall", "ppv": "precision"}.items():
                 assert rates[name][0] == pytest.approx(found[same][i, c], nan_ok=True)
@@ -164,7 +214,9 @@ def test_per_class_equals_scikit_learn(case):
                 assert rates[name][0] == pytest.approx(found[name][i, c], nan_ok=True)
     matrix = st.confusion(labels, predicted, 5, weights)
     for i, weight in enumerate(weights):
-        assert matrix[i] == pytest.approx(sk.confusion_matrix(labels, predicted, labels=range(5), sample_weight=weight))
+        assert matrix[i] == pytest.approx(
+            sk.confusion_matrix(labels, predicted, labels=range(5), sample_weight=weight)
+        )
 
 
 def test_youden_threshold():
@@ -188,7 +240,9 @@ def test_patient_bootstrap_draws_whole_patients_and_hangs_on_the_seed_alone():
     times = draws / weights
     assert draws.shape == (300, 6)
     assert (
-        (times[:, 0] == times[:, 2]).all() and (times[:, 0] == times[:, 5]).all() and (times[:, 1] == times[:, 4]).all()
+        (times[:, 0] == times[:, 2]).all()
+        and (times[:, 0] == times[:, 5]).all()
+        and (times[:, 1] == times[:, 4]).all()
     )
     assert (times[:, [0, 1, 3]].sum(1) == 3).all()
     assert (draws == st.patient_bootstrap(patients, weights, 300, seed=7)).all()
@@ -211,10 +265,14 @@ def test_bootstrap_error_with_one_picture_a_patient_is_the_binomial_one():
 
 def test_patients_with_several_pictures_give_wider_intervals_than_pictures():
     patients = np.repeat(np.arange(60), 4)
-    correct = np.repeat(np.random.default_rng(0).random(60) < 0.7, 4)  # all right or all wrong: half the information
+    correct = np.repeat(
+        np.random.default_rng(0).random(60) < 0.7, 4
+    )  # all right or all wrong: half the information
     widths = []
     for units in (patients, np.arange(240)):
-        low, high = st.percentile_interval(accuracy(correct, st.patient_bootstrap(units, np.ones(240))))
+        low, high = st.percentile_interval(
+            accuracy(correct, st.patient_bootstrap(units, np.ones(240)))
+        )
         widths.append(high - low)
     assert widths[0] / widths[1] == pytest.approx(2, rel=0.15)
 
@@ -227,7 +285,10 @@ def test_percentile_interval_leaves_nan_out():
 @pytest.mark.parametrize(("k", "n"), [(0, 5), (3, 7), (363, 364), (9, 9)])
 def test_wilson_equals_its_formula(k, n):
     z = stats.norm.ppf(0.975)
-    middle, half = k / n + z**2 / (2 * n), z * math.sqrt(k / n * (1 - k / n) / n + z**2 / (4 * n**2))
+    middle, half = (
+        k / n + z**2 / (2 * n),
+        z * math.sqrt(k / n * (1 - k / n) / n + z**2 / (4 * n**2)),
+    )
     expected = [(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)]
     assert st.wilson(k, n) == pytest.approx(expected, abs=1e-12)
     assert all(math.isnan(x) for x in st.wilson(0, 0))
@@ -249,7 +310,9 @@ def test_temperature_is_the_best_of_a_grid():
     found = st.temperature(labels, probabilities)
     grid = np.geomspace(0.02, 50, 1001)
     one = np.ones((1, len(labels)))
-    losses = [st.scores(labels, st.apply_temperature(probabilities, t), one)["log_loss"][0] for t in grid]
+    losses = [
+        st.scores(labels, st.apply_temperature(probabilities, t), one)["log_loss"][0] for t in grid
+    ]
     assert found == pytest.approx(grid[np.argmin(losses)], rel=0.01)
 
 
@@ -268,7 +331,10 @@ def test_temperature_keeps_the_probabilities_sound():
 
 def test_corrected_resampled_t_on_the_published_accuracies():
     differences = EFFICIENTNET_B5 - NASNET_MOBILE
-    plain, reference = st.corrected_resampled_t(differences, 0), stats.ttest_rel(EFFICIENTNET_B5, NASNET_MOBILE)
+    plain, reference = (
+        st.corrected_resampled_t(differences, 0),
+        stats.ttest_rel(EFFICIENTNET_B5, NASNET_MOBILE),
+    )
     assert (plain.t, plain.p, plain.df) == pytest.approx((reference.statistic, reference.pvalue, 4))
     assert (plain.low, plain.high) == pytest.approx(tuple(reference.confidence_interval()))
     corrected = st.corrected_resampled_t(differences, sum(TEST) / sum(TRAIN))
@@ -312,11 +378,17 @@ def test_holm_equals_its_definition():
 def test_variance_components():
     fold, seed = np.array([0.0, 1.0, 5.0]), np.array([0.0, 0.5])
     exact = st.variance_components(fold[:, None] + seed)
-    assert exact == pytest.approx({"fold": fold.std(ddof=1), "seed": seed.std(ddof=1), "residual": 0}, abs=1e-9)
+    assert exact == pytest.approx(
+        {"fold": fold.std(ddof=1), "seed": seed.std(ddof=1), "residual": 0}, abs=1e-9
+    )
     rng = np.random.default_rng(0)
     table = rng.normal(0, 3, (300, 1)) + rng.normal(0, 2, (1, 300)) + rng.normal(0, 1, (300, 300))
-    assert st.variance_components(table) == pytest.approx({"fold": 3, "seed": 2, "residual": 1}, rel=0.1)
-    rows = np.array([[0.0, 1.0, 2.0], [10.0, 11.0, 15.0]])  # by hand: mean squares 181.5, 6.5 and 1.5
+    assert st.variance_components(table) == pytest.approx(
+        {"fold": 3, "seed": 2, "residual": 1}, rel=0.1
+    )
+    rows = np.array(
+        [[0.0, 1.0, 2.0], [10.0, 11.0, 15.0]]
+    )  # by hand: mean squares 181.5, 6.5 and 1.5
     expected = {"fold": (180 / 3) ** 0.5, "seed": (5 / 2) ** 0.5, "residual": 1.5**0.5}
     assert st.variance_components(rows) == pytest.approx(expected)
     pure = st.variance_components([[0.0, 1.0], [1.0, 0.0]])  # negative estimates
@@ -334,7 +406,9 @@ def test_patient_bootstrap_covers_the_true_accuracy():
         patients = np.repeat(np.arange(150), rng.integers(1, 4, 150))
         ability = rng.beta(1.4, 0.6, 150)  # mean 0.7; two pictures of a patient correlate by 1/3
         correct = rng.random(len(patients)) < ability[patients]
-        draws = st.patient_bootstrap(patients, np.ones(len(patients)), 1000, seed=int(rng.integers(2**31)))
+        draws = st.patient_bootstrap(
+            patients, np.ones(len(patients)), 1000, seed=int(rng.integers(2**31))
+        )
         low, high = st.percentile_interval(accuracy(correct, draws))
         covered.append(low <= 0.7 <= high)
     assert 0.91 < np.mean(covered) < 0.98

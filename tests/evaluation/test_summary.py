@@ -26,31 +26,65 @@ def write_run(root, fold, seed=0, skill=1.0, overrides=(), status="finished", te
     """Write what a run leaves: each fold tests a fifth of the patients, unless ``tests`` names pictures."""
     folder = root / f"fold={fold},seed={seed}{''.join(overrides).replace('/', '_')}"
     (folder / ".hydra").mkdir(parents=True)
-    config = {"fold": fold, "seed": seed, "name": "lenet", "positive_class": "Monkeypox", "extra": list(overrides)}
-    (folder / ".hydra/config.yaml").write_text(yaml.safe_dump(config | {"data": {"root": "nowhere"}}))
-    (folder / ".hydra/overrides.yaml").write_text(yaml.safe_dump([f"fold={fold}", f"seed={seed}", *overrides]))
-    described = {"name": "msld_v2", "synthetic": False, "protocol": "published", "permuted_labels": False, "fold": fold}
+    config = {
+        "fold": fold,
+        "seed": seed,
+        "name": "lenet",
+        "positive_class": "Monkeypox",
+        "extra": list(overrides),
+    }
+    (folder / ".hydra/config.yaml").write_text(
+        yaml.safe_dump(config | {"data": {"root": "nowhere"}})
+    )
+    (folder / ".hydra/overrides.yaml").write_text(
+        yaml.safe_dump([f"fold={fold}", f"seed={seed}", *overrides])
+    )
+    described = {
+        "name": "msld_v2",
+        "synthetic": False,
+        "protocol": "published",
+        "permuted_labels": False,
+        "fold": fold,
+    }
     described |= {"fingerprint": f"print{fold}", "counts": counts()}
     described |= {"originals": {"train": 198, "val": 42, "test": 36}} | data
-    provenance = {"status": status, "data": described, "command": "python scripts/train.py", "packages": {}}
+    provenance = {
+        "status": status,
+        "data": described,
+        "command": "python scripts/train.py",
+        "packages": {},
+    }
     (folder / "provenance.json").write_text(json.dumps(provenance))
     if status != "finished":
         return folder
     rng = np.random.default_rng([fold if isinstance(fold, int) else 9, seed, round(skill * 10)])
     test = tests or [
-        p for p in PICTURES if int(p.split("/P")[1].split("_")[0]) % 5 == (fold - 1 if fold != "pooled" else 0)
+        p
+        for p in PICTURES
+        if int(p.split("/P")[1].split("_")[0]) % 5 == (fold - 1 if fold != "pooled" else 0)
     ]
     val = [p for p in PICTURES if p not in test][::7]
     parts = []
     for split, pictures in (("val", val), ("test", test)):
         labels = [p.split("/")[0] for p in pictures]
-        logits = rng.normal(size=(len(pictures), 3)) + skill * np.eye(3)[[CLASSES.index(x) for x in labels]]
+        logits = (
+            rng.normal(size=(len(pictures), 3))
+            + skill * np.eye(3)[[CLASSES.index(x) for x in labels]]
+        )
         p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
         table = pd.DataFrame(
-            {"image": pictures, "patient": [x.rpartition("_")[0] for x in pictures], "data": "msld_v2"}
+            {
+                "image": pictures,
+                "patient": [x.rpartition("_")[0] for x in pictures],
+                "data": "msld_v2",
+            }
         )
-        table = table.assign(fold=fold, split=split, label=labels, prediction=[CLASSES[i] for i in p.argmax(1)])
-        parts.append(pd.concat([table, pd.DataFrame(p, columns=[f"p_{c}" for c in CLASSES])], axis=1))
+        table = table.assign(
+            fold=fold, split=split, label=labels, prediction=[CLASSES[i] for i in p.argmax(1)]
+        )
+        parts.append(
+            pd.concat([table, pd.DataFrame(p, columns=[f"p_{c}" for c in CLASSES])], axis=1)
+        )
     table = pd.concat(parts)
     table.to_csv(folder / "predictions.csv", index=False)
     one = parts[1]
@@ -67,7 +101,10 @@ def write_run(root, fold, seed=0, skill=1.0, overrides=(), status="finished", te
 
 def counts():
     sizes = {"train": 66, "val": 14, "test": 12}
-    return {s: {c: {"pictures": n, "copies": 0, "patients": n} for c in CLASSES} for s, n in sizes.items()}
+    return {
+        s: {c: {"pictures": n, "copies": 0, "patients": n} for c in CLASSES}
+        for s, n in sizes.items()
+    }
 
 
 @pytest.mark.parametrize(
@@ -101,10 +138,17 @@ def test_five_folds_are_pooled_and_averaged(tmp_path):
         found, low, high = group["pooled"][name]
         assert found == pytest.approx(value, abs=1e-9) and low < value < high
     by_fold = [accuracy_score(read(f).label, read(f).prediction) for f in folders]
-    assert group["mean_sd"]["accuracy"] == pytest.approx([np.mean(by_fold), np.std(by_fold, ddof=1), 5])
+    assert group["mean_sd"]["accuracy"] == pytest.approx(
+        [np.mean(by_fold), np.std(by_fold, ddof=1), 5]
+    )
     assert group["baselines"]["majority class"]["balanced_accuracy"][0] == pytest.approx(1 / 3)
     assert np.array(group["confusion"]).sum() == 120
-    assert group["coverage"] == {"total": 276, "tested": 120, "tested_twice": 0, "never_tested": 156}
+    assert group["coverage"] == {
+        "total": 276,
+        "tested": 120,
+        "tested_twice": 0,
+        "never_tested": 156,
+    }
 
 
 def test_a_picture_in_two_test_sets_counts_once(tmp_path):
@@ -124,7 +168,11 @@ def test_the_average_of_all_networks_that_never_saw_a_picture(tmp_path):
     (group,) = summarise([tmp_path]).content["groups"]
     value, low, high = group["ensemble"]["pooled"]["balanced_accuracy"]
     expected = balanced_accuracy_score(averaged["label"].map(CLASSES.index), predicted)
-    assert group["ensemble"]["networks"] == [2, 2] and value == pytest.approx(expected) and low < value < high
+    assert (
+        group["ensemble"]["networks"] == [2, 2]
+        and value == pytest.approx(expected)
+        and low < value < high
+    )
     write_report(summarise([tmp_path]), tmp_path / "out")
     assert "average of its 2 networks" in (tmp_path / "out/tables/results.csv").read_text()
 
@@ -147,11 +195,15 @@ def report_of(folder):
     return (folder / "out/report.md").read_text()
 
 
-@pytest.mark.parametrize(("pid", "said"), [(2**22 + 1, "is gone"), (1, "is at work"), (None, "was interrupted")])
+@pytest.mark.parametrize(
+    ("pid", "said"), [(2**22 + 1, "is gone"), (1, "is at work"), (None, "was interrupted")]
+)
 def test_an_unfinished_run_tells_whether_its_process_lives(tmp_path, pid, said):
     write_run(tmp_path, 1)
     folder = write_run(tmp_path, 2, status="fitting")
-    (folder / "job.json").write_text(json.dumps({"status": "started", **whoami(), "pid": pid or os.getpid()}))
+    (folder / "job.json").write_text(
+        json.dumps({"status": "started", **whoami(), "pid": pid or os.getpid()})
+    )
     (problem,) = summarise([tmp_path], folds=2).content["problems"]
     assert problem["status"] == "interrupted" and said in problem["cause"]
 
@@ -164,7 +216,11 @@ def test_missing_failed_and_interrupted_folds_are_named(tmp_path):
     content = summarise([tmp_path]).content
     found = {p["fold"]: (p["status"], p["cause"]) for p in content["problems"]}
     assert not content["complete"] and set(found) == {2, 3, 4, 5}
-    assert found[2] == ("failed", "no such picture") and found[3][0] == "interrupted" and found[5][0] == "never began"
+    assert (
+        found[2] == ("failed", "no such picture")
+        and found[3][0] == "interrupted"
+        and found[5][0] == "never began"
+    )
     write_report(summarise([tmp_path]), tmp_path / "out")
     for name in ("report.html", "report.md", "summary.json"):
         assert "no such picture" in (tmp_path / "out" / name).read_text()
@@ -189,7 +245,9 @@ def test_models_are_told_apart_and_compared_with_holm(tmp_path):
     assert clear["balanced_accuracy"]["high"] < 0 and clear["balanced_accuracy"]["p_holm"] < 0.05
     assert clear["sentence"].startswith("model=good is better")
     assert by_pair["model=bad", "model=worse"]["sentence"].startswith("No difference")
-    assert all(c["balanced_accuracy"]["p_holm"] >= c["balanced_accuracy"]["p"] for c in by_pair.values())
+    assert all(
+        c["balanced_accuracy"]["p_holm"] >= c["balanced_accuracy"]["p"] for c in by_pair.values()
+    )
 
 
 def test_groups_are_compared_where_they_tested_the_same_pictures(tmp_path):
@@ -199,7 +257,10 @@ def test_groups_are_compared_where_they_tested_the_same_pictures(tmp_path):
             write_run(tmp_path, fold, overrides=[f"data.train_images={images}"], **known)
     summary = summarise([tmp_path])
     (comparison,) = summary.content["comparisons"]
-    assert {comparison["one"], comparison["other"]} == {"data.train_images=both", "data.train_images=original"}
+    assert {comparison["one"], comparison["other"]} == {
+        "data.train_images=both",
+        "data.train_images=original",
+    }
     assert comparison["test_train_ratio"] == pytest.approx(36 / 198)
     assert sum("are not compared" in warning for warning in warnings_of(summary)) == 2
 
@@ -211,7 +272,11 @@ def test_figures_count_a_picture_once_however_often_it_was_tested(tmp_path):
     (group,) = summarise([tmp_path]).groups
     assert reliability(group.rows)["n"].sum() == pytest.approx(90)
     labels = confusion_figure(group.rows).axes[0].get_yticklabels()
-    assert [label.get_text() for label in labels] == ["Chickenpox (40)", "Healthy (40)", "Monkeypox (10)"]
+    assert [label.get_text() for label in labels] == [
+        "Chickenpox (40)",
+        "Healthy (40)",
+        "Monkeypox (10)",
+    ]
     area = curve(group.rows, "Healthy", "roc")[2]
     assert area == pytest.approx(group.content["per_class"]["Healthy"]["auroc"][0])
 
@@ -283,13 +348,20 @@ def test_the_report_is_one_page_with_the_same_tables_for_a_paper(tmp_path):
         write_run(tmp_path, fold)
     write_report(summarise([tmp_path]), tmp_path / "out")
     page = (tmp_path / "out/report.html").read_text()
-    outside = page.split("</script>", 1)[1]  # plotly's own script names addresses that it doesn't load
-    assert 'src="http' not in page and '<link rel="stylesheet' not in page and "http" not in outside.split("<script")[0]
+    outside = page.split("</script>", 1)[
+        1
+    ]  # plotly's own script names addresses that it doesn't load
+    assert (
+        'src="http' not in page
+        and '<link rel="stylesheet' not in page
+        and "http" not in outside.split("<script")[0]
+    )
     table = pd.read_csv(tmp_path / "out/tables/results.csv")
     assert list(table["model"]) == ["lenet", "majority class (baseline)"]
     assert "\\toprule" in (tmp_path / "out/tables/results.tex").read_text()
     assert (
-        len(pd.read_csv(tmp_path / "out/folds.csv")) == 5 and len(pd.read_csv(tmp_path / "out/predictions.csv")) == 120
+        len(pd.read_csv(tmp_path / "out/folds.csv")) == 5
+        and len(pd.read_csv(tmp_path / "out/predictions.csv")) == 120
     )
     markdown = (tmp_path / "out/report.md").read_text()
     for cell in table.loc[0, ["balanced accuracy", "macro F1"]]:
@@ -303,6 +375,9 @@ def test_a_run_that_was_made_again_is_read_again(tmp_path):
     table = pd.read_csv(folders[0] / "predictions.csv")
     table.assign(prediction="Healthy").to_csv(folders[0] / "predictions.csv", index=False)
     (after,) = summarise([tmp_path]).content["groups"]
-    assert after["mpox"] != before["groups"][0]["mpox"] or after["confusion"] != before["groups"][0]["confusion"]
+    assert (
+        after["mpox"] != before["groups"][0]["mpox"]
+        or after["confusion"] != before["groups"][0]["confusion"]
+    )
     write_json(folders[1] / "provenance.json", {"status": "failed", "error": "broken"})
     assert [problem["fold"] for problem in summarise([tmp_path]).content["problems"]] == [2]

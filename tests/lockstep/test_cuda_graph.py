@@ -79,20 +79,26 @@ def stand_in(monkeypatch):
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(
-        mpoxcv.lockstep.lockstep, "capturable", lambda optimizers: all(o.defaults.get("fused") for o in optimizers)
+        mpoxcv.lockstep.lockstep,
+        "capturable",
+        lambda optimizers: all(o.defaults.get("fused") for o in optimizers),
     )
 
 
 SCHEDULERS = {
     "learning rate": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 4, gamma=0.5),
-    "betas, too": lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.2, total_steps=20),
+    "betas, too": lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, 0.2, total_steps=20
+    ),
 }
 
 
 @pytest.mark.parametrize("changes", SCHEDULERS)
 def test_a_step_in_a_graph_goes_on_where_the_steps_before_it_ended(stand_in, changes):
     torch.manual_seed(0)
-    batches = [(torch.rand(8 if i % 5 else 3, 4), torch.rand(8 if i % 5 else 3, 1)) for i in range(1, 16)]
+    batches = [
+        (torch.rand(8 if i % 5 else 3, 4), torch.rand(8 if i % 5 else 3, 1)) for i in range(1, 16)
+    ]
     ends = []
     for graphed in (False, True):
         torch.manual_seed(1)
@@ -119,7 +125,11 @@ def test_a_step_in_a_graph_goes_on_where_the_steps_before_it_ended(stand_in, cha
     (plain, weights, group), (graph, own_weights, own_group) = ends
     assert np.allclose(plain, graph, atol=1e-6) and len(set(plain)) == 15
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(weights, own_weights, strict=True))
-    assert own_group["lr"] == group["lr"] and isinstance(own_group["lr"], float) and not own_group["capturable"]
+    assert (
+        own_group["lr"] == group["lr"]
+        and isinstance(own_group["lr"], float)
+        and not own_group["capturable"]
+    )
 
 
 def test_only_fused_optimizers_on_a_gpu_are_captured():
@@ -129,7 +139,9 @@ def test_only_fused_optimizers_on_a_gpu_are_captured():
 
 def results(folder):
     for fold in ("fold=1", "fold=2"):
-        yield tuple(pd.read_csv(folder / fold / name) for name in ("predictions.csv", "learning_curves.csv"))
+        yield tuple(
+            pd.read_csv(folder / fold / name) for name in ("predictions.csv", "learning_curves.csv")
+        )
 
 
 def compare(run_script, tree, tmp_path, *more):
@@ -140,13 +152,22 @@ def compare(run_script, tree, tmp_path, *more):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mpoxcv.lockstep.lockstep, "capturable", lambda optimizers: False)
         assert run_script("train", *command, f"hydra.sweep.dir={tmp_path}/plain").code == 0
-    for (one, curves), (two, own_curves) in zip(*map(results, (tmp_path / "graph", tmp_path / "plain")), strict=True):
+    for (one, curves), (two, own_curves) in zip(
+        *map(results, (tmp_path / "graph", tmp_path / "plain")), strict=True
+    ):
         columns = [c for c in one if c.startswith("p_")]
         assert np.allclose(one[columns], two[columns], atol=1e-4)
-        assert np.allclose(curves[["lr", "train/loss"]], own_curves[["lr", "train/loss"]], atol=1e-4)
+        assert np.allclose(
+            curves[["lr", "train/loss"]], own_curves[["lr", "train/loss"]], atol=1e-4
+        )
 
 
-LENGTHS = ["data.batch_size=4", "scheduler=cosine", "classifier.class_weights=balanced", "trainer.gradient_clip_val=1"]
+LENGTHS = [
+    "data.batch_size=4",
+    "scheduler=cosine",
+    "classifier.class_weights=balanced",
+    "trainer.gradient_clip_val=1",
+]
 
 
 @pytest.mark.slow

@@ -42,29 +42,47 @@ def files_of(sweep: Path) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "more", [["data.batch_size=4"], ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"]]
+    "more",
+    [["data.batch_size=4"], ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"]],
 )
 def test_a_multirun_in_lockstep_leaves_what_separate_runs_leave(run_script, tree, tmp_path, more):
-    for picture in sorted((tree / "FOLDS_AUG/fold2_AUG").rglob("*_1_1.jpg")):  # so that epochs have different lengths
+    for picture in sorted(
+        (tree / "FOLDS_AUG/fold2_AUG").rglob("*_1_1.jpg")
+    ):  # so that epochs have different lengths
         picture.unlink()
     epochs = 6 if "callbacks=early_stopping" in more else 2
     for name, launcher in (("basic", []), ("lockstep", [LOCKSTEP])):
-        done = run_script("train", "-m", "fold=1,2", *launcher, *options(tree, tmp_path / name, epochs), *more)
+        done = run_script(
+            "train", "-m", "fold=1,2", *launcher, *options(tree, tmp_path / name, epochs), *more
+        )
         assert done.code == 0, done.err
     assert files_of(tmp_path / "basic") == files_of(tmp_path / "lockstep")
     for fold in ("fold=1", "fold=2"):
         basic, lockstep = tmp_path / "basic" / fold, tmp_path / "lockstep" / fold
         one, two = (pd.read_csv(run / "predictions.csv") for run in (basic, lockstep))
         columns = [c for c in one if c.startswith("p_")]
-        assert (one["image"] == two["image"]).all() and np.allclose(one[columns], two[columns], atol=2e-3)
+        assert (one["image"] == two["image"]).all() and np.allclose(
+            one[columns], two[columns], atol=2e-3
+        )
         one, two = (pd.read_csv(run / "learning_curves.csv") for run in (basic, lockstep))
-        assert one.shape == two.shape and np.allclose(one["train/loss"], two["train/loss"], atol=1e-3)
-        one, two = (torch.load(run / "checkpoints/last.ckpt", weights_only=True) for run in (basic, lockstep))
+        assert one.shape == two.shape and np.allclose(
+            one["train/loss"], two["train/loss"], atol=1e-3
+        )
+        one, two = (
+            torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+            for run in (basic, lockstep)
+        )
         assert one["global_step"] == two["global_step"] and one["epoch"] == two["epoch"]
         loops = [checkpoint["loops"]["fit_loop"] for checkpoint in (one, two)]
-        for part in ("epoch_progress", "epoch_loop.batch_progress", "epoch_loop.automatic_optimization.optim_progress"):
+        for part in (
+            "epoch_progress",
+            "epoch_loop.batch_progress",
+            "epoch_loop.automatic_optimization.optim_progress",
+        ):
             assert loops[0][part] == loops[1][part], part
-        assert all(value.untyped_storage().nbytes() < 500_000 for value in two["state_dict"].values())
+        assert all(
+            value.untyped_storage().nbytes() < 500_000 for value in two["state_dict"].values()
+        )
 
 
 def test_a_failing_fold_costs_no_other_and_goes_on(run_script, tree, tmp_path):
@@ -73,7 +91,12 @@ def test_a_failing_fold_costs_no_other_and_goes_on(run_script, tree, tmp_path):
     command = ["-m", "fold=2,1", LOCKSTEP, *options(tree, sweep)]
     done = run_script("train", *command)
     (problem,) = summary_of(sweep)["problems"]
-    assert done.code == 1 and problem["fold"] == 2 and picture.name in problem["cause"] and "Traceback" not in done.err
+    assert (
+        done.code == 1
+        and problem["fold"] == 2
+        and picture.name in problem["cause"]
+        and "Traceback" not in done.err
+    )
     assert (sweep / "fold=1/predictions.csv").is_file()
     picture.write_bytes(saved)
     assert run_script("train", *command, "resume=true").code == 0 and summary_of(sweep)["complete"]
@@ -87,7 +110,9 @@ def test_a_failing_fold_costs_no_other_and_goes_on(run_script, tree, tmp_path):
         ("callbacks=frequent", "callbacks=frequent writes within epochs"),
     ],
 )
-def test_what_cannot_be_grouped_is_trained_alone_and_said_so(run_script, tree, tmp_path, option, reason):
+def test_what_cannot_be_grouped_is_trained_alone_and_said_so(
+    run_script, tree, tmp_path, option, reason
+):
     done = run_script("train", "-m", "fold=1,2", LOCKSTEP, *options(tree, tmp_path / "s"), option)
     assert done.code == 0 and f"fold=1 is trained alone: {reason}" in done.out
     assert json.loads((tmp_path / "s/summary/summary.json").read_text())["complete"]

@@ -38,7 +38,9 @@ def gradients_of(network: LeNet, images: torch.Tensor, labels: torch.Tensor) -> 
     return [p.grad.clone() for p in network.parameters()]
 
 
-@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="another processor")
+@pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() not in ("AVX2", "AVX512"), reason="another processor"
+)
 def test_where_there_is_a_compiler_they_are_built():
     import shutil
 
@@ -53,12 +55,17 @@ def test_scores_and_gradients_are_torchs(processor, size, order):
     torch.manual_seed(size)
     own, plain = two_networks()
     own.to(memory_format=order)
-    images, labels = torch.randn(size, 3, 32, 32).contiguous(memory_format=order), torch.randint(0, 6, (size,))
+    images, labels = (
+        torch.randn(size, 3, 32, 32).contiguous(memory_format=order),
+        torch.randint(0, 6, (size,)),
+    )
     assert kernels.usable(images, own.conv1.weight)
     assert torch.allclose(own(images), plain(images), atol=1e-5)
     with torch.no_grad():
         assert torch.allclose(own(images), plain(images), atol=1e-5)
-    for one, two in zip(gradients_of(own, images, labels), gradients_of(plain, images, labels), strict=True):
+    for one, two in zip(
+        gradients_of(own, images, labels), gradients_of(plain, images, labels), strict=True
+    ):
         assert torch.allclose(one, two, atol=1e-5)
 
 
@@ -68,8 +75,13 @@ def test_equal_pixels_and_dead_units_are_torchs():
     with torch.no_grad():
         for network in (own, plain):
             network.conv1.bias[:3] = -9.0  # never above zero
-    images, labels = torch.full((9, 3, 32, 32), 0.5), torch.arange(9) % 6  # every place of a window is as large
-    for one, two in zip(gradients_of(own, images, labels), gradients_of(plain, images, labels), strict=True):
+    images, labels = (
+        torch.full((9, 3, 32, 32), 0.5),
+        torch.arange(9) % 6,
+    )  # every place of a window is as large
+    for one, two in zip(
+        gradients_of(own, images, labels), gradients_of(plain, images, labels), strict=True
+    ):
         assert torch.allclose(one, two, atol=1e-5)
 
 
@@ -86,7 +98,10 @@ def test_what_is_not_a_number_is_not_hidden(value):
 @needs_kernels
 def test_gradients_of_convolutions_are_the_same_for_any_number_of_threads():
     images, features = torch.randn(2, 50, 3, 32, 32), torch.randn(2, 50, 400)
-    weights = [torch.randn(shape, requires_grad=True) for shape in ((12, 3, 5, 5), (12,), (32, 6, 5, 5), (32,))]
+    weights = [
+        torch.randn(shape, requires_grad=True)
+        for shape in ((12, 3, 5, 5), (12,), (32, 6, 5, 5), (32,))
+    ]
     before, found = torch.get_num_threads(), []
     try:
         for threads in (1, 2, 3, 7):
@@ -105,12 +120,19 @@ def test_gradients_of_convolutions_are_the_same_for_any_number_of_threads():
 def test_batches_of_several_networks_may_differ_in_size():
     networks = [LeNet(6) for _ in range(3)]
     batches = [torch.randn(n, 3, 32, 32) for n in (5, 0, 11)]
-    together = [torch.cat([getattr(n, layer).weight for n in networks]) for layer in ("conv1", "conv2")]
+    together = [
+        torch.cat([getattr(n, layer).weight for n in networks]) for layer in ("conv1", "conv2")
+    ]
     biases = [torch.cat([getattr(n, layer).bias for n in networks]) for layer in ("conv1", "conv2")]
     features = kernels.convolve(batches, together[0], biases[0], together[1], biases[1])
     assert features.shape == (3, 11, 400) and not features[0, 5:].any() and not features[1].any()
     for network, batch, own in zip(networks, batches, features, strict=True):
-        weights = [network.conv1.weight, network.conv1.bias, network.conv2.weight, network.conv2.bias]
+        weights = [
+            network.conv1.weight,
+            network.conv1.bias,
+            network.conv2.weight,
+            network.conv2.bias,
+        ]
         assert torch.equal(kernels.convolve([batch], *weights)[0], own[: len(batch)])
 
 
@@ -125,7 +147,9 @@ def test_an_empty_batch_gives_nothing_and_no_gradient():
 def test_where_they_do_not_apply_torch_computes():
     network, images = LeNet(6), torch.rand(2, 3, 32, 32)
     weight = network.conv1.weight
-    assert not kernels.usable(images.double(), weight) and not kernels.usable(images, weight.double())
+    assert not kernels.usable(images.double(), weight) and not kernels.usable(
+        images, weight.double()
+    )
     assert not kernels.usable(images.clone().requires_grad_(), weight)
     with torch.autocast("cpu", torch.bfloat16):
         assert not kernels.usable(images, weight)

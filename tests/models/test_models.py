@@ -12,7 +12,11 @@ class OriginalLeNet(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv1, self.pool, self.conv2 = nn.Conv2d(3, 6, 5), nn.MaxPool2d(2, 2), nn.Conv2d(6, 16, 5)
+        self.conv1, self.pool, self.conv2 = (
+            nn.Conv2d(3, 6, 5),
+            nn.MaxPool2d(2, 2),
+            nn.Conv2d(6, 16, 5),
+        )
         self.fc1, self.fc2, self.fc3 = nn.Linear(400, 120), nn.Linear(120, 84), nn.Linear(84, 6)
 
     def forward(self, x):
@@ -31,7 +35,9 @@ def test_lenet_is_the_originals_weights_values_and_gradients():
         F.cross_entropy(network(x), torch.arange(7) % 6).backward()
     for one, two in zip(original.parameters(), ours.parameters(), strict=True):
         assert torch.allclose(one.grad, two.grad, atol=1e-7)
-    channels_last = ours.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last))
+    channels_last = ours.to(memory_format=torch.channels_last)(
+        x.contiguous(memory_format=torch.channels_last)
+    )
     assert torch.allclose(channels_last, original(x), atol=1e-6)
 
 
@@ -41,7 +47,9 @@ def test_lenet_names_the_size_that_it_takes(shape):
         LeNet()(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("name", ["lenet", "resnet18", "efficientnet_b0", "mobilenet_v3_small", "vit_b_16"])
+@pytest.mark.parametrize(
+    "name", ["lenet", "resnet18", "efficientnet_b0", "mobilenet_v3_small", "vit_b_16"]
+)
 def test_networks_by_name_have_the_head_that_is_asked_for(name):
     network = create_model(name, num_classes=2).eval()
     assert network(torch.rand(2, 3, *([32, 32] if name == "lenet" else [224, 224]))).shape == (2, 2)

@@ -52,7 +52,9 @@ def test_what_another_folds_cache_holds_is_not_decoded_again(pictures, tmp_path,
     two = open_cache(root, paths[5:], 16, folder)
     assert sorted(decoded) == sorted((root / path).read_bytes() for path in paths[15:])
     assert np.array_equal(one.pixels[one.rows[5:]], two.pixels[two.rows[:10]])
-    assert np.array_equal(two.pixels[two.rows[-1]], resize(decode((root / paths[-1]).read_bytes()), 16))
+    assert np.array_equal(
+        two.pixels[two.rows[-1]], resize(decode((root / paths[-1]).read_bytes()), 16)
+    )
     for settings in ({"size": 24}, {"size": 16, "antialias": False}):
         decoded.clear()
         open_cache(root, paths[5:], cache_dir=folder, **settings)
@@ -60,7 +62,8 @@ def test_what_another_folds_cache_holds_is_not_decoded_again(pictures, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "damage", [lambda data: data[:-5], lambda data: b"", lambda data: data[32:], lambda data: data[::-1]]
+    "damage",
+    [lambda data: data[:-5], lambda data: b"", lambda data: data[32:], lambda data: data[::-1]],
 )
 def test_damaged_lists_of_other_caches_are_left_out(pictures, tmp_path, damage):
     root, paths = pictures
@@ -101,7 +104,10 @@ def test_the_fingerprint_knows_content_and_names_not_places(pictures, tmp_path):
 
 def test_without_antialiasing_it_is_another_cache(pictures, tmp_path):
     root, paths = pictures
-    smooth, plain = (open_cache(root, paths, 16, tmp_path / "cache", antialias=choice) for choice in (True, False))
+    smooth, plain = (
+        open_cache(root, paths, 16, tmp_path / "cache", antialias=choice)
+        for choice in (True, False)
+    )
     assert np.array_equal(
         plain.pixels[plain.rows[0]],
         resize(decode((root / paths[0]).read_bytes()), 16, antialias=False),
@@ -118,10 +124,14 @@ def test_bad_pictures_are_all_named_and_leave_nothing(pictures, tmp_path):
     assert "2.jpg: is empty" in str(error.value)
     assert "7.jpg: cannot be decoded" in str(error.value)
     assert "data.exclude=['2.jpg']" in str(error.value)
-    assert not list((tmp_path / "cache").glob("*.npy")) and not list((tmp_path / "cache").glob("*.partial"))
+    assert not list((tmp_path / "cache").glob("*.npy")) and not list(
+        (tmp_path / "cache").glob("*.partial")
+    )
 
 
-@pytest.mark.parametrize("damage", [lambda data: data[:-100], lambda data: b"", lambda data: b"x" * len(data)])
+@pytest.mark.parametrize(
+    "damage", [lambda data: data[:-100], lambda data: b"", lambda data: b"x" * len(data)]
+)
 def test_a_damaged_cache_file_is_made_again(pictures, tmp_path, damage):
     root, paths = pictures
     pixels = open_cache(root, paths, 16, tmp_path / "cache").pixels.copy()

@@ -46,14 +46,20 @@ def test_transparent_palette_and_animation():
     data = encode(image, "PNG", transparency=bytes(range(256)))
     assert np.array_equal(decode(data), np.asarray(image.convert("RGB")))
     first, second = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (4, 4), "blue")
-    assert tuple(decode(encode(first, "GIF", save_all=True, append_images=[second]))[0, 0]) == (255, 0, 0)
+    assert tuple(decode(encode(first, "GIF", save_all=True, append_images=[second]))[0, 0]) == (
+        255,
+        0,
+        0,
+    )
 
 
 @given(
     st.integers(1, 70), st.integers(1, 70), st.integers(1, 100), st.integers(0, 2), st.booleans(),
     st.sampled_from(["L", "RGB"]), st.booleans(), st.integers(0, 2**32 - 1),
 )  # fmt: skip
-def test_every_jpeg_has_pillows_pixels(height, width, quality, subsampling, progressive, mode, smooth, seed):
+def test_every_jpeg_has_pillows_pixels(
+    height, width, quality, subsampling, progressive, mode, smooth, seed
+):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     image = Image.fromarray(pixels).convert(mode)
     image = image.filter(ImageFilter.GaussianBlur(3)) if smooth else image
@@ -63,14 +69,18 @@ def test_every_jpeg_has_pillows_pixels(height, width, quality, subsampling, prog
 
 def test_every_real_photograph_has_pillows_pixels(real_data):
     for file in real_data.rglob("*.jpg"):
-        assert np.array_equal(decode(file.read_bytes()), np.asarray(Image.open(file).convert("RGB")))
+        assert np.array_equal(
+            decode(file.read_bytes()), np.asarray(Image.open(file).convert("RGB"))
+        )
 
 
 def bomb() -> bytes:
     """A PNG of a few hundred bytes that says it has 100,000 x 100,000 pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     return (
@@ -105,7 +115,9 @@ def test_what_is_no_sound_picture_says_why(data, words):
 def test_damaged_bytes_give_a_picture_or_a_user_error(position, noise):
     damaged = JPEG[:position] + noise + JPEG[position + len(noise) :]
     try:
-        assert np.array_equal(decode(damaged), np.asarray(Image.open(io.BytesIO(damaged)).convert("RGB")))
+        assert np.array_equal(
+            decode(damaged), np.asarray(Image.open(io.BytesIO(damaged)).convert("RGB"))
+        )
     except UserError:
         pass
 

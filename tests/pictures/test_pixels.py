@@ -34,11 +34,17 @@ def way(request, monkeypatch):
 def check(pixels, size):
     image = Image.fromarray(pixels)
     assert np.array_equal(resize(pixels, size), np.asarray(image.resize((size, size), BILINEAR)))
-    assert np.array_equal(grey(pixels, size), np.asarray(image.convert("L").resize((size, size), BOX)))
+    assert np.array_equal(
+        grey(pixels, size), np.asarray(image.convert("L").resize((size, size), BOX))
+    )
 
 
 @given(
-    st.integers(1, 260), st.integers(1, 260), st.integers(1, 250), st.sampled_from([0, 250]), st.integers(0, 2**32 - 1)
+    st.integers(1, 260),
+    st.integers(1, 260),
+    st.integers(1, 250),
+    st.sampled_from([0, 250]),
+    st.integers(0, 2**32 - 1),
 )
 def test_resized_and_grey_pictures_are_pillows(height, width, size, least, seed):
     check(np.random.default_rng(seed).integers(least, 256, (height, width, 3), np.uint8), size)
@@ -71,7 +77,11 @@ def test_resize_without_antialiasing_takes_the_four_nearest(height, width):
 
 @pytest.mark.parametrize("shape", [(50, 40), (3, 200), (1, 1), (5, 6)])
 def test_edges_and_colours(way, shape):
-    pixels = np.random.default_rng(1).choice([3, 15, 16, 100, 239, 240, 255], (*shape, 3)).astype(np.uint8)
+    pixels = (
+        np.random.default_rng(1)
+        .choice([3, 15, 16, 100, 239, 240, 255], (*shape, 3))
+        .astype(np.uint8)
+    )
     pixels[:2], pixels[-1:] = 15, 240
     sides = [pixels[:4], pixels[-4:], pixels[:, :4], pixels[:, -4:]]
     edge = np.concatenate([side.reshape(-1, 3) for side in sides]).tolist()
@@ -87,7 +97,16 @@ def test_the_surface_is_that_of_the_file(way, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     data = (tmp_path / "a.png").read_bytes()
     few = pixels[::4, ::4].reshape(-1, 3).astype(float)
-    expected = [len(data), 80, 60, 0, (4 * 80 + 2 * 4 * 4) / (8 * 140), 0, *few.mean(0), *few.std(0)]
+    expected = [
+        len(data),
+        80,
+        60,
+        0,
+        (4 * 80 + 2 * 4 * 4) / (8 * 140),
+        0,
+        *few.mean(0),
+        *few.std(0),
+    ]
     assert surface(data, pixels) == pytest.approx(expected, rel=1e-12)
 
 
@@ -95,7 +114,9 @@ FLIPS = [None, RandomFlip(0.4, 0.3), RandomFlip(0.0, 0.7)]
 
 
 @pytest.mark.parametrize("flip", FLIPS, ids=["plain", "both", "vertical"])
-@pytest.mark.parametrize("normal", [{}, {"mean": torch.tensor([0.5, 0.4, 0.3]), "std": torch.tensor([0.2, 0.3, 0.1])}])
+@pytest.mark.parametrize(
+    "normal", [{}, {"mean": torch.tensor([0.5, 0.4, 0.3]), "std": torch.tensor([0.2, 0.3, 0.1])}]
+)
 @pytest.mark.parametrize("part", [1, 3_000, 2**20], ids=["read ahead", "one by one", "together"])
 def test_batches_made_in_one_pass_are_torchs(flip, normal, part, monkeypatch):
     monkeypatch.setattr(loader_module, "PART", part)

@@ -32,7 +32,11 @@ def test_the_table_has_every_picture_once(tree):
 
 def test_labels_follow_the_config_not_the_listing(tree):
     table = index_folds(tree, CLASSES[::-1], PATTERN, [1])
-    assert table.groupby("class")["label"].first().to_dict() == {"Measles": 0, "Cowpox": 1, "Chickenpox": 2}
+    assert table.groupby("class")["label"].first().to_dict() == {
+        "Measles": 0,
+        "Cowpox": 1,
+        "Chickenpox": 2,
+    }
 
 
 @pytest.mark.parametrize("name", ["valid", "VALIDATION", "Val", "val"])
@@ -49,10 +53,17 @@ def test_doubled_folders_and_system_files(tmp_path):
     shutil.copytree(tree / "FOLDS", root / "Original Images/Original Images/FOLDS")
     shutil.copytree(tree / "FOLDS_AUG", root / "Augmented Images/Augmented Images/FOLDS_AUG")
     originals = root / "Original Images/Original Images/FOLDS"
-    for junk in ("fold1/.DS_Store", "fold1/Train/Thumbs.db", "fold1/Train/Cowpox/._COW_1_01.jpg", "fold1/notes.txt"):
+    for junk in (
+        "fold1/.DS_Store",
+        "fold1/Train/Thumbs.db",
+        "fold1/Train/Cowpox/._COW_1_01.jpg",
+        "fold1/notes.txt",
+    ):
         (originals / junk).write_bytes(b"junk")
     (originals / "fold1/__MACOSX").mkdir()
-    (originals / "fold1/Test/Cowpox/COW_20_01.jpg").rename(originals / "fold1/Test/Cowpox/COW_20_01.JPEG")
+    (originals / "fold1/Test/Cowpox/COW_20_01.jpg").rename(
+        originals / "fold1/Test/Cowpox/COW_20_01.JPEG"
+    )
     table = index(root)
     assert len(table) == len(index(tree))
     assert "Cowpox/COW_20_01.JPEG" in set(table["image"])
@@ -74,16 +85,31 @@ def test_exclude_takes_paths_and_patterns(tree):
         (lambda t: shutil.rmtree(t / "FOLDS/fold2"), ["Fold 2 is missing", "FOLDS", "fold1"]),
         (lambda t: shutil.rmtree(t / "FOLDS_AUG/fold2_AUG"), ["Fold 2 is missing", "FOLDS_AUG"]),
         (lambda t: shutil.rmtree(t / "FOLDS/fold1/Valid"), ["val split of fold 1", "fold1"]),
-        (lambda t: (shutil.rmtree(t / "FOLDS/fold1/Test"), (t / "FOLDS/fold1/Test").mkdir()), ["fold1/Test is empty"]),
-        (lambda t: (t / "FOLDS/fold1/Train/Mealses").mkdir(), ["Mealses", "fold1/Train", "Did you mean 'Measles'"]),
-        (lambda t: shutil.rmtree(t / "FOLDS/fold1/Test/Cowpox"), ["Cowpox has no folder", "fold1/Test"]),
+        (
+            lambda t: (shutil.rmtree(t / "FOLDS/fold1/Test"), (t / "FOLDS/fold1/Test").mkdir()),
+            ["fold1/Test is empty"],
+        ),
+        (
+            lambda t: (t / "FOLDS/fold1/Train/Mealses").mkdir(),
+            ["Mealses", "fold1/Train", "Did you mean 'Measles'"],
+        ),
+        (
+            lambda t: shutil.rmtree(t / "FOLDS/fold1/Test/Cowpox"),
+            ["Cowpox has no folder", "fold1/Test"],
+        ),
         (
             lambda t: [p.unlink() for p in (t / "FOLDS/fold1/Test/Cowpox").iterdir()],
             ["Cowpox has no picture", "Test/Cowpox"],
         ),
-        (lambda t: (t / "FOLDS/fold1/Tset").mkdir(), ["Unexpected folder", "Tset", "Did you mean 'test'"]),
+        (
+            lambda t: (t / "FOLDS/fold1/Tset").mkdir(),
+            ["Unexpected folder", "Tset", "Did you mean 'test'"],
+        ),
         (lambda t: (t / "FOLDS/fold1/validation").mkdir(), ["val split twice"]),
-        (lambda t: write_picture(t / "FOLDS/fold1/Train/Cowpox/holiday.jpg", 1), ["holiday.jpg", "data.name_pattern"]),
+        (
+            lambda t: write_picture(t / "FOLDS/fold1/Train/Cowpox/holiday.jpg", 1),
+            ["holiday.jpg", "data.name_pattern"],
+        ),
         (lambda t: shutil.rmtree(t / "FOLDS"), ["no folder FOLDS"]),
         (lambda t: shutil.copytree(t / "FOLDS", t / "copy/FOLDS"), ["2 folders FOLDS"]),
         (shutil.rmtree, ["There is no data in", "get_data.py", "data=synthetic"]),

@@ -16,7 +16,12 @@ def test_the_page_opens_offline_without_errors_or_horizontal_scroll(page, tmp_pa
             write_run(tmp_path, fold, skill=1 + (model == "b"), overrides=[f"model={model}"])
     write_report(summarise([tmp_path]), tmp_path / "out")
     errors, requests = [], []
-    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
+    page.on(
+        "console",
+        lambda message: (
+            errors.append(message.text) if message.type in ("error", "warning") else None
+        ),
+    )
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("request", lambda request: requests.append(request.url))
     for width, height in ((1280, 900), (390, 844)):

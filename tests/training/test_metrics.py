@@ -20,7 +20,9 @@ def draw(n: int, classes: int, seed: int, absent: tuple[int, ...] = ()):
 
 
 def ours(probabilities, labels):
-    return classification_metrics(probabilities, labels, [f"c{i}" for i in range(probabilities.shape[1])])
+    return classification_metrics(
+        probabilities, labels, [f"c{i}" for i in range(probabilities.shape[1])]
+    )
 
 
 @given(st.integers(5, 80), st.integers(2, 7), st.integers(0, 10**6), st.booleans())
@@ -35,8 +37,13 @@ def test_counting_metrics_equal_scikit_learns(n, classes, seed, first_absent):
             "balanced_accuracy": sk.balanced_accuracy_score(truth, guess),
         }
         for average in ("macro", "weighted"):
-            scores = sk.precision_recall_fscore_support(truth, guess, average=average, zero_division=0)
-            expected |= {f"{k}_{average}": v for k, v in zip(("precision", "recall", "f1"), scores[:3], strict=True)}
+            scores = sk.precision_recall_fscore_support(
+                truth, guess, average=average, zero_division=0
+            )
+            expected |= {
+                f"{k}_{average}": v
+                for k, v in zip(("precision", "recall", "f1"), scores[:3], strict=True)
+            }
         by_class = sk.f1_score(truth, guess, labels=range(classes), average=None, zero_division=0)
         expected |= {f"f1/c{i}": v for i, v in enumerate(by_class)}
     for name, value in expected.items():
@@ -47,10 +54,14 @@ def test_auroc_equals_scikit_learns():
     probabilities, labels = draw(200, 6, 1)
     values = ours(probabilities, labels)
     for average in ("macro", "weighted"):
-        expected = sk.roc_auc_score(labels, probabilities.double(), multi_class="ovr", average=average)
+        expected = sk.roc_auc_score(
+            labels, probabilities.double(), multi_class="ovr", average=average
+        )
         assert values[f"auroc_{average}"] == pytest.approx(expected, abs=1e-6)
     for i in range(6):
-        assert values[f"auroc/c{i}"] == pytest.approx(sk.roc_auc_score(labels == i, probabilities[:, i]), abs=1e-6)
+        assert values[f"auroc/c{i}"] == pytest.approx(
+            sk.roc_auc_score(labels == i, probabilities[:, i]), abs=1e-6
+        )
 
 
 def test_a_class_without_pictures_has_no_auroc_and_does_not_spoil_the_mean():

@@ -24,7 +24,13 @@ CHROMIUM_FLAGS = [
 @pytest.fixture(scope="module")
 def logdir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    command = [sys.executable, PROJECT / "scripts/train.py", "fold=3", "data=synthetic", "trainer.max_epochs=4"]
+    command = [
+        sys.executable,
+        PROJECT / "scripts/train.py",
+        "fold=3",
+        "data=synthetic",
+        "trainer.max_epochs=4",
+    ]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
     return folder / "logs"
 
@@ -34,7 +40,17 @@ def address(logdir):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir, "--port", str(port), "--host", "127.0.0.1"]
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        logdir,
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+    ]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -62,7 +78,10 @@ def page(tmp_path_factory):
     with sync_api.sync_playwright() as playwright:
         profile = tmp_path_factory.mktemp("profile")
         context = playwright.chromium.launch_persistent_context(
-            profile, executable_path=chromium, args=CHROMIUM_FLAGS, viewport={"width": 1500, "height": 1300}
+            profile,
+            executable_path=chromium,
+            args=CHROMIUM_FLAGS,
+            viewport={"width": 1500, "height": 1300},
         )
         yield context.new_page()
         context.close()
@@ -93,15 +112,28 @@ def test_pages(page, address, tmp_path):
 
 def test_everything_promised_is_there_and_train_and_val_share_charts(address):
     def tags(plugin: str) -> dict[str, set[str]]:
-        listed = json.load(urllib.request.urlopen(f"{address}/data/plugin/{plugin}/tags", timeout=10))
+        listed = json.load(
+            urllib.request.urlopen(f"{address}/data/plugin/{plugin}/tags", timeout=10)
+        )
         return {Path(run).name: set(found) for run, found in listed.items()}
 
     scalars = tags("scalars")
     for split in ("train", "val", "val_best", "test"):
-        assert {f"curves/{name}" for name in ("loss", "accuracy", "f1_macro", "auroc_weighted", "ece")} <= scalars[
-            split
-        ]
+        assert {
+            f"curves/{name}" for name in ("loss", "accuracy", "f1_macro", "auroc_weighted", "ece")
+        } <= scalars[split]
     assert {"per_class/f1/Monkeypox", "per_class/auroc/Cowpox"} <= scalars["test"]
-    figures = {"confusion_matrix", "confusion_matrix_normalised", "roc", "precision_recall", "reliability", "mistakes"}
+    figures = {
+        "confusion_matrix",
+        "confusion_matrix_normalised",
+        "roc",
+        "precision_recall",
+        "reliability",
+        "mistakes",
+    }
     [images] = tags("images").values()
-    assert {f"test/{name}" for name in figures} | {"samples/train", "samples/val", "samples/test"} <= images
+    assert {f"test/{name}" for name in figures} | {
+        "samples/train",
+        "samples/val",
+        "samples/test",
+    } <= images

@@ -16,7 +16,10 @@ from mpoxcv.pictures.cache import digest_files
 
 EXAMPLES = 24  # kept of each finding
 SHARES_APART = 0.05  # of a class, between a test set and all pictures, from which it is told
-SHORTCUTS = {"the file alone (size, quantisation, resolution, borders)": slice(0, 6), "overall colour": slice(6, None)}
+SHORTCUTS = {
+    "the file alone (size, quantisation, resolution, borders)": slice(0, 6),
+    "overall colour": slice(6, None),
+}
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,12 @@ class Finding:
     severity: str  # ``leak`` (stops train.py), ``warning`` or ``note``
     effect: str  # what it does to a result
     count: int
-    by_fold: dict[int, int] = field(default_factory=dict)  # count by fold, where it belongs to folds
-    examples: list[tuple[str, ...]] = field(default_factory=list)  # paths of pictures that belong together
+    by_fold: dict[int, int] = field(
+        default_factory=dict
+    )  # count by fold, where it belongs to folds
+    examples: list[tuple[str, ...]] = field(
+        default_factory=list
+    )  # paths of pictures that belong together
 
 
 def audit(
@@ -93,28 +100,47 @@ def _twins(first: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
                 "Folds by patient can put it on both sides (make_folds.py and protocol=grouped keep it on one).",
                 patient,
             ),
-            ("twice for one patient", "It counts twice; intervals are too narrow.", ~label & ~patient),
+            (
+                "twice for one patient",
+                "It counts twice; intervals are too narrow.",
+                ~label & ~patient,
+            ),
         ):
             hits = both.loc[chosen & part, "pair"].tolist()
             if hits and (certain or not where.startswith("twice")):
                 severity = "warning" if certain and not where.startswith("twice") else "note"
-                effect = effect if certain else "If it is (look at them), " + effect[0].lower() + effect[1:]
+                effect = (
+                    effect
+                    if certain
+                    else "If it is (look at them), " + effect[0].lower() + effect[1:]
+                )
                 yield Finding(f"{degree} {where}", severity, effect, len(hits), {}, hits[:EXAMPLES])
 
 
 def _val_and_test(originals: pd.DataFrame) -> Iterator[Finding]:
     val, test = (originals[originals["split"] == split] for split in ("val", "test"))
-    both = val.merge(test, on=["fold", "patient"], suffixes=("", "_b")).drop_duplicates(["fold", "path"])
+    both = val.merge(test, on=["fold", "patient"], suffixes=("", "_b")).drop_duplicates(
+        ["fold", "path"]
+    )
     if len(both):
         effect = "The checkpoint is chosen on patients that it is tested on: the score is slightly too high."
         by_fold = both["fold"].value_counts(sort=False).to_dict()
         pairs = list(both[["path", "path_b"]].head(EXAMPLES).itertuples(index=False, name=None))
-        yield Finding("a patient has pictures in Valid and in Test", "warning", effect, len(both), by_fold, pairs)
+        yield Finding(
+            "a patient has pictures in Valid and in Test",
+            "warning",
+            effect,
+            len(both),
+            by_fold,
+            pairs,
+        )
 
 
 def _datalog(originals: pd.DataFrame, root: Path) -> Iterator[Finding]:
     """Compare with datalog.xlsx: one sheet a fold, the columns train, validation and test, names of pictures."""
-    file = next((f for depth in ("", "*/", "*/*/") for f in sorted(root.glob(f"{depth}datalog.xlsx"))), None)
+    file = next(
+        (f for depth in ("", "*/", "*/*/") for f in sorted(root.glob(f"{depth}datalog.xlsx"))), None
+    )
     if file is None:
         return
     try:
@@ -129,17 +155,29 @@ def _datalog(originals: pd.DataFrame, root: Path) -> Iterator[Finding]:
             if split := columns.get(str(column).strip().lower()):
                 names = sheet[column].dropna().str.strip()
                 listed |= {(int(number or position), Path(one).stem): split for one in names}
-    here = {(f, Path(p).stem): (s, p) for f, p, s in originals[["fold", "path", "split"]].itertuples(index=False)}
+    here = {
+        (f, Path(p).stem): (s, p)
+        for f, p, s in originals[["fold", "path", "split"]].itertuples(index=False)
+    }
     effect = "These folds are not those published: say so beside the result."
     for kind, keys in {
         "listed in datalog.xlsx, and not in the tree": listed.keys() - here.keys(),
         "in the tree, and not listed in datalog.xlsx": here.keys() - listed.keys(),
-        "in another split than datalog.xlsx says": {k for k in here.keys() & listed.keys() if here[k][0] != listed[k]},
+        "in another split than datalog.xlsx says": {
+            k for k in here.keys() & listed.keys() if here[k][0] != listed[k]
+        },
     }.items():
         if keys:
             folds = [fold for fold, _ in keys]
             names = [(here[key][1] if key in here else key[1],) for key in sorted(keys)[:EXAMPLES]]
-            yield Finding(kind, "warning", effect, len(keys), {f: folds.count(f) for f in sorted(set(folds))}, names)
+            yield Finding(
+                kind,
+                "warning",
+                effect,
+                len(keys),
+                {f: folds.count(f) for f in sorted(set(folds))},
+                names,
+            )
 
 
 def _coverage(originals: pd.DataFrame) -> Iterator[Finding]:
@@ -148,20 +186,41 @@ def _coverage(originals: pd.DataFrame) -> Iterator[Finding]:
     never = every[~every.index.isin(tests.index)]
     for kind, paths, effect in (
         ("never in a test set", never, "The pooled result says nothing of them."),
-        ("in several test sets", tests.loc[tests["size"] > 1, "first"], "They are scored by several networks."),
+        (
+            "in several test sets",
+            tests.loc[tests["size"] > 1, "first"],
+            "They are scored by several networks.",
+        ),
     ):
         if len(paths):
-            yield Finding(f"pictures {kind}", "note", effect, len(paths), {}, [(path,) for path in paths[:EXAMPLES]])
-    shares = originals.groupby(["fold", "split"])["class"].value_counts(normalize=True).unstack(fill_value=0)
-    apart = (shares - originals.drop_duplicates("image")["class"].value_counts(normalize=True)).abs()
+            yield Finding(
+                f"pictures {kind}",
+                "note",
+                effect,
+                len(paths),
+                {},
+                [(path,) for path in paths[:EXAMPLES]],
+            )
+    shares = (
+        originals.groupby(["fold", "split"])["class"]
+        .value_counts(normalize=True)
+        .unstack(fill_value=0)
+    )
+    apart = (
+        shares - originals.drop_duplicates("image")["class"].value_counts(normalize=True)
+    ).abs()
     if (largest := apart.stack().max()) >= SHARES_APART:
         fold, split, name = apart.stack().idxmax()
         effect = f"The largest: {name} in {split} of fold {fold}, {largest:.1%} off. Folds differ in difficulty."
         count = int((apart >= SHARES_APART).any(axis=1).sum())
-        yield Finding("splits whose class shares are not those of all pictures", "note", effect, count)
+        yield Finding(
+            "splits whose class shares are not those of all pictures", "note", effect, count
+        )
 
 
-def _shortcuts(first: pd.DataFrame, measured: np.ndarray, folds: int = 5, draws: int = 1000) -> Iterator[Finding]:
+def _shortcuts(
+    first: pd.DataFrame, measured: np.ndarray, folds: int = 5, draws: int = 1000
+) -> Iterator[Finding]:
     """Tell whether the class can be predicted for other patients from ``SURFACE``: the interval's lower end over chance."""
     from sklearn.linear_model import LogisticRegression  # here, since it takes a second
     from sklearn.metrics import recall_score
@@ -177,12 +236,21 @@ def _shortcuts(first: pd.DataFrame, measured: np.ndarray, folds: int = 5, draws:
     rng, n = np.random.default_rng(0), patients.max() + 1
     of_class = (labels[:, None] == np.unique(labels)).astype(float)  # (N, C)
     for name, columns in SHORTCUTS.items():
-        network = make_pipeline(StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000))
+        network = make_pipeline(
+            StandardScaler(), LogisticRegression(class_weight="balanced", max_iter=1000)
+        )
         splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
-        called = cross_val_predict(network, measured[:, columns], labels, groups=patients, cv=splitter)
+        called = cross_val_predict(
+            network, measured[:, columns], labels, groups=patients, cv=splitter
+        )
         value = recall_score(labels, called, average="macro")
-        weights = np.stack([np.bincount(rng.integers(0, n, n), minlength=n)[patients] for _ in range(draws)])
-        hits, support = weights @ (of_class * (labels == called)[:, None]), weights @ of_class  # (draws, C)
+        weights = np.stack(
+            [np.bincount(rng.integers(0, n, n), minlength=n)[patients] for _ in range(draws)]
+        )
+        hits, support = (
+            weights @ (of_class * (labels == called)[:, None]),
+            weights @ of_class,
+        )  # (draws, C)
         low, high = np.quantile((hits / np.maximum(support, 1)).mean(1), [0.025, 0.975])
         chance = 1 / len(np.unique(labels))
         if low > chance:

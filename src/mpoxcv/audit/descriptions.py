@@ -23,7 +23,12 @@ from mpoxcv.storage.files import write_atomically
 VERSION = 3  # raise it when the same bytes would give another description
 PAIR = np.dtype([("left", "S32"), ("right", "S32"), ("likeness", "f4")])
 RECORD = np.dtype(
-    [("digest", "S32"), ("pixels", "S32"), ("thumb", "u1", (THUMB, THUMB)), ("surface", "f4", (len(SURFACE),))]
+    [
+        ("digest", "S32"),
+        ("pixels", "S32"),
+        ("thumb", "u1", (THUMB, THUMB)),
+        ("surface", "f4", (len(SURFACE),)),
+    ]
 )
 
 
@@ -80,7 +85,11 @@ class Descriptions:
 
 
 def describe(
-    root: Path, paths: Sequence[str], digests: np.ndarray, cache_dir: str | os.PathLike[str], threads: int | None = None
+    root: Path,
+    paths: Sequence[str],
+    digests: np.ndarray,
+    cache_dir: str | os.PathLike[str],
+    threads: int | None = None,
 ) -> np.ndarray:
     """Return one ``RECORD`` a path; each distinct file content is decoded once, ever.
 
@@ -95,7 +104,11 @@ def describe(
         UserError: files cannot be read or decoded (all are named).
     """
     store, failures = Descriptions(cache_dir), {}
-    new = {str(digest): path for digest, path in zip(digests, paths, strict=True) if str(digest) not in store}
+    new = {
+        str(digest): path
+        for digest, path in zip(digests, paths, strict=True)
+        if str(digest) not in store
+    }
 
     def add(item: tuple[str, str]) -> None:
         data = read_file(root / item[1], item[0])
@@ -112,7 +125,11 @@ def describe(
     finally:
         store.save()
     if failures:  # told by content: folds hold the same pictures again and again
-        bad = [f"{path}: {failures[d]}" for path, d in zip(paths, digests.tolist(), strict=True) if d in failures]
+        bad = [
+            f"{path}: {failures[d]}"
+            for path, d in zip(paths, digests.tolist(), strict=True)
+            if d in failures
+        ]
         raise UserError(unreadable(bad, root))
     return store.records(digests)
 
@@ -135,7 +152,9 @@ def likenesses(
     pairs = _load_array(file, PAIR)
     if pairs is None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(file.with_suffix(".lock")):  # of runs that start together, one compares and the rest wait
+        with FileLock(
+            file.with_suffix(".lock")
+        ):  # of runs that start together, one compares and the rest wait
             pairs = _load_array(file, PAIR)
             if pairs is None:
                 pairs = _compare(left, right, threshold)
@@ -147,7 +166,11 @@ def _compare(left: np.ndarray, right: np.ndarray, threshold: float) -> np.ndarra
     blocks = [np.zeros(0, PAIR)]
     for i, j, value in alike(left["thumb"], right["thumb"], threshold):
         block = np.zeros(len(i), PAIR)
-        block["left"], block["right"], block["likeness"] = left["pixels"][i], right["pixels"][j], value
+        block["left"], block["right"], block["likeness"] = (
+            left["pixels"][i],
+            right["pixels"][j],
+            value,
+        )
         blocks.append(block[block["left"] != block["right"]])
     return np.concatenate(blocks)
 

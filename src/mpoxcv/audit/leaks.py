@@ -50,7 +50,11 @@ def settle_leaks(
     held = (table["split"] != "train").to_numpy()
     found = leaks_of(table, records, likenesses(records[held], records[~held], CERTAIN, cache_dir))
     leaking = table["path"].isin(found["train"]) & ~held
-    outcome = {"choice": choice, "leaks": found["kind"].value_counts(sort=False).to_dict(), "dropped": 0}
+    outcome = {
+        "choice": choice,
+        "leaks": found["kind"].value_counts(sort=False).to_dict(),
+        "dropped": 0,
+    }
     if choice == "allow" or not leaking.any():
         return table, outcome
     if choice == "stop":
@@ -63,11 +67,15 @@ def settle_leaks(
         )
     kept = table[~leaking].reset_index(drop=True)
     if gone := sorted(set(table["class"]) - set(kept.loc[kept["split"] == "train", "class"])):
-        raise UserError(f"data.leaks=drop leaves no training picture of {', '.join(gone)}. Make folds by patient anew.")
+        raise UserError(
+            f"data.leaks=drop leaves no training picture of {', '.join(gone)}. Make folds by patient anew."
+        )
     return kept, outcome | {"dropped": int(leaking.sum())}
 
 
-def leaks_of(table: pd.DataFrame, records: np.ndarray, pairs: pd.DataFrame, threshold: float = CERTAIN) -> pd.DataFrame:
+def leaks_of(
+    table: pd.DataFrame, records: np.ndarray, pairs: pd.DataFrame, threshold: float = CERTAIN
+) -> pd.DataFrame:
     """Return one row a leaking training picture of each fold and kind, with one of the pictures it leaks from.
 
     Args:
@@ -85,8 +93,12 @@ def leaks_of(table: pd.DataFrame, records: np.ndarray, pairs: pd.DataFrame, thre
     by_name = train[train["augmented"]].merge(held, on=original, suffixes=("", "_held"))
     same = train.merge(held, on=["fold", "pixels"], suffixes=("", "_held"))
     near = pairs[pairs["likeness"] >= threshold].merge(train, left_on="right", right_on="pixels")
-    near = near.merge(held, left_on=["fold", "left"], right_on=["fold", "pixels"], suffixes=("", "_held"))
-    alike_copy = pd.concat([same.assign(likeness=1.0), near]).sort_values("likeness", ascending=False)
+    near = near.merge(
+        held, left_on=["fold", "left"], right_on=["fold", "pixels"], suffixes=("", "_held")
+    )
+    alike_copy = pd.concat([same.assign(likeness=1.0), near]).sort_values(
+        "likeness", ascending=False
+    )
     alike_copy = alike_copy[alike_copy["augmented"] & ~alike_copy["path"].isin(by_name["path"])]
     parts = {
         "same patient": train.merge(held, on=person, suffixes=("", "_held")),
@@ -107,5 +119,7 @@ def leaks_of(table: pd.DataFrame, records: np.ndarray, pairs: pd.DataFrame, thre
 
 
 def _lines(found: pd.DataFrame) -> Sequence[str]:
-    found = found.assign(turn=found.groupby("kind").cumcount()).sort_values("turn", kind="stable")  # of each kind some
+    found = found.assign(turn=found.groupby("kind").cumcount()).sort_values(
+        "turn", kind="stable"
+    )  # of each kind some
     return [f"{row.kind}: {row.train} and {row.held}" for row in found.itertuples()]

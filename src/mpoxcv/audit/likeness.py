@@ -36,8 +36,12 @@ AXIS = np.arange(COEFFICIENTS, dtype=np.float32)
 FREQUENCY = np.hypot(AXIS, AXIS[:, None])
 ORDER = np.argsort(FREQUENCY, axis=None, kind="stable")[1:]  # lowest first, without the mean
 HEAD, ROUNDING = 32, 1e-5  # coefficients that are enough to rule nearly all pairs out
-CENTRE = 22  # pixels of the middle that turns are compared in: black corners would resemble each other
-FULL = [(0, 1.0, 0.0, 0.0)] + [(0, z, x, y) for z in (0.92, 0.84, 0.76) for x in (-1, 0, 1) for y in (-1, 0, 1)]
+CENTRE = (
+    22  # pixels of the middle that turns are compared in: black corners would resemble each other
+)
+FULL = [(0, 1.0, 0.0, 0.0)] + [
+    (0, z, x, y) for z in (0.92, 0.84, 0.76) for x in (-1, 0, 1) for y in (-1, 0, 1)
+]
 TURNED = [(angle, zoom, 0.0, 0.0) for angle in range(-30, 31, 10) for zoom in (0.85, 1.0, 1.15)]
 
 
@@ -67,7 +71,9 @@ def alike(
                 possible = product >= threshold - ROUNDING
                 for row in np.flatnonzero(possible.any(1)):
                     columns = column + np.flatnonzero(possible[row])
-                    best[row, columns] = np.maximum(best[row, columns], (side[columns] @ made[row].T).max(1))
+                    best[row, columns] = np.maximum(
+                        best[row, columns], (side[columns] @ made[row].T).max(1)
+                    )
         rows, columns = np.nonzero(best >= threshold)
         yield rows + start, columns, best[rows, columns]
 
@@ -82,7 +88,9 @@ def _bounding(made: np.ndarray) -> np.ndarray:
     return np.concatenate([head, left_out], -1)
 
 
-def templates(thumbs: np.ndarray, shapes: Sequence[tuple[float, float, float, float]], cut: bool) -> np.ndarray:
+def templates(
+    thumbs: np.ndarray, shapes: Sequence[tuple[float, float, float, float]], cut: bool
+) -> np.ndarray:
     """Return float32 (N, 8 * len(shapes), D): each thumbnail turned, cropped, then in its eight flips and quarter turns."""
     found = thumbs.reshape(len(thumbs), -1).astype(np.float32) @ _operator(tuple(shapes), cut)
     found = found.reshape(len(thumbs), len(shapes), COEFFICIENTS, COEFFICIENTS)
@@ -93,7 +101,9 @@ def templates(thumbs: np.ndarray, shapes: Sequence[tuple[float, float, float, fl
 
 def vectors(thumbs: np.ndarray) -> np.ndarray:
     """Return float32 (N, D) of unit length from uint8 (N, S, S); zeros for a picture of one colour."""
-    parts = range(0, max(1, len(thumbs)), 4096)  # all at once would take ten times the memory of the thumbnails
+    parts = range(
+        0, max(1, len(thumbs)), 4096
+    )  # all at once would take ten times the memory of the thumbnails
     return np.concatenate([_unit(_coefficients(thumbs[i : i + 4096])) for i in parts])
 
 
@@ -106,7 +116,10 @@ def _operator(shapes: tuple[tuple[float, float, float, float], ...], cut: bool) 
         cos, sin = zoom * np.cos(radians), zoom * np.sin(radians)
         row, column = np.mgrid[:THUMB, :THUMB] + 0.5 - half
         centre_x, centre_y = np.array([x, y]) * (1 - zoom) * half + half  # of the crop
-        source = sin * -column + cos * row + centre_y - 0.5, cos * column + sin * row + centre_x - 0.5
+        source = (
+            sin * -column + cos * row + centre_y - 0.5,
+            cos * column + sin * row + centre_x - 0.5,
+        )
         changed = _bilinear(*source).reshape(-1, THUMB, THUMB)
         made.append(_coefficients(_middle(changed) if cut else changed).reshape(len(changed), -1))
     return np.concatenate(made, 1)
@@ -115,12 +128,18 @@ def _operator(shapes: tuple[tuple[float, float, float, float], ...], cut: bool) 
 def _bilinear(row: np.ndarray, column: np.ndarray) -> np.ndarray:
     """Return float32 (32 * 32, positions): how much each pixel gives to each position; nothing gives beyond the border."""
     weights = np.zeros((THUMB * THUMB, row.size), np.float32)
-    inside = (np.abs(row + 0.5 - THUMB / 2) <= THUMB / 2) & (np.abs(column + 0.5 - THUMB / 2) <= THUMB / 2)
+    inside = (np.abs(row + 0.5 - THUMB / 2) <= THUMB / 2) & (
+        np.abs(column + 0.5 - THUMB / 2) <= THUMB / 2
+    )
     for di, dj in itertools.product((0, 1), (0, 1)):
         i, j = np.floor(row) + di, np.floor(column) + dj
         share = (1 - np.abs(row - i)) * (1 - np.abs(column - j)) * inside
         pixel = np.clip(i, 0, THUMB - 1) * THUMB + np.clip(j, 0, THUMB - 1)
-        np.add.at(weights, (pixel.astype(int).ravel(), np.arange(row.size)), share.ravel().astype(np.float32))
+        np.add.at(
+            weights,
+            (pixel.astype(int).ravel(), np.arange(row.size)),
+            share.ravel().astype(np.float32),
+        )
     return weights
 
 
@@ -131,7 +150,9 @@ def _middle(thumbs: np.ndarray) -> np.ndarray:
 
 def _coefficients(thumbs: np.ndarray) -> np.ndarray:
     """Return float32 (N, 10, 10): low frequencies of (N, S, S), raised by their frequency, so that the mean is zero."""
-    found = dctn(thumbs.astype(np.float32), axes=(1, 2), norm="ortho")[:, :COEFFICIENTS, :COEFFICIENTS]
+    found = dctn(thumbs.astype(np.float32), axes=(1, 2), norm="ortho")[
+        :, :COEFFICIENTS, :COEFFICIENTS
+    ]
     return found * FREQUENCY
 
 

@@ -23,7 +23,9 @@ def print_findings(findings: Sequence[Finding]) -> None:
     if not findings:
         console.print("The audit found nothing.")
         return
-    table = Table(title="Audit", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title="Audit", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
+    )
     table.add_column("", no_wrap=True)
     table.add_column("count", justify="right", no_wrap=True)
     table.add_column("finding", overflow="fold")
@@ -33,7 +35,9 @@ def print_findings(findings: Sequence[Finding]) -> None:
         if finding.examples:
             lines.append("for example " + " and ".join(finding.examples[0]))
         table.add_row(
-            Text(finding.severity, style=STYLES[finding.severity]), str(finding.count), Text("\n".join(lines))
+            Text(finding.severity, style=STYLES[finding.severity]),
+            str(finding.count),
+            Text("\n".join(lines)),
         )
     console.print(table)
     if any(finding.severity == "leak" for finding in findings):
@@ -49,10 +53,16 @@ def write_page(findings: Sequence[Finding], root: Path, file: Path, synthetic: b
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     pictures = {
-        path: thumbnail(root / path, THUMBNAIL) for finding in findings for one in finding.examples for path in one
+        path: thumbnail(root / path, THUMBNAIL)
+        for finding in findings
+        for one in finding.examples
+        for path in one
     }
     page = environment.get_template("page.html.j2")
     write_atomically(
-        file, page.render(findings=findings, pictures=pictures, root=str(root.absolute()), synthetic=synthetic)
+        file,
+        page.render(
+            findings=findings, pictures=pictures, root=str(root.absolute()), synthetic=synthetic
+        ),
     )
     print(f"The page: {file}")

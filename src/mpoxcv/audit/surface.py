@@ -26,9 +26,13 @@ def surface(data: bytes, pixels: np.ndarray) -> tuple[float, ...]:
     quantisation = sum(tables[0]) / len(tables[0]) if 0 in tables else 0.0
     height, width, _ = pixels.shape
     dark, bright, *colours = edges_and_colours(pixels, BORDER).tolist()
-    edge, few = 2 * (min(BORDER, height) * width + min(BORDER, width) * height), -(-height // 4) * -(-width // 4)
+    edge, few = (
+        2 * (min(BORDER, height) * width + min(BORDER, width) * height),
+        -(-height // 4) * -(-width // 4),
+    )
     means = [total / few for total in colours[:3]]
     deviations = [
-        max(0.0, squares / few - mean * mean) ** 0.5 for squares, mean in zip(colours[3:], means, strict=True)
+        max(0.0, squares / few - mean * mean) ** 0.5
+        for squares, mean in zip(colours[3:], means, strict=True)
     ]
     return (len(data), width, height, quantisation, dark / edge, bright / edge, *means, *deviations)

@@ -51,11 +51,15 @@ class TrainedRun:
         """Return float64 (N, C) for uint8 (N, S, S, 3), normalised as in the run; UserError where they are not finite."""
         data, n = self.data, torch.arange(len(pixels))
         images = torch.from_numpy(pixels)
-        loader = BatchLoader(images, n, torch.zeros_like(n), data.eval_batch_size, mean=data.mean, std=data.std)
+        loader = BatchLoader(
+            images, n, torch.zeros_like(n), data.eval_batch_size, mean=data.mean, std=data.std
+        )
         with torch.inference_mode():
             found = torch.cat([self.classifier(batch["image"]).softmax(1) for batch in loader])
         if not found.isfinite().all():
-            raise UserError(f"The network in {self.folder} gives no finite numbers: its training has diverged.")
+            raise UserError(
+                f"The network in {self.folder} gives no finite numbers: its training has diverged."
+            )
         return found.numpy().astype(float)
 
     def saw(self, paths: Sequence[Path]) -> np.ndarray:
@@ -65,14 +69,21 @@ class TrainedRun:
             UserError: the run's data set is not there, or is split otherwise now.
         """
         d, keys = self.data, ["split", "image"]
-        table = fold_table(d.root, d.classes, d.name_pattern, d.fold, d.protocol, d.split_file, exclude=d.exclude)
+        table = fold_table(
+            d.root, d.classes, d.name_pattern, d.fold, d.protocol, d.split_file, exclude=d.exclude
+        )
         scored = read_predictions(self.folder / "predictions.csv")
-        if gone := set(map(tuple, scored[keys].to_numpy())) - set(map(tuple, table[keys].to_numpy())):
+        if gone := set(map(tuple, scored[keys].to_numpy())) - set(
+            map(tuple, table[keys].to_numpy())
+        ):
             raise UserError(
                 f"{d.root} is not the data set of {self.folder}, or was split anew: {len(gone)} of the run's Valid and Test "
                 "pictures are not in the same split there. held_out=true needs the run's own: data.root=DIR."
             )
-        seen, pattern = set(table.loc[table["split"] != "test", "patient"]), compile_name_pattern(d.name_pattern)
+        seen, pattern = (
+            set(table.loc[table["split"] != "test", "patient"]),
+            compile_name_pattern(d.name_pattern),
+        )
         matches = [pattern.fullmatch(path.stem) for path in paths]
         return np.array([match is None or match["patient"] in seen for match in matches])
 
@@ -91,26 +102,57 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
         UserError: an option is wrong, there is no run or no picture, none is left, or the runs do not fit together.
     """
     _check(cfg)
-    paths, runs = find_pictures(str(cfg.images)), load_runs(Path(str(cfg.run)), cfg.data.root, cfg.trust)
-    used = np.array([~run.saw(paths) if cfg.held_out else np.ones(len(paths), bool) for run in runs])  # (R, N)
+    paths, runs = (
+        find_pictures(str(cfg.images)),
+        load_runs(Path(str(cfg.run)), cfg.data.root, cfg.trust),
+    )
+    used = np.array(
+        [~run.saw(paths) if cfg.held_out else np.ones(len(paths), bool) for run in runs]
+    )  # (R, N)
     forms = {run.form for run in runs}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = list(pool.map(lambda path, n: _decode(path, forms) if n else SEEN, paths, used.sum(0)))
-    left_out = {path: found for path, found in zip(paths, decoded, strict=True) if isinstance(found, str)}
-    pictures = {path: found for path, found in zip(paths, decoded, strict=True) if not isinstance(found, str)}
-    reasons = shorten([f"{one_line(str(path))}: {reason}" for path, reason in left_out.items()], limit=100)
+        decoded = list(
+            pool.map(lambda path, n: _decode(path, forms) if n else SEEN, paths, used.sum(0))
+        )
+    left_out = {
+        path: found for path, found in zip(paths, decoded, strict=True) if isinstance(found, str)
+    }
+    pictures = {
+        path: found
+        for path, found in zip(paths, decoded, strict=True)
+        if not isinstance(found, str)
+    }
+    reasons = shorten(
+        [f"{one_line(str(path))}: {reason}" for path, reason in left_out.items()], limit=100
+    )
     if not pictures:
         raise UserError(f"None of {len(paths)} picture(s) can be classified:\n{reasons}")
     used = used[:, [path in pictures for path in paths]]
-    each = [run.probabilities(np.stack([found[run.form] for found in pictures.values()])) for run in runs]
+    each = [
+        run.probabilities(np.stack([found[run.form] for found in pictures.values()]))
+        for run in runs
+    ]
     averaged = (np.stack(each) * used[..., None]).sum(0) / used.sum(0)[:, None]
-    classes, sources = runs[0].classifier.classes, "; ".join(dict.fromkeys(run.source for run in runs))
+    classes, sources = (
+        runs[0].classifier.classes,
+        "; ".join(dict.fromkeys(run.source for run in runs)),
+    )
     predicted = [classes[label] for label in averaged.argmax(1)]
-    keys = {"image": list(map(_shown, pictures)), "prediction": predicted, "n_networks": used.sum(0), "data": sources}
-    table = pd.DataFrame(keys | {f"p_{name}": p for name, p in zip(classes, averaged.T, strict=True)})
+    keys = {
+        "image": list(map(_shown, pictures)),
+        "prediction": predicted,
+        "n_networks": used.sum(0),
+        "data": sources,
+    }
+    table = pd.DataFrame(
+        keys | {f"p_{name}": p for name, p in zip(classes, averaged.T, strict=True)}
+    )
     write_csv(str(cfg.output), for_spreadsheets(table), float_format="%.9g")
     if left_out:
-        print(f"{len(left_out)} of {len(paths)} picture(s) left out:\n{visible(reasons)}", file=sys.stderr)
+        print(
+            f"{len(left_out)} of {len(paths)} picture(s) left out:\n{visible(reasons)}",
+            file=sys.stderr,
+        )
     print(f"{len(table)} picture(s) by {len(runs)} network(s) trained on {sources}")
     _print(table, classes)
     print(f"Written to {cfg.output}. Research only: not for diagnosis.")
@@ -128,9 +170,13 @@ def find_pictures(images: str) -> list[Path]:
     if path.is_file():
         return [path]
     found = _below(path) if path.is_dir() else map(Path, glob.glob(images, recursive=True))  # noqa: PTH207  absolute ones
-    if pictures := {path for path in found if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()}:
+    if pictures := {
+        path for path in found if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()
+    }:
         return sorted(pictures)
-    raise UserError(f"images={images} names no picture. Give a picture, a folder, or a glob: 'images=\"new/*.jpg\"'")
+    raise UserError(
+        f"images={images} names no picture. Give a picture, a folder, or a glob: 'images=\"new/*.jpg\"'"
+    )
 
 
 def _below(folder: Path) -> Iterator[Path]:
@@ -139,7 +185,9 @@ def _below(folder: Path) -> Iterator[Path]:
             yield from _below(path) if path.is_dir() and not path.is_symlink() else (path,)
 
 
-def load_runs(folder: Path, data_root: str | None = None, trust: Sequence[str] = ()) -> list[TrainedRun]:
+def load_runs(
+    folder: Path, data_root: str | None = None, trust: Sequence[str] = ()
+) -> list[TrainedRun]:
     """Load the networks of the runs in ``folder`` or below it; ``data_root`` is for data that have moved since.
 
     Raises:
@@ -159,25 +207,37 @@ def load_runs(folder: Path, data_root: str | None = None, trust: Sequence[str] =
         classifier.on_load_checkpoint(checkpoint)
         classifier.load_state_dict(checkpoint["state_dict"])
         if runs and classifier.classes != runs[0].classifier.classes:
-            raise UserError(f"{run} and {runs[0].folder} have different classes: their networks cannot be averaged.")
+            raise UserError(
+                f"{run} and {runs[0].folder} have different classes: their networks cannot be averaged."
+            )
         provenance = read_json(run / "provenance.json")
         if provenance.get("status") != "finished":
             print(f"{run} is not finished: its best checkpoint so far is used.", file=sys.stderr)
-        source = visible(str(provenance.get("data", {}).get("name", parts["data"].get("name", "unknown"))))
+        source = visible(
+            str(provenance.get("data", {}).get("name", parts["data"].get("name", "unknown")))
+        )
         runs.append(TrainedRun(run, source, classifier.eval(), instantiate(parts["data"])))
     if not runs:
-        raise UserError(f"There is no trained run in {folder}: a run's folder holds .hydra and checkpoints/best.ckpt.")
+        raise UserError(
+            f"There is no trained run in {folder}: a run's folder holds .hydra and checkpoints/best.ckpt."
+        )
     return runs
 
 
 def _check(cfg: DictConfig) -> None:
     if missing := [option for option in ("run", "images") if OmegaConf.is_missing(cfg, option)]:
-        raise UserError(f"{missing[0]}= is missing: python scripts/predict.py run=DIR images=PATH (--help tells more).")
-    if wrong := [option for option in ("overwrite", "held_out") if not isinstance(cfg[option], bool)]:
+        raise UserError(
+            f"{missing[0]}= is missing: python scripts/predict.py run=DIR images=PATH (--help tells more)."
+        )
+    if wrong := [
+        option for option in ("overwrite", "held_out") if not isinstance(cfg[option], bool)
+    ]:
         raise UserError(f"{wrong[0]}={cfg[wrong[0]]} should be true or false.")
     output = Path(str(cfg.output))
     if output.is_dir() or (output.exists() and not cfg.overwrite):
-        raise UserError(f"{output} is there, and nothing is overwritten: give another output=FILE, or overwrite=true.")
+        raise UserError(
+            f"{output} is there, and nothing is overwritten: give another output=FILE, or overwrite=true."
+        )
 
 
 def _shown(path: Path) -> str:
@@ -197,12 +257,18 @@ def _decode(path: Path, forms: set[tuple[int, bool]]) -> dict[tuple[int, bool], 
 
 
 def _print(table: pd.DataFrame, classes: Sequence[str]) -> None:
-    grid, console = Table("picture", "prediction", "probability"), Console(highlight=False, markup=False)
+    grid, console = (
+        Table("picture", "prediction", "probability"),
+        Console(highlight=False, markup=False),
+    )
     for _, row in table.head(10).iterrows():
         grid.add_row(
-            visible(Path(row["image"]).name), visible(row["prediction"]), f"{row['p_' + row['prediction']]:.3f}"
+            visible(Path(row["image"]).name),
+            visible(row["prediction"]),
+            f"{row['p_' + row['prediction']]:.3f}",
         )
     console.print(grid)
     console.print(
-        ", ".join(f"{visible(name)} {(table['prediction'] == name).sum()}" for name in classes), soft_wrap=True
+        ", ".join(f"{visible(name)} {(table['prediction'] == name).sum()}" for name in classes),
+        soft_wrap=True,
     )

@@ -17,7 +17,12 @@ from mpoxcv.evaluation.predictions import probabilities_of, read_predictions
 from mpoxcv.storage.files import read_json, read_metrics
 from mpoxcv.storage.stored_config import instantiable, load_config
 
-OWN_TRAINER = ("_target_", "plugins", "default_root_dir", "profiler")  # of a stored trainer, what is not taken
+OWN_TRAINER = (
+    "_target_",
+    "plugins",
+    "default_root_dir",
+    "profiler",
+)  # of a stored trainer, what is not taken
 EARLY_STOPPING = "lightning.pytorch.callbacks.EarlyStopping"
 COMPARED = (  # of provenance.json, in the order of what explains most
     "data.fingerprint", "data.counts", "git.commit", "git.changed", "packages", "python", "platform", "accelerator.type",
@@ -37,7 +42,9 @@ def reproduce(cfg: DictConfig) -> None:
     """
     run, output = Path(cfg.run), Path(cfg.output_dir)
     if finished_metrics(run) is None:
-        raise UserError(f"{run} is not the folder of a finished run: its provenance.json does not say that it is.")
+        raise UserError(
+            f"{run} is not the folder of a finished run: its provenance.json does not say that it is."
+        )
     before = read_json(run / "provenance.json")
     if threads := read(before, "accelerator.threads"):
         torch.set_num_threads(int(threads))  # the last digits depend on it
@@ -66,21 +73,42 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
     OmegaConf.update(stored, "data.cache_dir", cfg.data.cache_dir)
     if cfg.data.root:
         OmegaConf.update(stored, "data.root", cfg.data.root)
-    parts: dict[str, Any] = {key: instantiable(stored, key, file, cfg.trust) for key in ("data", "classifier")}
+    parts: dict[str, Any] = {
+        key: instantiable(stored, key, file, cfg.trust) for key in ("data", "classifier")
+    }
     trainer = OmegaConf.to_container(stored.trainer, resolve=True)
-    kept = {k: v for k, v in dict(trainer).items() if k not in OWN_TRAINER and not isinstance(v, dict | list)}  # type: ignore[arg-type]
+    kept = {
+        k: v
+        for k, v in dict(trainer).items()
+        if k not in OWN_TRAINER and not isinstance(v, dict | list)
+    }  # type: ignore[arg-type]
     parts["trainer"] = {**cfg.trainer, **kept}
-    callbacks = {name: callback for name, callback in cfg.callbacks.items() if read(stored, f"callbacks.{name}")}
+    callbacks = {
+        name: callback
+        for name, callback in cfg.callbacks.items()
+        if read(stored, f"callbacks.{name}")
+    }
     if "checkpoint" in callbacks:
         chosen = {key: read(stored, f"callbacks.checkpoint.{key}") for key in ("monitor", "mode")}
-        callbacks["checkpoint"] = {**callbacks["checkpoint"], **{k: v for k, v in chosen.items() if v}}
+        callbacks["checkpoint"] = {
+            **callbacks["checkpoint"],
+            **{k: v for k, v in chosen.items() if v},
+        }
     for name, callback in (stored.get("callbacks") or {}).items():
         if read(callback, "_target_") == EARLY_STOPPING:
             callbacks[name] = callback
-    named = {key: stored.get(key) for key in ("fold", "seed", "name", "model", "optimizer", "scheduler", "ckpt_path")}
+    named = {
+        key: stored.get(key)
+        for key in ("fold", "seed", "name", "model", "optimizer", "scheduler", "ckpt_path")
+    }
     if named["ckpt_path"] == "last":  # it went on with itself
         named["ckpt_path"] = None
-    own = {"callbacks": callbacks, "logger": cfg.logger, "output_dir": cfg.output_dir, "resume": False}
+    own = {
+        "callbacks": callbacks,
+        "logger": cfg.logger,
+        "output_dir": cfg.output_dir,
+        "resume": False,
+    }
     return OmegaConf.create(named | parts | own)
 
 
@@ -88,10 +116,17 @@ def compare(one: Path, other: Path) -> dict[str, float]:
     """Return the largest difference of two runs' metrics and predictions; infinite where they are of other pictures."""
     before, now = (read_metrics(run / "metrics.json") for run in (one, other))
     gaps = [_gap(before.get(name), now.get(name)) for name in {*before, *now}]
-    tables = [read_predictions(run / "predictions.csv").sort_values(["split", "image"]) for run in (one, other)]
+    tables = [
+        read_predictions(run / "predictions.csv").sort_values(["split", "image"])
+        for run in (one, other)
+    ]
     keys = [table[["split", "image", "label"]].to_numpy().tolist() for table in tables]
     same = keys[0] == keys[1] and list(tables[0].columns) == list(tables[1].columns)
-    p = float(np.abs(probabilities_of(tables[0]) - probabilities_of(tables[1])).max()) if same else float("inf")
+    p = (
+        float(np.abs(probabilities_of(tables[0]) - probabilities_of(tables[1])).max())
+        if same
+        else float("inf")
+    )
     return {"predictions": p, "metrics": max(gaps, default=0.0)}
 
 
@@ -111,17 +146,27 @@ def read(content: Any, key: str) -> Any:
 def _differences(key: str, before: Any, now: Any) -> list[tuple[str, tuple[Any, Any]]]:
     old, new = read(before, key), read(now, key)
     if isinstance(old, dict) and isinstance(new, dict) and key != "data.counts":
-        return [(f"{key}.{k}", (old.get(k), new.get(k))) for k in {**old, **new} if old.get(k) != new.get(k)]
+        return [
+            (f"{key}.{k}", (old.get(k), new.get(k)))
+            for k in {**old, **new}
+            if old.get(k) != new.get(k)
+        ]
     return [] if old == new else [(key, (old, new))]
 
 
-def _print(differing: Mapping[str, tuple[Any, Any]], found: Mapping[str, float], run: Path, output: Path) -> None:
+def _print(
+    differing: Mapping[str, tuple[Any, Any]], found: Mapping[str, float], run: Path, output: Path
+) -> None:
     console = Console(markup=False, highlight=False)
     table = Table(title=f"{run} and {output}", title_justify="left")
     for column in ("", "the run", "now"):
         table.add_column(column, overflow="fold")
     for key, (old, new) in differing.items():
-        table.add_row(key, "changed" if key == "data.counts" else str(old), "" if key == "data.counts" else str(new))
+        table.add_row(
+            key,
+            "changed" if key == "data.counts" else str(old),
+            "" if key == "data.counts" else str(new),
+        )
     for name, gap in found.items():
         table.add_row(name, "", "identical" if not gap else f"differ by at most {gap:.3g}")
     console.print(table)

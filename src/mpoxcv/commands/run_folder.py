@@ -30,15 +30,23 @@ def refuse_used(config: DictConfig) -> None:
     """
     folder = Path(config.hydra.run.dir).absolute()
     stored = folder / ".hydra" / "overrides.yaml"
-    if not stored.is_file() or not any((folder / name).exists() for name in ("provenance.json", "checkpoints")):
+    if not stored.is_file() or not any(
+        (folder / name).exists() for name in ("provenance.json", "checkpoints")
+    ):
         return
     before = [str(option) for option in read_plain(stored)]
     own = as_given(config.hydra.overrides.task)
     kept = [option for option in before if option_name(option) not in ("resume", "ckpt_path")]
     command = f"python {shlex.join([sys.argv[0], *kept, f'hydra.run.dir={folder}', 'resume=true'])}"
     if not config.resume and config.ckpt_path != "last":
-        raise SystemExit(f"{folder} holds a run already. Choose another folder, or go on with it:\n  {command}")
-    if differing := [o for o in [*own, *before] if (o in own) != (o in before) and option_name(o) not in MAY_CHANGE]:
+        raise SystemExit(
+            f"{folder} holds a run already. Choose another folder, or go on with it:\n  {command}"
+        )
+    if differing := [
+        o
+        for o in [*own, *before]
+        if (o in own) != (o in before) and option_name(o) not in MAY_CHANGE
+    ]:
         raise SystemExit(
             f"{folder} holds a run with other options ({', '.join(differing)}). Go on with it:\n  {command}"
         )
@@ -88,7 +96,11 @@ def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
             hint = "Give a file, or ckpt_path=last with hydra.run.dir=DIR of an interrupted run."
             raise UserError(f"There is no checkpoint {ckpt_path}. {hint}")
         return str(ckpt_path)
-    from mpoxcv.storage.checkpoint_io import LAST, PREVIOUS, AtomicCheckpointIO  # here, since Lightning takes seconds
+    from mpoxcv.storage.checkpoint_io import (
+        LAST,
+        PREVIOUS,
+        AtomicCheckpointIO,
+    )  # here, since Lightning takes seconds
 
     last, previous = (output_dir / "checkpoints" / name for name in (LAST, PREVIOUS))
     if not last.is_file():

@@ -40,9 +40,13 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     plan, folder = cfg.hparams_search, Path(cfg.output_dir)
     for name, space in plan.space.items():
         if space.get("type") not in KINDS:
-            raise UserError(f"hparams_search.space.{name}.type={space.get('type')} is not one of {', '.join(KINDS)}.")
+            raise UserError(
+                f"hparams_search.space.{name}.type={space.get('type')} is not one of {', '.join(KINDS)}."
+            )
         if OmegaConf.select(cfg, str(name), default=KINDS) is KINDS:
-            raise UserError(f"hparams_search.space names {name}, which is no option. All options: --cfg job")
+            raise UserError(
+                f"hparams_search.space names {name}, which is no option. All options: --cfg job"
+            )
     optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(
         study_name=str(plan.name),
@@ -57,11 +61,17 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     def objective(trial: Any) -> float:
         options = {}
         for name, space in plan.space.items():
-            arguments = {str(k): list(v) if k == "choices" else v for k, v in space.items() if k != "type"}
+            arguments = {
+                str(k): list(v) if k == "choices" else v for k, v in space.items() if k != "type"
+            }
             options[str(name)] = getattr(trial, KINDS[space["type"]])(str(name), **arguments)
         values: list[float] = []
         for fold in plan.folds:
-            values.append(validated(cfg, options | {"fold": fold}, folder / f"trial={trial.number}" / f"fold={fold}"))
+            values.append(
+                validated(
+                    cfg, options | {"fold": fold}, folder / f"trial={trial.number}" / f"fold={fold}"
+                )
+            )
             trial.report(float(np.mean(values)), step=len(values))
             print(f"trial {trial.number}, fold {fold}: {plan.metric} {values[-1]:.4f}")
             if trial.should_prune() and len(values) < len(plan.folds):
@@ -85,7 +95,13 @@ def search(cfg: DictConfig) -> dict[str, Any]:
         if not o.startswith(("hparams_search", "callbacks", "logger"))
     ]
     folds = ",".join(map(str, plan.folds))
-    command = ["scripts/train.py", "-m", f"fold={folds}", *own, *(f"{k}={v}" for k, v in best.items())]
+    command = [
+        "scripts/train.py",
+        "-m",
+        f"fold={folds}",
+        *own,
+        *(f"{k}={v}" for k, v in best.items()),
+    ]
     print(f"Now test it, once:\n  python {shlex.join(command)}")
     return best
 

@@ -28,7 +28,10 @@ from mpoxcv.storage.files import read_json, write_atomically, write_json
 
 ALWAYS_NAMED = ("fold", "seed")  # in a run's folder, also where they don't vary
 PLAN = "expected.json"
-SHARE, QUICK = 0.1, 0.5  # of a multirun's time that summaries between jobs may take, unless they take less than 0.5 s
+SHARE, QUICK = (
+    0.1,
+    0.5,
+)  # of a multirun's time that summaries between jobs may take, unless they take less than 0.5 s
 GPU_LOCKS: list[BaseFileLock] = []  # held until the process ends
 
 
@@ -48,7 +51,9 @@ class SummariseSweep(Callback):
         self.locks: dict[Path, BaseFileLock] = {}
         self.next_summary = 0.0  # monotonic seconds; the one at the end does not wait
 
-    def on_run_start(self, config: DictConfig, config_name: str | None = None, **kwargs: Any) -> None:
+    def on_run_start(
+        self, config: DictConfig, config_name: str | None = None, **kwargs: Any
+    ) -> None:
         """Keep what a folder of training holds."""
         if config_name == "train" and leads():
             refuse_used(config)
@@ -62,7 +67,9 @@ class SummariseSweep(Callback):
         self.script = sys.argv[0]
         folder = Path(config.hydra.sweep.dir).absolute()
         arguments = cli.as_given(config.hydra.overrides.task)
-        overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(arguments)
+        overrides = OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(
+            arguments
+        )
         own = [a for a in arguments if not a.startswith("resume=")]
         hydra_options = cli.as_given(config.hydra.overrides.hydra)
         launcher = [o for o in hydra_options if o.startswith(("hydra/launcher", "hydra.launcher"))]
@@ -71,17 +78,25 @@ class SummariseSweep(Callback):
             if not config.get("resume"):
                 raise SystemExit(f"{folder} holds a multirun already. Go on with it:\n  {resume}")
             if own != before["arguments"]:
-                raise SystemExit(f"{folder} holds a multirun with other options. Go on with it:\n  {resume}")
+                raise SystemExit(
+                    f"{folder} holds a multirun with other options. Go on with it:\n  {resume}"
+                )
         values = [
-            list(o.sweep_string_iterator()) if o.is_sweep_override() else [o.get_value_element_as_str()]
+            list(o.sweep_string_iterator())
+            if o.is_sweep_override()
+            else [o.get_value_element_as_str()]
             for o in overrides
         ]
         names = [str(o.key_or_group) for o in overrides]
         jobs = [dict(zip(names, job, strict=True)) for job in itertools.product(*values)]
         jobs = [{name: value for name, value in job.items() if name != "resume"} for job in jobs]
-        write_json(folder / "summary" / PLAN, {"arguments": own, "launcher": launcher, "jobs": jobs})
+        write_json(
+            folder / "summary" / PLAN, {"arguments": own, "launcher": launcher, "jobs": jobs}
+        )
         fixed = [
-            str(o.key_or_group) for o in overrides if not o.is_sweep_override() and o.key_or_group not in ALWAYS_NAMED
+            str(o.key_or_group)
+            for o in overrides
+            if not o.is_sweep_override() and o.key_or_group not in ALWAYS_NAMED
         ]
         with read_write(config), open_dict(config):
             keep = [o for o in hydra_options if not o.startswith("hydra.sweep.dir=")]
@@ -142,7 +157,9 @@ def claim_gpu(folder: Path) -> None:
         return
     import torch
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(
+        map(str, range(torch.cuda.device_count()))
+    )
     for device in filter(None, visible.split(",")):
         lock = FileLock(folder / "summary" / f".gpu-{device}.lock")
         try:
@@ -171,14 +188,22 @@ def read_plan(folder: Path) -> dict[str, Any] | None:
     plan = read_json(file)
     sound = isinstance(plan.get("arguments"), list) and isinstance(plan.get("jobs"), list)
     if file.is_file() and not (sound and all(isinstance(job, dict) for job in plan["jobs"])):
-        print(f"{file} is damaged, and passed over: it should hold the multirun's arguments and jobs.", file=sys.stderr)
+        print(
+            f"{file} is damaged, and passed over: it should hold the multirun's arguments and jobs.",
+            file=sys.stderr,
+        )
         return None
     return plan or None
 
 
 def going_on(folder: Path, plan: Mapping[str, Any]) -> str:
     """Return the command that goes on with a multirun."""
-    own = [*plan.get("arguments", []), *plan.get("launcher", []), f"hydra.sweep.dir={folder}", "resume=true"]
+    own = [
+        *plan.get("arguments", []),
+        *plan.get("launcher", []),
+        f"hydra.sweep.dir={folder}",
+        "resume=true",
+    ]
     return f"python {shlex.join([sys.argv[0], '-m', *own])}"
 
 
@@ -228,9 +253,17 @@ def conclude(folder: Path) -> int:
     if summary is not None and summary.content["complete"]:
         return 0
     sys.stdout.flush()
-    if summary is not None and any("it is at work" in str(problem["cause"]) for problem in summary.content["problems"]):
-        print("\nJobs that are at work may end by themselves, and then write the summary anew.", file=sys.stderr)
-    print(f"\nNot all runs are finished. Go on with:\n  {going_on(folder, plan or {})}", file=sys.stderr)
+    if summary is not None and any(
+        "it is at work" in str(problem["cause"]) for problem in summary.content["problems"]
+    ):
+        print(
+            "\nJobs that are at work may end by themselves, and then write the summary anew.",
+            file=sys.stderr,
+        )
+    print(
+        f"\nNot all runs are finished. Go on with:\n  {going_on(folder, plan or {})}",
+        file=sys.stderr,
+    )
     return 1
 
 
@@ -252,8 +285,12 @@ def write_tensorboard(summary: Any, folder: Path) -> None:
             figures.save_figure(figure, drawn[f"summary/{tag}"])
         rows = [] if results is None else results.map(markdown).to_numpy().tolist()
         heads = [] if results is None else list(results.columns)
-        text = "\n".join("|" + "|".join(cells) + "|" for cells in (heads, ["---"] * len(heads), *rows))
+        text = "\n".join(
+            "|" + "|".join(cells) + "|" for cells in (heads, ["---"] * len(heads), *rows)
+        )
         runs = pd.DataFrame([run["metrics"] for run in group.content["runs"]]).astype(float)
-        means = {str(k).replace("val/", "val_best/"): float(v) for k, v in runs.mean().dropna().items()}
+        means = {
+            str(k).replace("val/", "val_best/"): float(v) for k, v in runs.mean().dropna().items()
+        }
         options = {"name": group.name, "data.name": group.content["data"]}
         write_summary_run(folder / name, drawn, text, options, means)

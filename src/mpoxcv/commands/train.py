@@ -60,10 +60,14 @@ def train(cfg: DictConfig) -> Mapping[str, float | None]:
         return finished
     if cfg.resume and (folder / "checkpoints" / "last.ckpt").is_file():
         cfg.ckpt_path = "last"
-    cfg.output_dir = str(folder)  # not an interpolation any more: another run may begin before this one ends
+    cfg.output_dir = str(
+        folder
+    )  # not an interpolation any more: another run may begin before this one ends
     datamodule, classifier, trainer = build(cfg)
     resume = resume_path(cfg.ckpt_path, folder)
-    if (member := lockstep.current()) and (reason := member.join_in(classifier, datamodule, trainer)):
+    if (member := lockstep.current()) and (
+        reason := member.join_in(classifier, datamodule, trainer)
+    ):
         print(f"{folder.name} is trained alone: {reason}.")
     trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
@@ -97,9 +101,13 @@ def test(cfg: DictConfig) -> dict[str, float]:
     stored = load_config(config_file, cfg.trust)
     if cfg.data.root:
         OmegaConf.update(stored, "data.root", cfg.data.root)
-    parts = {key: instantiable(stored, key, config_file, cfg.trust) for key in ("data", "classifier")}
+    parts = {
+        key: instantiable(stored, key, config_file, cfg.trust) for key in ("data", "classifier")
+    }
     own = {key: cfg[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
-    datamodule, classifier, trainer = build(OmegaConf.create({"seed": stored.get("seed", 0), **parts, **own}))
+    datamodule, classifier, trainer = build(
+        OmegaConf.create({"seed": stored.get("seed", 0), **parts, **own})
+    )
     metrics = score(trainer, classifier, datamodule, str(checkpoint))
     if trainer.is_global_zero:
         before = run / "metrics.json"
@@ -116,16 +124,22 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
     warnings.filterwarnings(
         "ignore", message="Checkpoint directory .* exists and is not empty"
     )  # of a run that goes on
-    warnings.filterwarnings("ignore", message="The `srun` command is available")  # hydra/launcher=slurm_cpu uses it
+    warnings.filterwarnings(
+        "ignore", message="The `srun` command is available"
+    )  # hydra/launcher=slurm_cpu uses it
     # Importing Lightning sets it to 1; torch's Adam then looks for a GPU's library in every step: 0.4 ms on a CPU.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
     L.seed_everything(cfg.seed, verbose=False)
     datamodule = instantiate(cfg.data)
     classifier = instantiate(cfg.classifier)
-    callbacks = [instantiate(callback) for callback in (cfg.get("callbacks") or {}).values() if callback]
+    callbacks = [
+        instantiate(callback) for callback in (cfg.get("callbacks") or {}).values() if callback
+    ]
     loggers = [instantiate(logger) for logger in (cfg.get("logger") or {}).values() if logger]
     if not loggers:  # Lightning refuses the monitor without a logger
-        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
+        callbacks = [
+            callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)
+        ]
     options = {}
     if lockstep.current():  # it has a progress bar of its own
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
@@ -135,7 +149,10 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
 
 
 def score(
-    trainer: L.Trainer, classifier: LesionClassifier, datamodule: MSLDDataModule, checkpoint: str | None
+    trainer: L.Trainer,
+    classifier: LesionClassifier,
+    datamodule: MSLDDataModule,
+    checkpoint: str | None,
 ) -> dict[str, float]:
     """Validate and test a checkpoint (None: the weights as they are) and return the metrics."""
     trainer.validate(classifier, datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
@@ -171,11 +188,17 @@ def print_results(
     counts = datamodule.class_counts()
     commonest = datamodule.classes[counts.index(max(counts))]
     share = (datamodule.table("test")["class"] == commonest).mean()
-    console.print(f"Always saying {commonest}, the commonest class in Train, has test accuracy {share:.4f}.")
+    console.print(
+        f"Always saying {commonest}, the commonest class in Train, has test accuracy {share:.4f}."
+    )
     if before:
         differing = [k for k in before if k in metrics and not _same(before[k], metrics[k])]
-        console.print(f"{len(differing)} of {len(before)} metrics differ from those in metrics.json of the run.")
-    console.print(f"Everything is in {folder}: predictions.csv, metrics.json, figures.", soft_wrap=True)
+        console.print(
+            f"{len(differing)} of {len(before)} metrics differ from those in metrics.json of the run."
+        )
+    console.print(
+        f"Everything is in {folder}: predictions.csv, metrics.json, figures.", soft_wrap=True
+    )
     console.print(f"See it: tensorboard --logdir {folder.parent}", soft_wrap=True)
 
 
@@ -185,8 +208,14 @@ def _same(before: float | None, now: float) -> bool:
 
 def _log_hparams(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, float]) -> None:
     """Give every logger the options, and TensorBoard's HPARAMS page their final metrics beside them."""
-    options = dict(pair for key in LOGGED_OPTIONS for pair in _options(key, OmegaConf.select(cfg, key)))
-    final = {f"{split}/{name}": metrics[f"{split}/{name}"] for split in ("val", "test") for name in HEADLINE}
+    options = dict(
+        pair for key in LOGGED_OPTIONS for pair in _options(key, OmegaConf.select(cfg, key))
+    )
+    final = {
+        f"{split}/{name}": metrics[f"{split}/{name}"]
+        for split in ("val", "test")
+        for name in HEADLINE
+    }
     final = {name.replace("val/", "val_best/"): value for name, value in final.items()}
     for logger in trainer.loggers:
         if isinstance(logger, SplitTensorBoardLogger):

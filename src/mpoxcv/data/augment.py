@@ -34,6 +34,10 @@ class RandomFlip:
         mirrored = self.draw(n, images.device)
         for bit, axis in ((1, 2), (2, 1)):
             if self.probabilities[bit]:
-                both = torch.cat([pictures, pictures.flip(axis)])  # three times faster than torch.where
-                pictures = both.index_select(0, torch.arange(n, device=images.device) + n * ((mirrored & bit) > 0))
+                both = torch.cat(
+                    [pictures, pictures.flip(axis)]
+                )  # three times faster than torch.where
+                pictures = both.index_select(
+                    0, torch.arange(n, device=images.device) + n * ((mirrored & bit) > 0)
+                )
         return pictures.permute(0, 3, 1, 2)

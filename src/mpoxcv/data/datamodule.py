@@ -35,17 +35,27 @@ class MSLDDataModule(L.LightningDataModule):
         UserError: an argument is not one of its values, or, from ``setup``, the data are not as expected.
     """
 
-    root: str | os.PathLike[str]  # the data set's folder, with FOLDS and FOLDS_AUG (see ``mpoxcv.pictures.tree``)
+    root: (
+        str | os.PathLike[str]
+    )  # the data set's folder, with FOLDS and FOLDS_AUG (see ``mpoxcv.pictures.tree``)
     classes: Sequence[str]  # in the order of their labels
     name_pattern: str  # regular expression that tells patient and original from a file's name
     fold: int | str  # its number; ``pooled`` puts all folds together, which leaks
     name: str = "msld_v2"  # of the data set, written into every result
-    citation: str | None = None  # source, licence and labelling of the pictures, as the report states them
-    protocol: str = "published"  # or ``grouped``: folds made anew (see ``mpoxcv.data.protocol.fold_table``)
+    citation: str | None = (
+        None  # source, licence and labelling of the pictures, as the report states them
+    )
+    protocol: str = (
+        "published"  # or ``grouped``: folds made anew (see ``mpoxcv.data.protocol.fold_table``)
+    )
     split_file: str | os.PathLike[str] | None = None  # of the grouped folds
-    train_images: str = "both"  # to train on: the ``augmented`` pictures, the ``original`` ones, or both
+    train_images: str = (
+        "both"  # to train on: the ``augmented`` pictures, the ``original`` ones, or both
+    )
     image_size: int = 32  # pixels; pictures are resized to a square
-    antialias: bool = True  # false resizes as ``cv2.resize`` does (see ``mpoxcv.pictures.pixels.resize``)
+    antialias: bool = (
+        True  # false resizes as ``cv2.resize`` does (see ``mpoxcv.pictures.pixels.resize``)
+    )
     batch_size: int = 64  # training pictures a step, over all processes together
     eval_batch_size: int = 256  # pictures a step in validation and test; does not change results
     mean: Any = None  # three numbers, for pixels in [0, 1], kept as a tensor; None leaves [0, 1]
@@ -54,12 +64,16 @@ class MSLDDataModule(L.LightningDataModule):
     # picture in each epoch
     augment: Callable[[Tensor], Tensor] | None = None
     sampler: str = "shuffle"  # ``fixed`` (the same order in every epoch), ``weighted`` (every class equally often)
-    permute_labels: bool = False  # a negative control: train and validate on classes dealt out anew among the patients
+    permute_labels: bool = (
+        False  # a negative control: train and validate on classes dealt out anew among the patients
+    )
     exclude: Sequence[str] = ()  # shell patterns of paths below ``root`` that are left out
     leaks: str = "stop"  # ``drop`` or ``allow``: training pictures that Valid or Test know (``mpoxcv.audit.leaks``)
     cache_dir: str | os.PathLike[str] = "data/cache"  # folder of the decoded pictures
     prefetch: int = 2  # batches read ahead from the cache by a thread, where pictures are large; bounds their memory
-    gpu_cache_mb: int = 8192  # the decoded pictures are kept on the GPU if they have at most this many MiB
+    gpu_cache_mb: int = (
+        8192  # the decoded pictures are kept on the GPU if they have at most this many MiB
+    )
     threads: int | None = None  # of decoding; None takes one a core
     # called with ``root`` before anything is read; makes the data where they are not there yet
     generator: Callable[[str | os.PathLike[str]], None] | None = None
@@ -67,10 +81,16 @@ class MSLDDataModule(L.LightningDataModule):
 
     def __post_init__(self) -> None:
         super().__init__()
-        if self.fold != POOLED and (not isinstance(self.fold, int) or isinstance(self.fold, bool) or self.fold < 1):
-            raise UserError(f"fold={self.fold} is not the number of a fold. The data set has folds 1 to 5: fold=1.")
+        if self.fold != POOLED and (
+            not isinstance(self.fold, int) or isinstance(self.fold, bool) or self.fold < 1
+        ):
+            raise UserError(
+                f"fold={self.fold} is not the number of a fold. The data set has folds 1 to 5: fold=1."
+            )
         if not self.classes:
-            raise UserError("data.classes is empty: name the class folders, for example data.classes=[Mpox,Other].")
+            raise UserError(
+                "data.classes is empty: name the class folders, for example data.classes=[Mpox,Other]."
+            )
         _one_of("protocol", self.protocol, PROTOCOLS)
         _one_of("data.train_images", self.train_images, TRAIN_IMAGES)
         _one_of("data.sampler", self.sampler, SAMPLERS)
@@ -78,19 +98,43 @@ class MSLDDataModule(L.LightningDataModule):
         for name in ("antialias", "permute_labels"):
             if not isinstance(switch := getattr(self, name), bool):
                 raise UserError(f"data.{name}={switch} should be true or false.")
-        for name in ("image_size", "batch_size", "eval_batch_size", "threads", "prefetch", "gpu_cache_mb"):
+        for name in (
+            "image_size",
+            "batch_size",
+            "eval_batch_size",
+            "threads",
+            "prefetch",
+            "gpu_cache_mb",
+        ):
             number, lowest = getattr(self, name), 0 if name in ("prefetch", "gpu_cache_mb") else 1
-            if (not isinstance(number, int) or number < lowest) and (name, number) != ("threads", None):
+            if (not isinstance(number, int) or number < lowest) and (name, number) != (
+                "threads",
+                None,
+            ):
                 raise UserError(f"data.{name}={number} should be a whole number from {lowest}.")
         for name in ("mean", "std"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, Sequence) or len(value) != 3):
-                raise UserError(f"data.{name}={value} should be three numbers, for red, green and blue: [0.5,0.5,0.5].")
-            setattr(self, name, None if value is None else torch.tensor(list(value), dtype=torch.float32))
-        self.root, self.classes, self.exclude = Path(self.root), list(map(str, self.classes)), list(self.exclude)
-        self.audit: dict[str, Any] | None = None  # what came of the search for leaks; of pooled folds none is made
+                raise UserError(
+                    f"data.{name}={value} should be three numbers, for red, green and blue: [0.5,0.5,0.5]."
+                )
+            setattr(
+                self,
+                name,
+                None if value is None else torch.tensor(list(value), dtype=torch.float32),
+            )
+        self.root, self.classes, self.exclude = (
+            Path(self.root),
+            list(map(str, self.classes)),
+            list(self.exclude),
+        )
+        self.audit: dict[str, Any] | None = (
+            None  # what came of the search for leaks; of pooled folds none is made
+        )
         self._tables: dict[str, pd.DataFrame] = {}
-        self._start: dict[str, tuple[Stamp | None, str]] = {}  # stamp and digest of each file when the run began
+        self._start: dict[
+            str, tuple[Stamp | None, str]
+        ] = {}  # stamp and digest of each file when the run began
         self._synthetic: bool | None = None
         self._cache: PictureCache | None = None
         self._pixels: Tensor | None = None  # those of the cache, where batches are made
@@ -108,7 +152,9 @@ class MSLDDataModule(L.LightningDataModule):
         table = self._index()
         stamps = [self._stamp(path) for path in table["path"]]
         table = table.assign(digest=digest_files(self.root, table["path"].tolist(), self.threads))
-        self._start = dict(zip(table["path"], zip(stamps, table["digest"], strict=True), strict=True))
+        self._start = dict(
+            zip(table["path"], zip(stamps, table["digest"], strict=True), strict=True)
+        )
         self._synthetic = is_synthetic(self.root)
         cache = open_cache(
             self.root,
@@ -122,9 +168,13 @@ class MSLDDataModule(L.LightningDataModule):
         )
         table = table.assign(row=cache.rows)
         if self.fold != POOLED:
-            table, self.audit = settle_leaks(table, Path(self.root), self.leaks, self.cache_dir, self.threads)
+            table, self.audit = settle_leaks(
+                table, Path(self.root), self.leaks, self.cache_dir, self.threads
+            )
         table = permute_labels(table, self.seed) if self.permute_labels else table
-        self._tables = {split: table[table["split"] == split].reset_index(drop=True) for split in SPLITS}
+        self._tables = {
+            split: table[table["split"] == split].reset_index(drop=True) for split in SPLITS
+        }
         self._cache = cache
 
     def _index(self) -> pd.DataFrame:
@@ -146,7 +196,9 @@ class MSLDDataModule(L.LightningDataModule):
                 "Train on the originals with data.train_images=original, or make copies with scripts/make_folds.py."
             )
         originals = table.loc[~table["augmented"], "split"].value_counts()
-        self.originals = {split: int(originals.get(split, 0)) for split in SPLITS}  # whatever is left out below
+        self.originals = {
+            split: int(originals.get(split, 0)) for split in SPLITS
+        }  # whatever is left out below
         if self.train_images == "original":
             table = table[~table["augmented"]]
         elif self.train_images == "augmented":
@@ -165,12 +217,22 @@ class MSLDDataModule(L.LightningDataModule):
         """Return the pictures that are changed, gone or new on disk since ``setup``, a line each; nothing trains on them."""
         try:
             now = set(self._index()["path"])
-            touched = [path for path, (stamp, _) in self._start.items() if path in now and self._stamp(path) != stamp]
-            digests = dict(zip(touched, digest_files(self.root, touched, self.threads), strict=True))
+            touched = [
+                path
+                for path, (stamp, _) in self._start.items()
+                if path in now and self._stamp(path) != stamp
+            ]
+            digests = dict(
+                zip(touched, digest_files(self.root, touched, self.threads), strict=True)
+            )
         except UserError as error:  # a folder is gone or empty, a file cannot be read
             return [str(error)]
-        said = {path: "new" for path in now - self._start.keys()} | {path: "gone" for path in self._start.keys() - now}
-        said |= {path: "changed" for path, digest in digests.items() if digest != self._start[path][1]}
+        said = {path: "new" for path in now - self._start.keys()} | {
+            path: "gone" for path in self._start.keys() - now
+        }
+        said |= {
+            path: "changed" for path, digest in digests.items() if digest != self._start[path][1]
+        }
         return [f"{said[path]}: {path}" for path in sorted(said)]
 
     @property
@@ -209,7 +271,11 @@ class MSLDDataModule(L.LightningDataModule):
                 part = table[table["class"] == name]
                 copies = int(part["augmented"].sum())
                 patients = part["patient"].nunique()
-                counted[split][name] = {"pictures": len(part) - copies, "copies": copies, "patients": patients}
+                counted[split][name] = {
+                    "pictures": len(part) - copies,
+                    "copies": copies,
+                    "patients": patients,
+                }
         return counted
 
     def pictures(self, split: str) -> np.ndarray:
@@ -278,4 +344,6 @@ class MSLDDataModule(L.LightningDataModule):
 
 def _one_of(option: str, value: object, allowed: Sequence[str]) -> None:
     if value not in allowed:
-        raise UserError(f"{option}={value} is not one of {', '.join(allowed)}.{did_you_mean(str(value), allowed)}")
+        raise UserError(
+            f"{option}={value} is not one of {', '.join(allowed)}.{did_you_mean(str(value), allowed)}"
+        )

@@ -15,7 +15,9 @@ from torch import Tensor
 from mpoxcv.pictures.ahead import map_ahead
 from mpoxcv.pictures.pixels import C, normalise
 
-PART = 2**20  # bytes of pictures: smaller batches are made ready several at once, larger ones read ahead by a thread
+PART = (
+    2**20
+)  # bytes of pictures: smaller batches are made ready several at once, larger ones read ahead by a thread
 
 
 class Batch(TypedDict):
@@ -72,16 +74,22 @@ class BatchLoader:
         # (pixel / 255 - mean) / std over rows of 3 S numbers: seven times faster than over channels
         mean = torch.zeros(3) if mean is None else mean
         std = torch.ones(3) if std is None else std
-        self.shift, self.scale = ((255 * each).repeat(pixels.shape[2]).to(self.device) for each in (mean, std))
+        self.shift, self.scale = (
+            (255 * each).repeat(pixels.shape[2]).to(self.device) for each in (mean, std)
+        )
         self.augment = augment
         drawn = augment is None or hasattr(augment, "draw")
-        self.in_one_pass = C is not None and self.device.type == "cpu" and pixels.is_contiguous() and drawn
+        self.in_one_pass = (
+            C is not None and self.device.type == "cpu" and pixels.is_contiguous() and drawn
+        )
         self.batch_bytes = pixels[0].numel() * batch_size
         self.together = max(1, PART // self.batch_bytes)  # batches of a part
         self.reads_ahead = prefetch > 0 and self.batch_bytes >= PART and self.device.type == "cpu"
         self.share = slice(rank, None, world_size)  # this process's part of a batch
         self.epoch = 0
-        self._taken = self._skip = 0  # batches of this iteration, and those to leave out in the next
+        self._taken = self._skip = (
+            0  # batches of this iteration, and those to leave out in the next
+        )
 
     def state_dict(self) -> dict[str, int]:
         """Return how many batches of the epoch are done, for a checkpoint from the middle of it; Lightning asks."""
@@ -110,7 +118,11 @@ class BatchLoader:
         label, index = (values.split(self.batch_size) for values in (self.labels[order], order))
         for step, image in enumerate(images, skip):
             self._taken = step + 1
-            yield {"image": image[self.share], "label": label[step][self.share], "index": index[step][self.share]}
+            yield {
+                "image": image[self.share],
+                "label": label[step][self.share],
+                "index": index[step][self.share],
+            }
 
     def _in_one_pass(self, order: Tensor, skip: int) -> Iterator[Tensor]:
         """Yield each batch's pictures, float32 (B, 3, S, S), from number ``skip`` on."""
@@ -141,11 +153,17 @@ class BatchLoader:
                 with seeded(mix(self.seed, self.epoch, part), self.device):
                     image = pictures.permute(0, 3, 1, 2)  # a view: channels_last
                     batched = getattr(self.augment, "batched", False)
-                    image = self.augment(image) if batched else torch.stack([self.augment(one) for one in image])
+                    image = (
+                        self.augment(image)
+                        if batched
+                        else torch.stack([self.augment(one) for one in image])
+                    )
                 pictures = image.permute(0, 2, 3, 1).contiguous()
             made = pictures.float()
             made.flatten(2).sub_(self.shift).div_(self.scale)
-            yield from made.permute(0, 3, 1, 2).split(self.batch_size)[max(0, skip - part * self.together) :]
+            yield from made.permute(0, 3, 1, 2).split(self.batch_size)[
+                max(0, skip - part * self.together) :
+            ]
 
     def _gathered(self, chosen: Tensor) -> Tensor:
         return self.pixels.index_select(0, self.rows[chosen])  # ten times faster than indexing
@@ -160,7 +178,9 @@ class BatchLoader:
 
     def _order(self) -> Tensor:
         n = len(self.rows)
-        generator = torch.Generator().manual_seed(mix(self.seed, 0 if self.sampler_name == "fixed" else self.epoch))
+        generator = torch.Generator().manual_seed(
+            mix(self.seed, 0 if self.sampler_name == "fixed" else self.epoch)
+        )
         if self.sampler_name == "sequential":
             return torch.arange(n)
         if self.weights is not None:

@@ -16,7 +16,10 @@ from mpoxcv.storage.files import write_csv
 
 PROTOCOLS = ("published", "grouped")
 POOLED = "pooled"  # in place of a fold's number
-NOTES = {"grouped": "folds made anew by patient", POOLED: "POOLED FOLDS: TEST PICTURES WERE TRAINED ON"}
+NOTES = {
+    "grouped": "folds made anew by patient",
+    POOLED: "POOLED FOLDS: TEST PICTURES WERE TRAINED ON",
+}
 
 
 def fold_table(
@@ -63,7 +66,9 @@ def fold_table(
         return table[~repeated].assign(fold=POOLED).reset_index(drop=True)
     originals = table[~table["augmented"]].drop_duplicates("image")
     split_file = (
-        root.absolute().with_name(f"{root.absolute().name}_grouped_folds.csv") if split_file is None else split_file
+        root.absolute().with_name(f"{root.absolute().name}_grouped_folds.csv")
+        if split_file is None
+        else split_file
     )
 
     def make() -> pd.DataFrame:
@@ -73,29 +78,43 @@ def fold_table(
 
     folds = _grouped_folds(Path(split_file), originals, make)
     if fold not in set(folds["fold"]):
-        raise UserError(f"Fold {fold} is missing in {split_file} (found: {sorted(set(folds['fold']))}).")
+        raise UserError(
+            f"Fold {fold} is missing in {split_file} (found: {sorted(set(folds['fold']))})."
+        )
     split = folds[folds["fold"] == fold].set_index("image")["split"]
     chosen = originals.assign(fold=fold, split=originals["image"].map(split))
-    train = set(zip(*chosen.loc[chosen["split"] == "train", ["class", "original"]].to_numpy().T, strict=True))
+    train = set(
+        zip(
+            *chosen.loc[chosen["split"] == "train", ["class", "original"]].to_numpy().T, strict=True
+        )
+    )
     copies = table[table["augmented"]].drop_duplicates("image")
     kept = [pair in train for pair in zip(copies["class"], copies["original"], strict=True)]
     joined = pd.concat([chosen, copies[kept].assign(fold=fold)])
     return joined.sort_values(["augmented", "split", "label", "path"], ignore_index=True)
 
 
-def _grouped_folds(file: Path, originals: pd.DataFrame, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+def _grouped_folds(
+    file: Path, originals: pd.DataFrame, make: Callable[[], pd.DataFrame]
+) -> pd.DataFrame:
     keys = ["image", "patient", "class"]
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_name(f".{file.name}.lock")):
         if not file.is_file():
             made = make().merge(originals[keys], on="image")
             write_csv(file, made[[*keys, "fold", "split"]])
-            print(f"Folds by patient and class over {len(originals)} pictures are made, and kept in {file}")
+            print(
+                f"Folds by patient and class over {len(originals)} pictures are made, and kept in {file}"
+            )
     try:
-        folds = pd.read_csv(file, dtype={"image": str, "patient": str, "class": str}, keep_default_na=False)
+        folds = pd.read_csv(
+            file, dtype={"image": str, "patient": str, "class": str}, keep_default_na=False
+        )
         listed = set(folds[keys].itertuples(index=False, name=None))
     except (KeyError, ValueError):
-        raise UserError(f"{file} is no table of folds: image, patient, class, fold, split.") from None
+        raise UserError(
+            f"{file} is no table of folds: image, patient, class, fold, split."
+        ) from None
     here = set(originals[keys].itertuples(index=False, name=None))
     if listed != here or (folds.groupby("fold").size() != len(here)).any():
         differing = [image for image, _, _ in sorted(listed ^ here)]
@@ -115,14 +134,20 @@ def permute_labels(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     """
     rng = np.random.default_rng(seed)
     seen = table["split"] != "test"
-    patients = table.loc[seen, ["class", "label", "patient"]].drop_duplicates().sort_values(["label", "patient"])
+    patients = (
+        table.loc[seen, ["class", "label", "patient"]]
+        .drop_duplicates()
+        .sort_values(["label", "patient"])
+    )
     patients = patients.iloc[rng.permutation(len(patients))].sort_values("label", kind="stable")
     places = [(np.arange(n) + rng.random()) / n for n in patients.groupby("label").size()]
     order = np.argsort(np.concatenate(places), kind="stable")
     dealt = patients.assign(
         new_class=patients["class"].to_numpy()[order], new_label=patients["label"].to_numpy()[order]
     )
-    new = table[["class", "label", "patient"]].merge(dealt, how="left", on=["class", "label", "patient"])
+    new = table[["class", "label", "patient"]].merge(
+        dealt, how="left", on=["class", "label", "patient"]
+    )
     return table.assign(
         **{"class": np.where(seen, new["new_class"], table["class"])},
         label=np.where(seen, new["new_label"].fillna(-1).astype(int), table["label"]),

@@ -54,7 +54,9 @@ def check(
         raise UserError(f"folds={folds} should be the number of folds: folds=5.")
     classes = [str(name) for name in classes or ()]
     if not classes:
-        raise UserError("data.classes is empty: name the class folders, as in data.classes=[Mpox,Other].")
+        raise UserError(
+            "data.classes is empty: name the class folders, as in data.classes=[Mpox,Other]."
+        )
     root = Path(root)
     table = index_folds(root, classes, name_pattern, range(1, folds + 1), exclude)
     synthetic = is_synthetic(root)
@@ -76,7 +78,9 @@ def check(
         console.print("All counts are those published for MSLD v2.0.")
     paths = table["path"].tolist()
     describe(root, paths, digest_files(root, paths, threads), cache_dir, threads)
-    console.print(f"Folds 1 to {folds} are whole and all {len(table)} files decode: the data can be used.")
+    console.print(
+        f"Folds 1 to {folds} are whole and all {len(table)} files decode: the data can be used."
+    )
     return table
 
 
@@ -95,10 +99,16 @@ def count_rows(table: pd.DataFrame, classes: Sequence[str], compare: bool) -> li
     counts = Counter(zip(table["fold"], part, table["class"], strict=True))
     rows = [["fold", "", *classes, "total", *["published"] * compare]]
 
-    def add_row(fold: str, what: str, found: list[int], published: dict[str, int], total: int | None) -> None:
-        pairs = [(n, published.get(c, n) if compare else n) for n, c in zip(found, classes, strict=True)]
+    def add_row(
+        fold: str, what: str, found: list[int], published: dict[str, int], total: int | None
+    ) -> None:
+        pairs = [
+            (n, published.get(c, n) if compare else n) for n, c in zip(found, classes, strict=True)
+        ]
         cells = [str(n) if n == p else f"{n} {DIFFERS} {p}" for n, p in pairs]
-        beside = "" if total is None else str(total) if sum(found) == total else f"{DIFFERS} {total}"
+        beside = (
+            "" if total is None else str(total) if sum(found) == total else f"{DIFFERS} {total}"
+        )
         rows.append([fold, what, *cells, str(sum(found)), *[beside] * compare])
 
     for fold in sorted(set(table["fold"])):
@@ -110,7 +120,13 @@ def count_rows(table: pd.DataFrame, classes: Sequence[str], compare: bool) -> li
     distinct = {"pictures": originals, "patients": originals.drop_duplicates(["class", "patient"])}
     for i, (what, kept) in enumerate(distinct.items()):
         known = {c: pair[i] for c, pair in CLASS_COUNTS.items()}
-        add_row("all", what, [int((kept["class"] == c).sum()) for c in classes], known, sum(known.values()))
+        add_row(
+            "all",
+            what,
+            [int((kept["class"] == c).sum()) for c in classes],
+            known,
+            sum(known.values()),
+        )
     return rows
 
 

@@ -55,7 +55,9 @@ def fetch(source: str, root: str | os.PathLike[str]) -> None:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     except Timeout:
-        raise UserError(f"Another process is fetching into {root}. Wait until it has ended.") from None
+        raise UserError(
+            f"Another process is fetching into {root}. Wait until it has ended."
+        ) from None
     print(f"Fetched into {root}")
 
 
@@ -73,7 +75,9 @@ def _is_there(root: Path) -> bool:
         print(f"Nothing to fetch: there is a data set in {root}")
         return True
     if root.is_mount():
-        raise UserError(f"{root} is a mount point. Give a folder in it: data.root={root / 'msld_v2'}")
+        raise UserError(
+            f"{root} is a mount point. Give a folder in it: data.root={root / 'msld_v2'}"
+        )
     return False
 
 
@@ -106,7 +110,9 @@ def _copy_from_kaggle(data: Path) -> None:
     try:
         import kagglehub
     except ImportError:
-        raise UserError('source=kaggle needs the package kagglehub: pip install "mpoxcv[kaggle]"') from None
+        raise UserError(
+            'source=kaggle needs the package kagglehub: pip install "mpoxcv[kaggle]"'
+        ) from None
     try:
         folder = Path(kagglehub.dataset_download(KAGGLE_SLUG))
     except Exception as error:  # its own kinds, those of requests, and others
@@ -143,7 +149,9 @@ def download(url: str, file: Path) -> None:
             while chunk := response.read(CHUNK):
                 if not size and not chunk.startswith(b"PK"):
                     kind = response.headers.get_content_type()
-                    raise UserError(f"{url} is no zip archive but {kind}. Does it ask for a login? {BROWSER}")
+                    raise UserError(
+                        f"{url} is no zip archive but {kind}. Does it ask for a login? {BROWSER}"
+                    )
                 if (size := size + len(chunk)) > MAX_BYTES:
                     raise UserError(f"{url} is larger than {MAX_BYTES} bytes.")
                 stream.write(chunk)
@@ -151,7 +159,9 @@ def download(url: str, file: Path) -> None:
     except (URLError, HTTPException, ConnectionError, TimeoutError, ValueError) as error:
         raise UserError(f"{url} cannot be fetched: {error}") from None
     if size < (expected or 1):
-        raise UserError(f"{url} broke off after {size} of {expected or 'unknown'} bytes. Try again.")
+        raise UserError(
+            f"{url} broke off after {size} of {expected or 'unknown'} bytes. Try again."
+        )
 
 
 def _require_http(url: str) -> None:
@@ -162,6 +172,8 @@ def _require_http(url: str) -> None:
 class _Redirect(HTTPRedirectHandler):
     """Goes from one address to the next, never to ftp."""
 
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+    def redirect_request(
+        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
+    ) -> Any:
         _require_http(newurl)
         return super().redirect_request(req, fp, code, msg, headers, newurl)

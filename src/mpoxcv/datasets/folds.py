@@ -41,9 +41,13 @@ def assign_folds(table: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.Dat
         parts = _parts(table.drop(test), round(10 - 10 / n_folds), f"{seed}/{fold}")
         split[min(parts, key=lambda part: unlikeness(table, part))] = "val"
         for name in sorted(set(patients.index) - set(table["class"][split == "val"])):
-            train = table[split == "train"]  # of a class with few patients, the one with fewest pictures
+            train = table[
+                split == "train"
+            ]  # of a class with few patients, the one with fewest pictures
             if name in set(train["class"]):
-                fewest = train["patient"][train["class"] == name].value_counts().sort_index().idxmin()
+                fewest = (
+                    train["patient"][train["class"] == name].value_counts().sort_index().idxmin()
+                )
                 split[train.index[train["patient"] == fewest]] = "val"
         counts = pd.crosstab(table["class"], split).reindex(columns=list(SPLITS), fill_value=0)
         _refuse(patients[(counts == 0).any(axis=1)], n_folds)
@@ -60,7 +64,9 @@ def join_twins(table: pd.DataFrame, contents: pd.Series) -> pd.Series:
     """
     patient = table["patient"]
     while True:  # a shares with b, b with c: until nothing changes
-        joined = patient.groupby(contents).transform("min").groupby(table["patient"]).transform("min")
+        joined = (
+            patient.groupby(contents).transform("min").groupby(table["patient"]).transform("min")
+        )
         if joined.equals(patient):
             return joined
         patient = joined
@@ -76,7 +82,9 @@ def _parts(table: pd.DataFrame, n_parts: int, seed: str) -> list[pd.Index]:
 
     # Shuffled by hash: with shuffle=True, scikit-learn 1.7 does not stratify (scikit-learn issue 24656).
     groups = table["patient"].map(lambda patient: digest(f"{seed}/{patient}"))
-    kfold = StratifiedGroupKFold(min(n_parts, groups.nunique(), table["class"].value_counts().max()))
+    kfold = StratifiedGroupKFold(
+        min(n_parts, groups.nunique(), table["class"].value_counts().max())
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes with fewer pictures than parts
         return [table.index[part] for _, part in kfold.split(groups, table["class"], groups)]
@@ -113,15 +121,21 @@ def require_safe_names(table: pd.DataFrame, name_pattern: str) -> None:
     stems = table["path"].map(lambda path: PurePath(path).stem)
     known = set(stems)
     # M43_02_1, said to be of patient M43_02, beside a picture M43_02: a copy that the pattern does not see
-    beside = table["patient"].map(lambda p: any(p[: end.start()] in known for end in re.finditer("_|$", p)))
+    beside = table["patient"].map(
+        lambda p: any(p[: end.start()] in known for end in re.finditer("_|$", p))
+    )
     if copied := table["path"][beside | (stems != table["original"])].tolist():
         raise UserError(
             f"{len(copied)} file(s) look like copies of other pictures {told}:\n{shorten(copied)}\n"
             f"Only originals can be split. Leave them out with \"data.exclude=['{copied[0]}']\" (a list of "
             "paths; * stands for anything), or set data.name_pattern if they are originals."
         )
-    if twice := table["path"][table.assign(stem=stems).duplicated(["class", "stem"], keep=False)].tolist():
-        raise UserError(f"Pictures whose copies would have the same names; rename one:\n{shorten(twice)}")
+    if twice := table["path"][
+        table.assign(stem=stems).duplicated(["class", "stem"], keep=False)
+    ].tolist():
+        raise UserError(
+            f"Pictures whose copies would have the same names; rename one:\n{shorten(twice)}"
+        )
     for stem, patient in zip(stems, table["patient"], strict=True):
         copy = pattern.fullmatch(f"{stem}_aug01")
         if copy is None or (copy["patient"], copy["original"]) != (patient, stem):
@@ -133,15 +147,26 @@ def require_safe_names(table: pd.DataFrame, name_pattern: str) -> None:
 
 def suspicions(table: pd.DataFrame, contents: pd.Series) -> list[str]:
     """Return reasons to think that several patients, as told by names, are one; arguments as in join_twins."""
-    shared = table[table.groupby(contents)["patient"].transform("nunique") > 1].groupby(contents)["image"]
-    twins = [f"{' and '.join(images)} are the same, so their patients are split as one." for _, images in shared]
+    shared = table[table.groupby(contents)["patient"].transform("nunique") > 1].groupby(contents)[
+        "image"
+    ]
+    twins = [
+        f"{' and '.join(images)} are the same, so their patients are split as one."
+        for _, images in shared
+    ]
     patients = sorted(set(table["patient"]))
     if len(patients) == len(table):
-        return [*twins, "Each picture counts as another patient's: a patient who has several crosses splits."]
+        return [
+            *twins,
+            "Each picture counts as another patient's: a patient who has several crosses splits.",
+        ]
     # M43_01 and M43_02: a number that may be the patient's, and one more. MKP_17 has but one.
     bases = Counter(match[1] for p in patients if (match := re.fullmatch(r"(.*\d)[\W_]+\d+", p)))
     several = [base for base, n in bases.items() if n > 1]
     if len(several) <= len(patients) / 10:  # a hundred patients of site2, say
         return twins
     pair = [p for p in patients if p.startswith(several[0])][:2]
-    return [*twins, f"{' and '.join(pair)} count as two patients, and so do others: those who are one cross splits."]
+    return [
+        *twins,
+        f"{' and '.join(pair)} count as two patients, and so do others: those who are one cross splits.",
+    ]

@@ -27,20 +27,28 @@ LOOKS = {
     "Measles": Look("MSL", (45, 80), (0.035, 0.065), (205, 65, 45), 0.65, 0.5, 0.0, 0.0),
     "Monkeypox": Look("MKP", (5, 16), (0.06, 0.1), (240, 203, 135), 0.9, 0.6, 0.9, 0.5),
 }
-SKIN = np.array([(243, 209, 190), (232, 180, 150), (205, 145, 110), (165, 110, 78), (120, 78, 56)], np.float32)
+SKIN = np.array(
+    [(243, 209, 190), (232, 180, 150), (205, 145, 110), (165, 110, 78), (120, 78, 56)], np.float32
+)
 
 
-def draw(look: Look, size: int, patient: np.random.Generator, rng: np.random.Generator) -> Image.Image:
+def draw(
+    look: Look, size: int, patient: np.random.Generator, rng: np.random.Generator
+) -> Image.Image:
     """Draw a picture; ``patient`` gives the same numbers for each picture of a patient.
 
     Pixels are made with + - * / and the square root only, which round alike on every machine.
     """
-    shade, zoom, amount, strength = patient.uniform([0, 0.8, 0.7, 0.75], [len(SKIN) - 1.01, 1.25, 1.1, 1])
+    shade, zoom, amount, strength = patient.uniform(
+        [0, 0.8, 0.7, 0.75], [len(SKIN) - 1.01, 1.25, 1.1, 1]
+    )
     tint = patient.uniform(-8, 8, 3)
     skin = SKIN[int(shade)] + (SKIN[int(shade) + 1] - SKIN[int(shade)]) * np.float32(shade % 1)
     x = (np.arange(size, dtype=np.float32) + 0.5) / size
     slope = rng.uniform(-0.2, 0.2, 2).astype(np.float32)
-    light = np.float32(rng.uniform(0.85, 1.08)) + slope[0] * (x[:, None] - 0.5) + slope[1] * (x - 0.5)
+    light = (
+        np.float32(rng.uniform(0.85, 1.08)) + slope[0] * (x[:, None] - 0.5) + slope[1] * (x - 0.5)
+    )
     light = light + 0.08 * _noise(5, size, rng) + 0.1 * _noise(32, size, rng)
     picture = (skin + tint.astype(np.float32)) * light[..., None]
 
@@ -64,7 +72,9 @@ def draw(look: Look, size: int, patient: np.random.Generator, rng: np.random.Gen
             ((255, 245, 235), look.blister * _fade((u + 0.35) ** 2 + (v + 0.35) ** 2, 0.02, 0.16)),
         ]
         for colour, mask in layers:
-            picture += (vivid * mask)[..., None] * (np.array(colour, np.float32) * light[..., None] - picture)
+            picture += (vivid * mask)[..., None] * (
+                np.array(colour, np.float32) * light[..., None] - picture
+            )
         picture *= (1 - look.blister * 0.25 * inside * np.clip(u + v, -1, 1))[..., None]
     if rng.random() < 0.3:  # something behind the skin
         across, down, bend = rng.uniform(-1, 1, 3).astype(np.float32)

@@ -21,7 +21,14 @@ from rich.progress import track
 from rich.table import Table
 
 from mpoxcv.audit.descriptions import same_pictures
-from mpoxcv.datasets.folds import assign_folds, digest, join_twins, require_safe_names, suspicions, unlikeness
+from mpoxcv.datasets.folds import (
+    assign_folds,
+    digest,
+    join_twins,
+    require_safe_names,
+    suspicions,
+    unlikeness,
+)
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.images import decode
 from mpoxcv.pictures.pixels import resize
@@ -74,17 +81,25 @@ def make_folds(
     """
     source, output = Path(source).resolve(), Path(output).resolve()
     if not source.is_dir():
-        raise UserError(f"source={source} is no folder. It should hold a folder a class, with its pictures.")
+        raise UserError(
+            f"source={source} is no folder. It should hold a folder a class, with its pictures."
+        )
     if output.is_relative_to(source):
-        raise UserError(f"output={output} is inside source={source}. Choose a folder outside of it.")
+        raise UserError(
+            f"output={output} is inside source={source}. Choose a folder outside of it."
+        )
     if output.exists() and (not output.is_dir() or output.is_mount() or any(output.iterdir())):
-        raise UserError(f"output={output} is there, and nothing is overwritten. Choose another or remove it.")
+        raise UserError(
+            f"output={output} is there, and nothing is overwritten. Choose another or remove it."
+        )
     for name, value, least in (("copies", copies, 0), ("size", 1 if size is None else size, 1)):
         if not isinstance(value, int) or value < least:
             raise UserError(f"{name}={value} should be a whole number from {least}.")
     table = index_flat(source, classes, name_pattern, exclude)
     require_safe_names(table, name_pattern)
-    contents = pd.Series(same_pictures(source, table["path"].tolist(), cache_dir, threads), table.index)
+    contents = pd.Series(
+        same_pictures(source, table["path"].tolist(), cache_dir, threads), table.index
+    )
     notes = suspicions(table, contents)
     assigned = assign_folds(table.assign(patient=join_twins(table, contents)), n_folds, seed)
     folds = table[["image", "patient", "class"]].merge(assigned, on="image")
@@ -93,17 +108,28 @@ def make_folds(
     try:
         partial.mkdir()
     except FileExistsError:
-        raise UserError(f"{partial} is there: make_folds is at work, or was killed; then remove it.") from None
+        raise UserError(
+            f"{partial} is there: make_folds is at work, or was killed; then remove it."
+        ) from None
     torch_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # faster for small pictures, and the same sums on any number of cores
     try:
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             _write_pictures(source, partial, folds, augment, copies, size, seed, pool)
         folds.to_csv(partial / "folds.csv", index=False, lineterminator="\n")
-        counts = table.groupby("class").agg(pictures=("image", "size"), patients=("patient", "nunique"))
+        counts = table.groupby("class").agg(
+            pictures=("image", "size"), patients=("patient", "nunique")
+        )
         record: dict[str, Any] = {"seed": seed, "n_folds": n_folds, "copies": copies, "size": size}
-        record |= {"name_pattern": name_pattern, "classes": counts.to_dict("index"), "warnings": notes}
-        record |= {"augment": augment_config, "versions": {name: version(name) for name in RECORDED}}
+        record |= {
+            "name_pattern": name_pattern,
+            "classes": counts.to_dict("index"),
+            "warnings": notes,
+        }
+        record |= {
+            "augment": augment_config,
+            "versions": {name: version(name) for name in RECORDED},
+        }
         write_json(partial / "folds.json", record)
         if output.exists():
             output.rmdir()
@@ -136,16 +162,24 @@ def _write_pictures(
         path = Path(str(image))
         data = (source / path).read_bytes()
         places = zip(rows["fold"], rows["split"], strict=True)
-        write_linked([folder / f"FOLDS/fold{fold}" / FOLDERS[split] / path for fold, split in places], data)
-        trains = [f"FOLDS_AUG/fold{fold}_AUG/Train" for fold in rows["fold"][rows["split"] == "train"]]
+        write_linked(
+            [folder / f"FOLDS/fold{fold}" / FOLDERS[split] / path for fold, split in places], data
+        )
+        trains = [
+            f"FOLDS_AUG/fold{fold}_AUG/Train" for fold in rows["fold"][rows["split"] == "train"]
+        ]
         pixels, writes = decode(data), []
         pixels = pixels.copy() if size is None else resize(pixels, size).copy()
         for number in range(1, copies + 1 if trains else 1):
             name = path.with_name(f"{path.stem}_aug{number:02d}.jpg")
-            with torch.random.fork_rng(devices=[]):  # not in the pool: all threads share torch's generator
+            with torch.random.fork_rng(
+                devices=[]
+            ):  # not in the pool: all threads share torch's generator
                 torch.manual_seed(int(digest(f"{seed}/{name.as_posix()}"), 16))
                 copy = augment(pixels).permute(1, 2, 0).numpy()
-            writes.append(pool.submit(_write_copy, [folder / train / name for train in trains], copy))
+            writes.append(
+                pool.submit(_write_copy, [folder / train / name for train in trains], copy)
+            )
         for write in writes:
             write.result()
 
@@ -165,14 +199,20 @@ def _report(folds: pd.DataFrame, name_pattern: str, notes: list[str]) -> None:
     for heading in ("fold", "split", *classes, "all"):
         grid.add_column(heading, justify="left" if heading == "split" else "right")
     grouped = dict(list(folds.groupby(["fold", "split"])))
-    parts = [(fold, split, grouped[fold, split]) for fold in sorted(set(folds["fold"])) for split in FOLDERS]
+    parts = [
+        (fold, split, grouped[fold, split])
+        for fold in sorted(set(folds["fold"]))
+        for split in FOLDERS
+    ]
     for fold, split, part in [*parts, ("", "all", whole)]:
         cells = [*(part[part["class"] == name] for name in classes), part]
         counts = [f"{len(cell)} ({cell['patient'].nunique()})" for cell in cells]
         grid.add_row(str(fold), FOLDERS.get(split, split), *counts, end_section=split == "test")
     console.print(grid)
     table = whole.set_index("image")
-    worst, fold = max((unlikeness(table, part["image"])[1], fold) for fold, s, part in parts if s == "test")
+    worst, fold = max(
+        (unlikeness(table, part["image"])[1], fold) for fold, s, part in parts if s == "test"
+    )
     patients = whole["patient"].value_counts().sort_index()
     example = whole["image"][whole["patient"] == patients.idxmax()]
     console.print(
@@ -186,7 +226,9 @@ def _report(folds: pd.DataFrame, name_pattern: str, notes: list[str]) -> None:
         console.print(f"WARNING: {note}", style="bold red")
 
 
-def next_command(output: str, data: str, overrides: Sequence[str], classes: Sequence[str] | None) -> str:
+def next_command(
+    output: str, data: str, overrides: Sequence[str], classes: Sequence[str] | None
+) -> str:
     """Return the shell command that trains on new folds.
 
     Args:
@@ -195,7 +237,11 @@ def next_command(output: str, data: str, overrides: Sequence[str], classes: Sequ
         overrides: as given to make_folds; those of ``data`` are kept.
         classes: to be named on the command line, where the config leaves them open.
     """
-    dropped = ("data.root=", "data.exclude=", "data.classes=null")  # of the source, or replaced here
+    dropped = (
+        "data.root=",
+        "data.exclude=",
+        "data.classes=null",
+    )  # of the source, or replaced here
     kept = [o for o in overrides if o.startswith(("data.", "+data.")) and not o.startswith(dropped)]
     # in double quotes, Hydra knows no escape but that of a quote
     root, *names = ['"' + text.replace('"', '\\"') + '"' for text in (output, *(classes or ()))]

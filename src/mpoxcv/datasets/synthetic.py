@@ -37,7 +37,9 @@ class Picture(NamedTuple):
     splits: dict[int, str]
 
 
-ATYPICAL = 0.06  # share of pictures that show the lesions of another class; the same in every test split
+ATYPICAL = (
+    0.06  # share of pictures that show the lesions of another class; the same in every test split
+)
 
 
 def write_synthetic(
@@ -68,7 +70,9 @@ def write_synthetic(
     root, folds = Path(root), sorted(set(folds))
     for option, value, lowest in (("seed", seed, 0), ("size", size, 16), ("copies", copies, 0)):
         if not isinstance(value, int) or value < lowest:
-            raise UserError(f"data.generator.{option}={value} should be a whole number from {lowest}.")
+            raise UserError(
+                f"data.generator.{option}={value} should be a whole number from {lowest}."
+            )
     if not folds or not set(folds) <= set(SPLIT_COUNTS):
         raise UserError(f"data.generator.folds={folds} should be some of {list(SPLIT_COUNTS)}.")
     options = {"seed": seed, "size": size, "copies": copies, "folds": folds}
@@ -101,17 +105,22 @@ def _is_there(root: Path, marker: dict[str, Any]) -> bool:
     if is_synthetic(root):
         if (found := read_json(root / MARKER)) == marker:
             return True
-        differs = [f"{k}={found.get(k)}, not {marker[k]}" for k in marker if found.get(k) != marker[k]]
+        differs = [
+            f"{k}={found.get(k)}, not {marker[k]}" for k in marker if found.get(k) != marker[k]
+        ]
         what = f"holds other synthetic data: {'; '.join(differs)}"
     raise UserError(
         f"{root} {what}.\nNothing is overwritten: delete that folder, or choose another with data.root=DIR."
     )
 
 
-def _write_tree(root: Path, seed: int, size: int, copies: int, folds: list[int], threads: int | None) -> None:
+def _write_tree(
+    root: Path, seed: int, size: int, copies: int, folds: list[int], threads: int | None
+) -> None:
     """Draw, encode and write each picture and copy once, and link it into the other folds."""
     originals = {
-        fold: {split: root / "FOLDS" / f"fold{fold}" / folder for split, folder in FOLDERS.items()} for fold in folds
+        fold: {split: root / "FOLDS" / f"fold{fold}" / folder for split, folder in FOLDERS.items()}
+        for fold in folds
     }
     augmented = {fold: root / "FOLDS_AUG" / f"fold{fold}_AUG" / "Train" for fold in folds if copies}
     for folder in (*(f for fold in folds for f in originals[fold].values()), *augmented.values()):
@@ -122,18 +131,27 @@ def _write_tree(root: Path, seed: int, size: int, copies: int, folds: list[int],
         name, patient, number, shown, splits = picture
         stem = f"{LOOKS[name].code}_{patient:02d}_{number:02d}"
         ids = [seed, list(LOOKS).index(name), patient]
-        image = draw(LOOKS[shown], size, np.random.default_rng([0, *ids]), np.random.default_rng([1, *ids, number]))
+        image = draw(
+            LOOKS[shown],
+            size,
+            np.random.default_rng([0, *ids]),
+            np.random.default_rng([1, *ids, number]),
+        )
         folders = [originals[fold][splits[fold]] / name for fold in folds]
         write_linked([folder / f"{stem}.jpg" for folder in folders], _encode(image))
         folders = [augmented[fold] / name for fold in augmented if splits[fold] == "train"]
         for copy in range(1, copies + 1) if folders else ():
             changed = augment(image, np.random.default_rng([2, *ids, number, copy]))
-            write_linked([folder / f"{stem}_aug{copy:02d}.jpg" for folder in folders], _encode(changed))
+            write_linked(
+                [folder / f"{stem}_aug{copy:02d}.jpg" for folder in folders], _encode(changed)
+            )
 
     pictures = _pictures(seed)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         done = pool.map(write_picture, pictures)
-        for _ in track(done, f"Drawing {len(pictures)} pictures", total=len(pictures), transient=True):
+        for _ in track(
+            done, f"Drawing {len(pictures)} pictures", total=len(pictures), transient=True
+        ):
             pass
 
 
@@ -143,7 +161,9 @@ def _pictures(seed: int) -> list[Picture]:
     val = {fold: _shares(counts["val"]) for fold, counts in SPLIT_COUNTS.items()}
     pictures: list[Picture] = []
     for name, (count, patients) in CLASS_COUNTS.items():
-        owned = (1 + np.bincount(rng.integers(patients, size=count - patients), minlength=patients)).tolist()
+        owned = (
+            1 + np.bincount(rng.integers(patients, size=count - patients), minlength=patients)
+        ).tolist()
         splits: list[dict[int, str]] = [{} for _ in owned]
         for fold in SPLIT_COUNTS:
             left = {"test": TEST_CLASS_COUNTS[fold][name], "val": val[fold][name], "train": count}
@@ -152,13 +172,20 @@ def _pictures(seed: int) -> list[Picture]:
                 left[split] -= owned[patient]
                 splits[patient][fold] = split
             assert left["test"] == left["val"] == 0, "patients with one picture fill every gap"
-        pictures += [Picture(name, p + 1, n + 1, name, splits[p]) for p in range(patients) for n in range(owned[p])]
+        pictures += [
+            Picture(name, p + 1, n + 1, name, splits[p])
+            for p in range(patients)
+            for n in range(owned[p])
+        ]
     return _make_atypical(pictures, rng)
 
 
 def _make_atypical(pictures: list[Picture], rng: np.random.Generator) -> list[Picture]:
     """Let some patients show another class, as many in each test split, and outside of them, as is its share."""
-    tests = [[fold for fold, split in picture.splits.items() if split == "test"] or [0] for picture in pictures]
+    tests = [
+        [fold for fold, split in picture.splits.items() if split == "test"] or [0]
+        for picture in pictures
+    ]
     left = {fold: round(ATYPICAL * sum(fold in t for t in tests)) for fold in (0, *SPLIT_COUNTS)}
     patients: dict[tuple[str, int], list[int]] = {}
     for i, picture in enumerate(pictures):
@@ -179,7 +206,9 @@ def _shares(pictures: int) -> dict[str, int]:
     """Share a number of pictures among the classes by their size, with the largest remainders rounded up."""
     total = sum(count for count, _ in CLASS_COUNTS.values())
     shares = {name: pictures * count // total for name, (count, _) in CLASS_COUNTS.items()}
-    by_remainder = sorted(CLASS_COUNTS, key=lambda name: -(pictures * CLASS_COUNTS[name][0] % total))
+    by_remainder = sorted(
+        CLASS_COUNTS, key=lambda name: -(pictures * CLASS_COUNTS[name][0] % total)
+    )
     for name in by_remainder[: pictures - sum(shares.values())]:
         shares[name] += 1
     return shares

@@ -17,7 +17,9 @@ MAX_RATIO = 200  # unpacked to packed: photographs hardly shrink
 RATIO_FROM = 100 * 2**20  # bytes; archives of less may shrink as they like
 MAX_NAME, MAX_PATH = 255, 1024  # bytes: of one folder or file, of a member's whole path
 CHUNK = 2**20
-LEADS_OUT = re.compile(r"[\x00-\x1f\x7f\\]|^/|^[A-Za-z]:|(^|/)\.\.(/|$)")  # or has control characters
+LEADS_OUT = re.compile(
+    r"[\x00-\x1f\x7f\\]|^/|^[A-Za-z]:|(^|/)\.\.(/|$)"
+)  # or has control characters
 ENCRYPTED = 0x1 | 0x40
 BROKEN = (  # what zipfile and our writing raise for damaged or contradictory archives
     zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, FileExistsError, NotADirectoryError,
@@ -49,7 +51,9 @@ def unpack(archive: Path, folder: Path, name: str) -> None:
                 if member.is_dir():
                     continue
                 with opened.open(member) as stream, target.open("xb") as out:
-                    while (chunk := stream.read(CHUNK)) and (written := written + len(chunk)) <= total:
+                    while (chunk := stream.read(CHUNK)) and (
+                        written := written + len(chunk)
+                    ) <= total:
                         out.write(chunk)
                         bar.advance(task, len(chunk))
             if written != total:  # headers lie
@@ -61,13 +65,19 @@ def unpack(archive: Path, folder: Path, name: str) -> None:
 def refusal(members: Sequence[zipfile.ZipInfo], packed: int) -> str | None:
     """Return why an archive of ``packed`` bytes with these members is not unpacked, or None if it is."""
     total = sum(member.file_size for member in members)
-    if len(members) > MAX_MEMBERS or total > MAX_BYTES or total > max(RATIO_FROM, MAX_RATIO * packed):
+    if (
+        len(members) > MAX_MEMBERS
+        or total > MAX_BYTES
+        or total > max(RATIO_FROM, MAX_RATIO * packed)
+    ):
         return f"{packed} bytes that unpack to {total} bytes in {len(members)} files, a zip bomb?"
     taken: set[str] = set()
     for member in members:
         name = member.orig_filename  # zipfile cuts the other one at a zero byte
         path = PurePosixPath(name.casefold())
-        if len(name.encode()) > MAX_PATH or any(len(part.encode()) > MAX_NAME for part in path.parts):
+        if len(name.encode()) > MAX_PATH or any(
+            len(part.encode()) > MAX_NAME for part in path.parts
+        ):
             return f"the name {name[:60]!r}… is too long"
         if not name:
             return "a member has no name"
@@ -87,5 +97,10 @@ def refusal(members: Sequence[zipfile.ZipInfo], packed: int) -> str | None:
 
 def progress() -> Progress:
     """Return a progress bar that counts bytes."""
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, transient=True)

@@ -34,7 +34,9 @@ class Group:
     @property
     def finished(self) -> list[Run]:
         """The runs that have predictions, by seed and fold."""
-        return sorted((r for r in self.runs if r.predictions is not None), key=lambda r: (r.seed, str(r.fold)))
+        return sorted(
+            (r for r in self.runs if r.predictions is not None), key=lambda r: (r.seed, str(r.fold))
+        )
 
 
 def tested_rows(tables: Iterable[tuple[Run, pd.DataFrame | None]]) -> pd.DataFrame:
@@ -60,21 +62,27 @@ def scores(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, np.ndarray]:
     for seed in sorted(set(rows["seed"])):
         chosen = (rows["seed"] == seed).to_numpy()
         part = rows[chosen]
-        by_seed.append(st.scores(codes(part, classes_of(rows))[0], probabilities_of(part), draws[:, chosen]))
+        by_seed.append(
+            st.scores(codes(part, classes_of(rows))[0], probabilities_of(part), draws[:, chosen])
+        )
     return {name: np.mean([values[name] for values in by_seed], axis=0) for name in by_seed[0]}
 
 
 def pooled(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, list[float]]:
     """Return value, low and high of each metric."""
     value, drawn = scores(rows, rows["weight"].to_numpy()[None]), scores(rows, draws)
-    return {name: [float(value[name][0]), *st.percentile_interval(drawn[name])] for name in st.METRICS}
+    return {
+        name: [float(value[name][0]), *st.percentile_interval(drawn[name])] for name in st.METRICS
+    }
 
 
 def fold_means(group: Group, metric: str) -> dict[int | str, float]:
     """Return the metric of each fold, averaged over seeds."""
     table = pd.DataFrame(
-        [(run.fold, run.metrics.get(f"test/{metric}")) for run in group.finished], columns=["fold", "value"]
+        [(run.fold, run.metrics.get(f"test/{metric}")) for run in group.finished],
+        columns=["fold", "value"],
     )
     return {
-        fold: float(value) for fold, value in table.astype({"value": float}).groupby("fold")["value"].mean().items()
+        fold: float(value)
+        for fold, value in table.astype({"value": float}).groupby("fold")["value"].mean().items()
     }

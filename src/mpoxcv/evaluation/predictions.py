@@ -44,20 +44,26 @@ def write_predictions(predictions: pd.DataFrame, path: str | os.PathLike[str]) -
 def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
     """Read predictions.csv; UserError where the file is not there or is no table of predictions."""
     if not Path(path).is_file():
-        raise UserError(f"There are no predictions in {path}. They are written when a run's test has ended.")
+        raise UserError(
+            f"There are no predictions in {path}. They are written when a run's test has ended."
+        )
     # keep_default_na: a class or patient may be called "NA"
     try:
         table = pd.read_csv(path, dtype=TEXTS, keep_default_na=False)
     except ValueError as error:  # also of pandas' parser and of the encoding
         raise UserError(f"{path} is no table of predictions: {error}") from None
     if missing := [name for name in KEYS if name not in table.columns]:
-        raise UserError(f"{path} is no table of predictions: it lacks the column(s) {', '.join(missing)}.")
+        raise UserError(
+            f"{path} is no table of predictions: it lacks the column(s) {', '.join(missing)}."
+        )
     try:
         probabilities = probabilities_of(table)
     except ValueError:
         probabilities = np.array(-1.0)
     if not classes_of(table) or (probabilities < 0).any() or (probabilities > 1).any():
-        raise UserError(f"{path} is no table of predictions: its columns p_<class> are no probabilities.")
+        raise UserError(
+            f"{path} is no table of predictions: its columns p_<class> are no probabilities."
+        )
     return table
 
 

@@ -9,12 +9,20 @@ from typing import Any
 
 def whoami() -> dict[str, Any]:
     """Return host, process number and the time, for job.json."""
-    return {"host": socket.gethostname(), "pid": os.getpid(), "since": datetime.now(UTC).isoformat(timespec="seconds")}
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
 
 
 def why_unfinished(job: Mapping[str, Any]) -> str:
     """Return what is known of a job that began and has not ended, from its job.json."""
-    if not (isinstance(job.get("pid"), int) and 0 < job["pid"] < 2**31 and {"host", "since"} <= job.keys()):
+    if not (
+        isinstance(job.get("pid"), int)
+        and 0 < job["pid"] < 2**31
+        and {"host", "since"} <= job.keys()
+    ):
         return "it began, and never ended: killed, interrupted, or still at work"
     where = f"process {job['pid']} on {job['host']}"
     if job["host"] != socket.gethostname() or os.name == "nt":  # where signal 0 is Ctrl-C

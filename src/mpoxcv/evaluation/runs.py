@@ -26,7 +26,9 @@ NEUTRAL = frozenset({
 POOLED = "pooled"
 FILES = ("predictions.csv", "baselines.csv", "learning_curves.csv", "metrics.json", "provenance.json", "job.json",
          ".hydra/config.yaml", ".hydra/overrides.yaml")  # fmt: skip
-KEPT: dict[Path, tuple[object, "Run"]] = {}  # finished runs as read before: a multirun reads them after each job
+KEPT: dict[
+    Path, tuple[object, "Run"]
+] = {}  # finished runs as read before: a multirun reads them after each job
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,9 @@ def find_runs(folders: Iterable[str | os.PathLike[str]]) -> list[Run]:
             except UserError as error:  # of another tool, damaged, or hostile: costs no other run
                 print(f"{folder} is left out: {error}", file=sys.stderr)
     if not found:
-        raise UserError(f"There is no run in {', '.join(map(str, folders))}: a run's folder holds .hydra/config.yaml.")
+        raise UserError(
+            f"There is no run in {', '.join(map(str, folders))}: a run's folder holds .hydra/config.yaml."
+        )
     return list(found.values())
 
 
@@ -110,7 +114,9 @@ def _read_run(folder: Path) -> Run:
     fold, seed = config.get("fold"), config.get("seed")
     if not (isinstance(fold, int) or fold == POOLED) or not isinstance(seed, int):
         raise UserError(f"its config is none of a training run: fold={fold}, seed={seed}.")
-    config["name"] = REFERENCE.sub(lambda name: str(config.get(name[1], name[0])), str(config.get("name")))
+    config["name"] = REFERENCE.sub(
+        lambda name: str(config.get(name[1], name[0])), str(config.get("name"))
+    )
     lines = read_plain(folder / ".hydra" / "overrides.yaml")
     overrides = plain_options(dict(str(line).lstrip("+~").partition("=")[::2] for line in lines))
     provenance, metrics, job = (
@@ -118,7 +124,10 @@ def _read_run(folder: Path) -> Run:
         read_metrics(folder / "metrics.json"),
         read_json(folder / "job.json"),
     )
-    status, cause = provenance.get("status", "interrupted"), job.get("cause") or provenance.get("error")
+    status, cause = (
+        provenance.get("status", "interrupted"),
+        job.get("cause") or provenance.get("error"),
+    )
     predictions = baselines = history = None
     if status == "finished":
         try:
@@ -142,7 +151,9 @@ def _read_run(folder: Path) -> Run:
 def plain_options(options: Mapping[str, str]) -> dict[str, str]:
     """Return the options with true, false and null in small letters: a multirun writes True where a person types true."""
     words = ("true", "false", "null")
-    return {name: value.lower() if value.lower() in words else value for name, value in options.items()}
+    return {
+        name: value.lower() if value.lower() in words else value for name, value in options.items()
+    }
 
 
 def checked(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -175,7 +186,10 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
                     f"Two runs of the same experiment have fold {run.fold} and seed {run.seed}, and one picture would "
                     f"count twice:\n  {other.folder}\n  {run.folder}\nTake one of them away."
                 )
-    own = [{k: v for k, v in members[0].overrides.items() if tells_apart(k)} for members in experiments.values()]
+    own = [
+        {k: v for k, v in members[0].overrides.items() if tells_apart(k)}
+        for members in experiments.values()
+    ]
     shared = {item for item in own[0].items() if all(item in options.items() for options in own)}
     names = []
     for options, members in zip(own, experiments.values(), strict=True):
@@ -198,7 +212,10 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 def _sound(provenance: dict[str, Any]) -> dict[str, Any]:
     """Return provenance.json without what has another type than ours."""
     data, texts = provenance.get("data", {}), ("status", "command", "checkpoint_sha256", "error")
-    for part, names in ((provenance, texts), (data, ("name", "fingerprint", "citation", "protocol"))):
+    for part, names in (
+        (provenance, texts),
+        (data, ("name", "fingerprint", "citation", "protocol")),
+    ):
         for name in names:
             if not isinstance(part.get(name), str):
                 part.pop(name, None)
@@ -206,15 +223,25 @@ def _sound(provenance: dict[str, Any]) -> dict[str, Any]:
         provenance.pop("durations", None)
     try:
         cells = [cell for classes in data["counts"].values() for cell in classes.values()]
-        sound = all(isinstance(cell[name], int) for cell in cells for name in ("pictures", "copies", "patients"))
+        sound = all(
+            isinstance(cell[name], int)
+            for cell in cells
+            for name in ("pictures", "copies", "patients")
+        )
     except (KeyError, TypeError, AttributeError):
         sound = False
-    return provenance if sound else provenance | {"data": {k: v for k, v in data.items() if k != "counts"}}
+    return (
+        provenance
+        if sound
+        else provenance | {"data": {k: v for k, v in data.items() if k != "counts"}}
+    )
 
 
 def _table(file: Path, columns: Iterable[str]) -> pd.DataFrame | None:
     try:
-        table = pd.read_csv(file, dtype=TEXTS, keep_default_na=False, na_values={"train/loss": "", "val/loss": ""})
+        table = pd.read_csv(
+            file, dtype=TEXTS, keep_default_na=False, na_values={"train/loss": "", "val/loss": ""}
+        )
     except ValueError:
         return None
     return table if set(columns) <= set(table.columns) else None

@@ -40,7 +40,11 @@ def scores(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -> d
     Returns:
         Each metric, float64 (R,); NaN where a replicate leaves it undefined.
     """
-    labels, probabilities, weights = np.asarray(labels), np.asarray(probabilities, float), np.asarray(weights, float)
+    labels, probabilities, weights = (
+        np.asarray(labels),
+        np.asarray(probabilities, float),
+        np.asarray(weights, float),
+    )
     n_classes = probabilities.shape[1]
     predicted = probabilities.argmax(1)
     total = weights.sum(1)
@@ -58,17 +62,26 @@ def scores(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -> d
     values["auroc_weighted"] = _average(auroc, np.where(np.isnan(auroc), 0, support))
 
     confidence = probabilities[np.arange(len(labels)), predicted]
-    gaps = _one_hot(confidence_bins(confidence), CALIBRATION_BINS + 1) * (confidence - (predicted == labels))[:, None]
+    gaps = (
+        _one_hot(confidence_bins(confidence), CALIBRATION_BINS + 1)
+        * (confidence - (predicted == labels))[:, None]
+    )
     values["ece"] = _ratio(np.abs(weights @ gaps).sum(1), total)
-    values["brier"] = _ratio(weights @ ((probabilities - _one_hot(labels, n_classes)) ** 2).sum(1), total)
+    values["brier"] = _ratio(
+        weights @ ((probabilities - _one_hot(labels, n_classes)) ** 2).sum(1), total
+    )
     true_probability = probabilities[np.arange(len(labels)), labels]
-    values["log_loss"] = _ratio(weights @ -np.log(np.clip(true_probability, LOG_LOSS_CLIP, 1)), total)
+    values["log_loss"] = _ratio(
+        weights @ -np.log(np.clip(true_probability, LOG_LOSS_CLIP, 1)), total
+    )
     return {name: values[name] for name in METRICS}
 
 
 def confidence_bins(confidence: ArrayLike) -> NDArray[np.int64]:
     """Return each top probability's bin, int (N,), as torchmetrics has it: [low, high), and 1 for itself."""
-    edges = np.linspace(0, 1, CALIBRATION_BINS + 1, dtype=np.float32)  # float32 as the network gave it
+    edges = np.linspace(
+        0, 1, CALIBRATION_BINS + 1, dtype=np.float32
+    )  # float32 as the network gave it
     return np.searchsorted(edges, np.asarray(confidence, np.float32), side="right") - 1
 
 
@@ -88,7 +101,11 @@ def per_class(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -
         ``f1``, ``auroc`` and ``average_precision``, each float64 (R, C); NaN where undefined: 0/0, AUROC without
         positives or negatives, average precision without positives.
     """
-    labels, probabilities, weights = np.asarray(labels), np.asarray(probabilities, float), np.asarray(weights, float)
+    labels, probabilities, weights = (
+        np.asarray(labels),
+        np.asarray(probabilities, float),
+        np.asarray(weights, float),
+    )
     counts = _counts(confusion(labels, probabilities.argmax(1), probabilities.shape[1], weights))
     auroc, average_precision = _areas(labels, probabilities, weights)
     return _rates(counts) | {
@@ -100,7 +117,9 @@ def per_class(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -
     }
 
 
-def confusion(labels: ArrayLike, predicted: ArrayLike, n_classes: int, weights: ArrayLike) -> Floats:
+def confusion(
+    labels: ArrayLike, predicted: ArrayLike, n_classes: int, weights: ArrayLike
+) -> Floats:
     """Count label against prediction.
 
     Args:
@@ -113,7 +132,9 @@ def confusion(labels: ArrayLike, predicted: ArrayLike, n_classes: int, weights: 
         float64 (R, C, C): sums of weights; rows are labels, columns predictions.
     """
     cell = np.asarray(labels) * n_classes + np.asarray(predicted)
-    return (np.asarray(weights, float) @ _one_hot(cell, n_classes**2)).reshape(-1, n_classes, n_classes)
+    return (np.asarray(weights, float) @ _one_hot(cell, n_classes**2)).reshape(
+        -1, n_classes, n_classes
+    )
 
 
 def binary(labels: ArrayLike, flagged: ArrayLike, weights: ArrayLike) -> dict[str, Floats]:
@@ -149,16 +170,22 @@ def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
     labels, scores = np.asarray(labels, bool), np.asarray(scores, float)
     positives, negatives = int(labels.sum()), int((~labels).sum())
     if not positives or not negatives:
-        raise ValueError(f"A threshold needs positives and negatives, not {positives} and {negatives}.")
+        raise ValueError(
+            f"A threshold needs positives and negatives, not {positives} and {negatives}."
+        )
     candidates = np.unique(scores)
     tp = positives - np.searchsorted(np.sort(scores[labels]), candidates)
     fp = negatives - np.searchsorted(np.sort(scores[~labels]), candidates)
-    index = tp * negatives - fp * positives  # Youden's times positives * negatives: whole numbers, so ties are exact
+    index = (
+        tp * negatives - fp * positives
+    )  # Youden's times positives * negatives: whole numbers, so ties are exact
     best = candidates[index == index.max()]
     return float(best[(len(best) - 1) // 2])
 
 
-def patient_bootstrap(patients: ArrayLike, weights: ArrayLike, replicates: int = 2000, seed: int = 0) -> Floats:
+def patient_bootstrap(
+    patients: ArrayLike, weights: ArrayLike, replicates: int = 2000, seed: int = 0
+) -> Floats:
     """Draw patients with replacement, each with all pictures (Field and Welsh 2007; Bouwmeester et al. 2013).
 
     The pictures of a patient resemble each other, so drawing pictures would give intervals that are too narrow. The
@@ -174,7 +201,9 @@ def patient_bootstrap(patients: ArrayLike, weights: ArrayLike, replicates: int =
         float64 (R, N): ``weights`` times how often the picture's patient was drawn.
     """
     names, rows = np.unique(np.asarray(patients), return_inverse=True)
-    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), replicates)
+    draws = np.random.default_rng(seed).multinomial(
+        len(names), np.full(len(names), 1 / len(names)), replicates
+    )
     return draws[:, rows] * np.asarray(weights, float)
 
 
@@ -210,11 +239,17 @@ def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
     labels, logits = np.asarray(labels), _logits(probabilities)
 
     def loss(log_t: float) -> float:
-        return -float(special.log_softmax(logits / math.exp(log_t), axis=1)[np.arange(len(labels)), labels].mean())
+        return -float(
+            special.log_softmax(logits / math.exp(log_t), axis=1)[
+                np.arange(len(labels)), labels
+            ].mean()
+        )
 
     # The loss is convex in 1/T, so it has one minimum in log T as well.
     bounds = (math.log(0.01), math.log(100))
-    return math.exp(optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-8}).x)
+    return math.exp(
+        optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-8}).x
+    )
 
 
 def apply_temperature(probabilities: ArrayLike, temperature: float) -> Floats:
@@ -309,14 +344,23 @@ def variance_components(table: ArrayLike) -> dict[str, float]:
     """
     values = np.asarray(table, float)
     if values.ndim != 2 or min(values.shape) < 2 or np.isnan(values).any():
-        raise ValueError(f"Needed are scores of at least 2 folds x 2 seeds without gaps, not {values.shape} or NaN.")
+        raise ValueError(
+            f"Needed are scores of at least 2 folds x 2 seeds without gaps, not {values.shape} or NaN."
+        )
     folds, seeds = values.shape
     fold_means, seed_means = values.mean(1), values.mean(0)
     rest = values - fold_means[:, None] - seed_means + values.mean()
     residual = (rest**2).sum() / ((folds - 1) * (seeds - 1))
     # The means carry the residual's variance too, divided by how many scores they average.
-    fold, seed = fold_means.var(ddof=1) - residual / seeds, seed_means.var(ddof=1) - residual / folds
-    return {"fold": max(fold, 0.0) ** 0.5, "seed": max(seed, 0.0) ** 0.5, "residual": float(residual) ** 0.5}
+    fold, seed = (
+        fold_means.var(ddof=1) - residual / seeds,
+        seed_means.var(ddof=1) - residual / folds,
+    )
+    return {
+        "fold": max(fold, 0.0) ** 0.5,
+        "seed": max(seed, 0.0) ** 0.5,
+        "residual": float(residual) ** 0.5,
+    }
 
 
 def _one_hot(codes: NDArray, n: int) -> Floats:
@@ -330,14 +374,26 @@ def _ratio(numerator: Floats, denominator: Floats) -> Floats:
 
 def _counts(matrix: Floats) -> dict[str, Floats]:
     support, predicted, tp = matrix.sum(2), matrix.sum(1), np.diagonal(matrix, axis1=1, axis2=2)
-    others = 1 - np.eye(matrix.shape[1])  # sums over the other classes: a total minus one may miss 0 by rounding
-    negatives, unflagged, tn = support @ others, predicted @ others, ((matrix @ others) * others).sum(1)
-    return dict(support=support, predicted=predicted, negatives=negatives, unflagged=unflagged, tp=tp, tn=tn)
+    others = 1 - np.eye(
+        matrix.shape[1]
+    )  # sums over the other classes: a total minus one may miss 0 by rounding
+    negatives, unflagged, tn = (
+        support @ others,
+        predicted @ others,
+        ((matrix @ others) * others).sum(1),
+    )
+    return dict(
+        support=support, predicted=predicted, negatives=negatives, unflagged=unflagged, tp=tp, tn=tn
+    )
 
 
 def _rates(counts: dict[str, Floats]) -> dict[str, Floats]:
     support, predicted, tp = counts["support"], counts["predicted"], counts["tp"]
-    return dict(precision=_ratio(tp, predicted), recall=_ratio(tp, support), f1=_ratio(2 * tp, support + predicted))
+    return dict(
+        precision=_ratio(tp, predicted),
+        recall=_ratio(tp, support),
+        f1=_ratio(2 * tp, support + predicted),
+    )
 
 
 def _average(values: Floats, weights: NDArray) -> Floats:
@@ -352,13 +408,17 @@ def _areas(labels: NDArray, probabilities: Floats, weights: Floats) -> tuple[Flo
     step = max(1, BLOCK // len(labels))
     for start in range(0, len(weights), step):
         block = slice(start, start + step)
-        drawn = np.ascontiguousarray(weights[block].T)  # (N, step): rows are taken, and added up, as a whole
+        drawn = np.ascontiguousarray(
+            weights[block].T
+        )  # (N, step): rows are taken, and added up, as a whole
         for label, (positives, negatives, ends, below, upto) in enumerate(plans):
             hits = drawn[positives].cumsum(0)
             alarms = np.concatenate([np.zeros_like(drawn[:1]), drawn[negatives].cumsum(0)])
             hits = np.concatenate([np.zeros_like(drawn[:1]), hits[ends]])
             new_hits, hits, total = np.diff(hits, axis=0), hits[1:], hits[-1]
-            won = (new_hits * (alarms[-1] - (alarms[below] + alarms[upto]) / 2)).sum(0)  # a tie wins half
+            won = (new_hits * (alarms[-1] - (alarms[below] + alarms[upto]) / 2)).sum(
+                0
+            )  # a tie wins half
             precision = np.nan_to_num(_ratio(hits, hits + alarms[upto]))
             found[0, block, label] = _ratio(won, total * alarms[-1])
             found[1, block, label] = _ratio((new_hits * precision).sum(0), total)

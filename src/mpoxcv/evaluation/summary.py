@@ -15,7 +15,16 @@ import pandas as pd
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation import statistics as st
 from mpoxcv.evaluation.comparisons import compare_groups
-from mpoxcv.evaluation.groups import BOOTSTRAP_SEED, PRIMARY, Group, codes, fold_means, pooled, scores, tested_rows
+from mpoxcv.evaluation.groups import (
+    BOOTSTRAP_SEED,
+    PRIMARY,
+    Group,
+    codes,
+    fold_means,
+    pooled,
+    scores,
+    tested_rows,
+)
 from mpoxcv.evaluation.predictions import classes_of, probabilities_of
 from mpoxcv.evaluation.runs import Run, find_runs, group_runs, plain_options, tells_apart
 
@@ -49,7 +58,9 @@ def summarise(
     """
     runs = find_runs(folders)
     grouped = group_runs(runs)
-    problems = [_problem(run) for run in runs if run.status != "finished"] + _never_began(grouped, expected, folds)
+    problems = [_problem(run) for run in runs if run.status != "finished"] + _never_began(
+        grouped, expected, folds
+    )
     groups = [
         _group(name, members, replicates)
         for name, members in grouped.items()
@@ -60,7 +71,12 @@ def summarise(
         "problems": problems,
         "expected": len(runs) + sum(problem["status"] == "never began" for problem in problems),
         "finished": sum(run.status == "finished" for run in runs),
-        "bootstrap": {"replicates": replicates, "seed": BOOTSTRAP_SEED, "level": 0.95, "unit": "patient"},
+        "bootstrap": {
+            "replicates": replicates,
+            "seed": BOOTSTRAP_SEED,
+            "level": 0.95,
+            "unit": "patient",
+        },
         "groups": [group.content for group in groups],
         "comparisons": compare_groups(groups),
     }
@@ -85,19 +101,36 @@ def _never_began(
     if expected is not None:
         runs = [run for members in grouped.values() for run in members]
         for options in expected:
-            telling = {k: v for k, v in plain_options(options).items() if k in ("fold", "seed") or tells_apart(k)}
+            telling = {
+                k: v
+                for k, v in plain_options(options).items()
+                if k in ("fold", "seed") or tells_apart(k)
+            }
             if not any(telling.items() <= run.overrides.items() for run in runs):
-                missing.append({"options": dict(options), "fold": options.get("fold"), "seed": options.get("seed")})
+                missing.append(
+                    {
+                        "options": dict(options),
+                        "fold": options.get("fold"),
+                        "seed": options.get("seed"),
+                    }
+                )
     else:
         for members in grouped.values():
             for seed in sorted({run.seed for run in members if not run.pooled}):
                 there = {run.fold for run in members if run.seed == seed}
                 missing += [
-                    {"options": members[0].overrides | {"fold": str(fold)}, "fold": fold, "seed": seed}
+                    {
+                        "options": members[0].overrides | {"fold": str(fold)},
+                        "fold": fold,
+                        "seed": seed,
+                    }
                     for fold in range(1, folds + 1)
                     if fold not in there
                 ]
-    return [problem | {"status": "never began", "cause": "no run of it was found"} for problem in missing]
+    return [
+        problem | {"status": "never began", "cause": "no run of it was found"}
+        for problem in missing
+    ]
 
 
 def _group(name: str, runs: list[Run], replicates: int) -> Group:
@@ -105,12 +138,21 @@ def _group(name: str, runs: list[Run], replicates: int) -> Group:
     first = group.finished[0]
     group.rows = tested_rows((run, run.predictions) for run in group.finished)
     group.draws = st.patient_bootstrap(
-        group.rows["patient"].to_numpy(), group.rows["weight"].to_numpy(), replicates, BOOTSTRAP_SEED
+        group.rows["patient"].to_numpy(),
+        group.rows["weight"].to_numpy(),
+        replicates,
+        BOOTSTRAP_SEED,
     )
     assert first.predictions is not None
     classes = classes_of(first.predictions)
-    if other := [r for r in group.finished if r.predictions is not None and classes_of(r.predictions) != classes]:
-        raise UserError(f"{first.folder} and {other[0].folder} have different classes: {name} is not one experiment.")
+    if other := [
+        r
+        for r in group.finished
+        if r.predictions is not None and classes_of(r.predictions) != classes
+    ]:
+        raise UserError(
+            f"{first.folder} and {other[0].folder} have different classes: {name} is not one experiment."
+        )
     rows = group.rows
     data = first.provenance.get("data", {})
     group.content = {
@@ -123,7 +165,9 @@ def _group(name: str, runs: list[Run], replicates: int) -> Group:
         "citation": data.get("citation"),
         "monitor": [
             first.config.get("callbacks.checkpoint.monitor"),
-            {"max": "largest", "min": "smallest"}.get(str(first.config.get("callbacks.checkpoint.mode")), "best"),
+            {"max": "largest", "min": "smallest"}.get(
+                str(first.config.get("callbacks.checkpoint.mode")), "best"
+            ),
         ],
         "excluded": first.config.get("data.exclude") or [],
         "folds": sorted({run.fold for run in group.finished}, key=str),
@@ -135,7 +179,9 @@ def _group(name: str, runs: list[Run], replicates: int) -> Group:
         "pooled": pooled(rows, group.draws),
         "wilson_accuracy": _wilson(rows),
         "per_class": _per_class(rows, group.draws, classes),
-        "confusion": st.confusion(*codes(rows, classes), len(classes), rows["weight"].to_numpy()[None])[0].tolist(),
+        "confusion": st.confusion(
+            *codes(rows, classes), len(classes), rows["weight"].to_numpy()[None]
+        )[0].tolist(),
         "mpox": _against_rest(group, str(first.config.get("positive_class")), classes),
         "calibration": _calibration(group),
         "coverage": _coverage(group),
@@ -197,18 +243,29 @@ def _wilson(rows: pd.DataFrame) -> list[float] | None:
     return list(st.wilson(int((rows["label"] == rows["prediction"]).sum()), len(rows)))
 
 
-def _per_class(rows: pd.DataFrame, draws: np.ndarray, classes: Sequence[str]) -> dict[str, dict[str, Any]]:
+def _per_class(
+    rows: pd.DataFrame, draws: np.ndarray, classes: Sequence[str]
+) -> dict[str, dict[str, Any]]:
     labels, _ = codes(rows, classes)
-    probabilities, weight = probabilities_of(rows), rows["weight"].to_numpy()[None] / rows["seed"].nunique()
+    probabilities, weight = (
+        probabilities_of(rows),
+        rows["weight"].to_numpy()[None] / rows["seed"].nunique(),
+    )
     value = st.per_class(labels, probabilities, weight)
     # all seeds together: a class's counts are sums, and its areas compare pictures of all seeds
     drawn = st.per_class(labels, probabilities, draws)
     found: dict[str, dict[str, Any]] = {}
     for label, name in enumerate(classes):
-        found[name] = {"support": float(value["support"][0, label]), "few": bool(value["support"][0, label] < FEW)}
+        found[name] = {
+            "support": float(value["support"][0, label]),
+            "few": bool(value["support"][0, label] < FEW),
+        }
         for metric in value:
             if metric != "support":
-                found[name][metric] = [float(value[metric][0, label]), *st.percentile_interval(drawn[metric][:, label])]
+                found[name][metric] = [
+                    float(value[metric][0, label]),
+                    *st.percentile_interval(drawn[metric][:, label]),
+                ]
     return found
 
 
@@ -222,16 +279,27 @@ def _against_rest(group: Group, name: str, classes: Sequence[str]) -> dict[str, 
         val = run.predictions[run.predictions["split"] == "val"]
         threshold = 0.5
         if 0 < (val["label"] == name).sum() < len(val):
-            threshold = st.youden_threshold((val["label"] == name).to_numpy(), val[column].to_numpy())
+            threshold = st.youden_threshold(
+                (val["label"] == name).to_numpy(), val[column].to_numpy()
+            )
         else:
             unchosen.append(run.folder.name)
         thresholds.append(threshold)
-        flagged.append((run.predictions.loc[run.predictions["split"] == "test", column] >= threshold).to_numpy())
+        flagged.append(
+            (
+                run.predictions.loc[run.predictions["split"] == "test", column] >= threshold
+            ).to_numpy()
+        )
     truth, weight = (group.rows["label"] == name).to_numpy(), group.rows["weight"].to_numpy()[None]
     value, drawn = (st.binary(truth, np.concatenate(flagged), w) for w in (weight, group.draws))
     found = {key: [float(value[key][0]), *st.percentile_interval(drawn[key])] for key in value}
     prevalence = float(np.average(truth, weights=weight[0]))
-    return {"class": name, "prevalence": prevalence, "thresholds": thresholds, "unchosen": unchosen} | found
+    return {
+        "class": name,
+        "prevalence": prevalence,
+        "thresholds": thresholds,
+        "unchosen": unchosen,
+    } | found
 
 
 def _calibration(group: Group) -> dict[str, list[float]]:
@@ -241,7 +309,9 @@ def _calibration(group: Group) -> dict[str, list[float]]:
         assert run.predictions is not None
         table, classes = run.predictions, classes_of(run.predictions)
         val, test = table[table["split"] == "val"], table[table["split"] == "test"]
-        temperature = st.temperature(codes(val, classes)[0], probabilities_of(val)) if len(val) else 1.0
+        temperature = (
+            st.temperature(codes(val, classes)[0], probabilities_of(val)) if len(val) else 1.0
+        )
         temperatures.append(temperature)
         warmed.append(st.apply_temperature(probabilities_of(test), temperature))
     columns = [f"p_{name}" for name in classes_of(group.rows)]
@@ -249,7 +319,10 @@ def _calibration(group: Group) -> dict[str, list[float]]:
     after_rows[columns] = np.concatenate(warmed)
     weight = group.rows["weight"].to_numpy()[None]
     before, after = scores(group.rows, weight), scores(after_rows, weight)
-    found = {name: [float(before[name][0]), float(after[name][0])] for name in ("ece", "brier", "log_loss")}
+    found = {
+        name: [float(before[name][0]), float(after[name][0])]
+        for name in ("ece", "brier", "log_loss")
+    }
     return found | {"temperatures": temperatures}
 
 
@@ -268,10 +341,14 @@ def _coverage(group: Group) -> dict[str, Any]:
 def _variance(group: Group) -> dict[str, float] | None:
     """Return the SD of folds, of seeds and what is left of the primary metric; None with fewer than two of either."""
     cells = [(run.fold, run.seed, run.metrics.get(f"test/{PRIMARY}")) for run in group.finished]
-    table = pd.DataFrame(cells, columns=["fold", "seed", "value"]).pivot(index="fold", columns="seed", values="value")
+    table = pd.DataFrame(cells, columns=["fold", "seed", "value"]).pivot(
+        index="fold", columns="seed", values="value"
+    )
     if min(table.shape) < 2 or table.isna().to_numpy().any():
         return None
-    return {name: float(value) for name, value in st.variance_components(table.to_numpy(float)).items()}
+    return {
+        name: float(value) for name, value in st.variance_components(table.to_numpy(float)).items()
+    }
 
 
 def _baselines(group: Group) -> dict[str, dict[str, list[float]]]:
@@ -281,7 +358,9 @@ def _baselines(group: Group) -> dict[str, dict[str, list[float]]]:
         return {}
     found = {}
     for model in dict.fromkeys(tables[0][1]["model"]):  # type: ignore[index]
-        rows = tested_rows((run, table[table["model"] == model]) for run, table in tables if table is not None)
+        rows = tested_rows(
+            (run, table[table["model"] == model]) for run, table in tables if table is not None
+        )
         keys = ["seed", "fold", "image"]
         rows = group.rows[keys].merge(rows, on=keys)  # a run may have tested a part of its Test
         if len(rows) < len(group.rows):
@@ -307,10 +386,17 @@ def _ensemble(rows: pd.DataFrame, replicates: int) -> dict[str, Any] | None:
     first = {name: "first" for name in ("patient", "label")}
     averaged = rows.groupby("image", as_index=False).agg(first | dict.fromkeys(columns, "mean"))
     classes = np.array(classes_of(rows))
-    averaged = averaged.assign(prediction=classes[averaged[columns].to_numpy().argmax(1)], seed=0, weight=1.0)
-    draws = st.patient_bootstrap(averaged["patient"], averaged["weight"], replicates, BOOTSTRAP_SEED)
+    averaged = averaged.assign(
+        prediction=classes[averaged[columns].to_numpy().argmax(1)], seed=0, weight=1.0
+    )
+    draws = st.patient_bootstrap(
+        averaged["patient"], averaged["weight"], replicates, BOOTSTRAP_SEED
+    )
     networks = rows["image"].value_counts()
-    return {"networks": [int(networks.min()), int(networks.max())], "pooled": pooled(averaged, draws)}
+    return {
+        "networks": [int(networks.min()), int(networks.max())],
+        "pooled": pooled(averaged, draws),
+    }
 
 
 def _disagreeing(rows: pd.DataFrame, most: int = 10) -> dict[str, Any]:

@@ -12,7 +12,9 @@ WARM_UP = 3  # steps; libraries and optimizers make what they keep in the first
 def capturable(optimizers: Sequence[torch.optim.Optimizer]) -> bool:
     """Return whether steps of these can be in a graph: on a GPU, one fused kernel that takes the learning rate as a tensor."""
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    on_gpu = all(parameter.device.type == "cuda" for group in groups for parameter in group["params"])
+    on_gpu = all(
+        parameter.device.type == "cuda" for group in groups for parameter in group["params"]
+    )
     return on_gpu and all(group.get("fused") and "capturable" in group for group in groups)
 
 
@@ -27,7 +29,9 @@ class GraphedStep:
         optimizers: that it steps, as ``capturable`` says.
     """
 
-    def __init__(self, step: Callable[..., Tensor], optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    def __init__(
+        self, step: Callable[..., Tensor], optimizers: Sequence[torch.optim.Optimizer]
+    ) -> None:
         self.step, self.done = step, 0
         self.shapes: list[torch.Size] = []
         self.inputs: list[Tensor] = []
@@ -49,7 +53,9 @@ class GraphedStep:
         self.done += 1
         if self.done <= WARM_UP:
             return self._beside(batch)
-        settings = [{k: v for k, v in group.items() if k not in ("params", "lr")} for group in self.groups]
+        settings = [
+            {k: v for k, v in group.items() if k not in ("params", "lr")} for group in self.groups
+        ]
         if settings != self.settings:
             self._capture(batch)
             self.settings = settings

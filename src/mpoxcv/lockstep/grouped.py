@@ -51,7 +51,9 @@ class GroupedLeNet:
         for batch in images:
             check_shape(batch)
         p = self.together
-        convolutions = [p[f"{layer}.{kind}"] for layer in ("conv1", "conv2") for kind in ("weight", "bias")]
+        convolutions = [
+            p[f"{layer}.{kind}"] for layer in ("conv1", "conv2") for kind in ("weight", "bias")
+        ]
         if self.own_kernels and kernels.usable(images[0], convolutions[0]):
             x = kernels.convolve(images, *convolutions)
         else:
@@ -60,7 +62,9 @@ class GroupedLeNet:
                 x = F.relu(F.max_pool2d(F.conv2d(x, weight, bias, groups=self.size), 2))
             x = x.reshape(len(x), self.size, -1).transpose(0, 1)
         for layer in ("fc1", "fc2", "fc3"):
-            x = torch.baddbmm(p[f"{layer}.bias"].unsqueeze(1), x, p[f"{layer}.weight"].transpose(1, 2))
+            x = torch.baddbmm(
+                p[f"{layer}.bias"].unsqueeze(1), x, p[f"{layer}.weight"].transpose(1, 2)
+            )
             x = x if layer == "fc3" else F.relu(x)
         return x
 
@@ -68,5 +72,8 @@ class GroupedLeNet:
 def _side_by_side(images: Sequence[Tensor]) -> Tensor:
     """Return the batches as one, float (B, 3 F, 32, 32), network after network, those of fewer pictures filled with zeros."""
     most = max(map(len, images))
-    filled = [F.pad(image.permute(0, 2, 3, 1), (0, 0, 0, 0, 0, 0, 0, most - len(image))) for image in images]
+    filled = [
+        F.pad(image.permute(0, 2, 3, 1), (0, 0, 0, 0, 0, 0, 0, most - len(image)))
+        for image in images
+    ]
     return torch.cat(filled, 3).permute(0, 3, 1, 2)

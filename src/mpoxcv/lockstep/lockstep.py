@@ -51,7 +51,9 @@ class Member(greenlet):
         """Run the job; ``switch`` goes on with it until its next epoch of training, or its end, and raises what it raises."""
         self.result = self.job()
 
-    def join_in(self, classifier: LesionClassifier, datamodule: MSLDDataModule, trainer: L.Trainer) -> str | None:
+    def join_in(
+        self, classifier: LesionClassifier, datamodule: MSLDDataModule, trainer: L.Trainer
+    ) -> str | None:
         """Let this run's epochs be computed with the others'; return why not, where they cannot be."""
         if reason := why_alone(classifier, datamodule, trainer):
             return reason
@@ -92,17 +94,23 @@ class Member(greenlet):
 
     def _count(self, *progresses: Any) -> None:
         """Add to Lightning's counters, which have counted one step, the epoch's others."""
-        for count in (count for progress in progresses for count in (progress.total, progress.current)):
+        for count in (
+            count for progress in progresses for count in (progress.total, progress.current)
+        ):
             for name in vars(count):
                 setattr(count, name, getattr(count, name) + len(self.loader) - 1)
 
     def _save(self, checkpoint: dict[str, Any]) -> None:
         # a view would be written with all that it is a view of
-        checkpoint["state_dict"] = {name: value.clone() for name, value in checkpoint["state_dict"].items()}
+        checkpoint["state_dict"] = {
+            name: value.clone() for name, value in checkpoint["state_dict"].items()
+        }
         self._on_save(checkpoint)
 
 
-def why_alone(classifier: LesionClassifier, datamodule: MSLDDataModule, trainer: L.Trainer) -> str | None:
+def why_alone(
+    classifier: LesionClassifier, datamodule: MSLDDataModule, trainer: L.Trainer
+) -> str | None:
     """Return why a run's epochs cannot be computed with others', or None."""
     if type(classifier) is not LesionClassifier:
         return "its classifier is a subclass of LesionClassifier"
@@ -112,9 +120,17 @@ def why_alone(classifier: LesionClassifier, datamodule: MSLDDataModule, trainer:
         return f"data.image_size={datamodule.image_size}"
     if classifier.network._compiled_call_impl is not None:
         return "classifier.compile=true"
-    if trainer.world_size > 1 or str(trainer.precision) != "32-true" or trainer.accumulate_grad_batches != 1:
+    if (
+        trainer.world_size > 1
+        or str(trainer.precision) != "32-true"
+        or trainer.accumulate_grad_batches != 1
+    ):
         return "trainer.strategy, trainer.precision or trainer.accumulate_grad_batches is not the default"
-    if trainer.max_steps != -1 or trainer.limit_train_batches != 1.0 or getattr(trainer, "overfit_batches", False):
+    if (
+        trainer.max_steps != -1
+        or trainer.limit_train_batches != 1.0
+        or getattr(trainer, "overfit_batches", False)
+    ):
         return "trainer.max_steps, trainer.limit_train_batches or trainer.overfit_batches is set"
     if trainer.gradient_clip_algorithm not in (None, GradClipAlgorithmType.NORM):
         return "trainer.gradient_clip_algorithm is not norm"
@@ -140,10 +156,17 @@ def run_together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
             while waiting := [member for member in members if member.waiting]:
                 kinds: dict[Any, list[Member]] = {}  # those whose networks can be one
                 for member in waiting:
-                    kinds.setdefault((len(member.classifier.classes), member.classifier.device), []).append(member)
+                    kinds.setdefault(
+                        (len(member.classifier.classes), member.classifier.device), []
+                    ).append(member)
                 for own in kinds.values():
                     epoch, last = own[0].trainer.current_epoch + 1, own[0].trainer.max_epochs
-                    bar.update(task, description=f"{len(own)} runs, epoch {epoch}/{last}", completed=epoch, total=last)
+                    bar.update(
+                        task,
+                        description=f"{len(own)} runs, epoch {epoch}/{last}",
+                        completed=epoch,
+                        total=last,
+                    )
                     if group is None or group.members != own:
                         group = Group(own)
                     group.run_epoch()
@@ -166,7 +189,10 @@ class Group:
         self.network = GroupedLeNet([member.classifier.network for member in members])
         self.gradients = [[p.grad for p in member.classifier.parameters()] for member in members]
         self.device = members[0].classifier.device
-        self.none = {"image": torch.zeros(0, 3, LeNet.IMAGE_SIZE, LeNet.IMAGE_SIZE), "label": torch.zeros(0).long()}
+        self.none = {
+            "image": torch.zeros(0, 3, LeNet.IMAGE_SIZE, LeNet.IMAGE_SIZE),
+            "label": torch.zeros(0).long(),
+        }
         optimizers = [member.trainer.optimizers[0] for member in members]
         self.step = GraphedStep(self._step, optimizers) if capturable(optimizers) else self._step
 
@@ -180,7 +206,9 @@ class Group:
         for _ in range(max(len(member.loader) for member in self.members)):
             step = [next(own, None) for own in batches]
             given = [self.none if batch is None else batch for batch in step]
-            images, labels = ([batch[key].to(self.device) for batch in given] for key in ("image", "label"))
+            images, labels = (
+                [batch[key].to(self.device) for batch in given] for key in ("image", "label")
+            )
             logits = self.step(*images, *labels)
             for kept, own, batch, scores in zip(outputs, labels, step, logits, strict=True):
                 if batch is not None:
@@ -194,7 +222,9 @@ class Group:
         images, labels = batch[: len(self.members)], batch[len(self.members) :]
         logits = self.network(images)
         training = [
-            (member, own, i) for i, (member, own) in enumerate(zip(self.members, labels, strict=True)) if len(own)
+            (member, own, i)
+            for i, (member, own) in enumerate(zip(self.members, labels, strict=True))
+            if len(own)
         ]
         losses = [member.classifier.loss(logits[i, : len(own)], own) for member, own, i in training]
         self.network.clear_gradients()

@@ -10,7 +10,9 @@ from mpoxcv.models.lenet import LeNet
 
 def model_names() -> list[str]:
     """Return all names that ``create_model`` takes."""
-    from torchvision import models  # here, since importing it takes a second that LeNet need not pay
+    from torchvision import (
+        models,
+    )  # here, since importing it takes a second that LeNet need not pay
 
     return ["lenet", *models.list_models(module=models)]
 
@@ -35,11 +37,15 @@ def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
             raise UserError(
                 f"model.name={name} is not a classification network of torchvision.{did_you_mean(name, known)}"
             )
-        return models.get_model(name, weights=None, num_classes=num_classes, **_quiet(name), **options)
+        return models.get_model(
+            name, weights=None, num_classes=num_classes, **_quiet(name), **options
+        )
     except TypeError as error:
         raise UserError(f"model.name={name} does not take these options: {error}") from None
 
 
 def _quiet(name: str) -> dict[str, bool]:
     # These two warn unless told how to initialise, and their auxiliary heads would return tuples.
-    return {"init_weights": True, "aux_logits": False} if name in {"googlenet", "inception_v3"} else {}
+    return (
+        {"init_weights": True, "aux_logits": False} if name in {"googlenet", "inception_v3"} else {}
+    )

@@ -29,7 +29,10 @@ def name() -> str | None:
 def usable(images: Tensor, weight: Tensor) -> bool:
     """Return whether ``convolve`` takes these: float32 on a CPU, no gradient of the pictures asked for, nothing that traces."""
     return (
-        all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in (images, weight))
+        all(
+            tensor.device.type == "cpu" and tensor.dtype == torch.float32
+            for tensor in (images, weight)
+        )
         and not images.requires_grad
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cpu")
@@ -61,7 +64,9 @@ def _load() -> tuple[str | None, Any]:
 
 class _Convolutions(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *images: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, *images: Tensor
+    ) -> Tensor:
         pixels = [image.permute(0, 2, 3, 1).contiguous() for image in images]
         w1, w2 = (w.contiguous(memory_format=torch.channels_last) for w in (w1, w2))
         networks, most = len(pixels), max(map(len, pixels))
@@ -80,7 +85,12 @@ class _Convolutions(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         w1, w2, hidden, source1, features, source2, *pixels = ctx.saved_tensors
-        found = [torch.empty_like(w1), w1.new_empty(len(w1)), torch.empty_like(w2), w2.new_empty(len(w2))]
+        found = [
+            torch.empty_like(w1),
+            w1.new_empty(len(w1)),
+            torch.empty_like(w2),
+            w2.new_empty(len(w2)),
+        ]
         kept = (w2, hidden, source1, features, source2)
         _call("lenet_backward", pixels, features.shape[1], *kept, grad.contiguous(), *found)
         return *found, *[None] * len(pixels)
@@ -93,4 +103,6 @@ def _call(function: str, pixels: Sequence[Tensor], most: int, *arrays: Tensor | 
     pointers = (ctypes.c_void_p(None if array is None else array.data_ptr()) for array in arrays)
     kernel = getattr(_load()[1], function)
     if kernel(n, ctypes.c_int64(most), counts, addresses, *pointers, torch.get_num_threads()):
-        raise MemoryError("There is no memory left for a step's gradients. Set a smaller data.batch_size.")
+        raise MemoryError(
+            "There is no memory left for a step's gradients. Set a smaller data.batch_size."
+        )

@@ -77,7 +77,9 @@ def open_cache(
     if digests is None:
         digests = digest_files(root, paths, threads)
     distinct, first, rows = np.unique(digests, return_index=True, return_inverse=True)
-    made = _digest(json.dumps([VERSION, PIL.__version__, simplejpeg.__version__, size, antialias]).encode())[:8]
+    made = _digest(
+        json.dumps([VERSION, PIL.__version__, simplejpeg.__version__, size, antialias]).encode()
+    )[:8]
     content = _digest(distinct.astype("S32").tobytes())
     file = cache_dir / f"{size}px-{made}-{content}.npy"
     shape = (len(distinct), size, size, 3)
@@ -94,7 +96,9 @@ def open_cache(
     return PictureCache(pixels, rows.astype(np.int64))
 
 
-def digest_files(root: str | os.PathLike[str], paths: Sequence[str], threads: int | None = None) -> np.ndarray:
+def digest_files(
+    root: str | os.PathLike[str], paths: Sequence[str], threads: int | None = None
+) -> np.ndarray:
     """Return the digests of the files' bytes: str (len(paths),), 32 hexadecimal digits each.
 
     Raises:
@@ -111,7 +115,9 @@ def digest_files(root: str | os.PathLike[str], paths: Sequence[str], threads: in
 
 def fingerprint(paths: Sequence[str], digests: np.ndarray) -> str:
     """Return the hex digest of paths and contents together: equal for equal data, in any order and wherever they lie."""
-    content = "\n".join(sorted(f"{path}\t{digest}" for path, digest in zip(paths, digests, strict=True)))
+    content = "\n".join(
+        sorted(f"{path}\t{digest}" for path, digest in zip(paths, digests, strict=True))
+    )
     return hashlib.blake2b(content.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
 
 
@@ -179,10 +185,14 @@ def _build(
 
     try:
         with partial.open("wb") as stream, ThreadPoolExecutor(threads) as pool:
-            np.lib.format.write_array_header_1_0(stream, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            np.lib.format.write_array_header_1_0(
+                stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
+            )
             # plain writes, since a memory map on a full disk ends the process with SIGBUS
             decoded = map_ahead(pool, decode_some, chunks, 2 * threads)
-            for pictures in track(decoded, f"Decoding {len(files)} pictures", len(chunks), transient=True):
+            for pictures in track(
+                decoded, f"Decoding {len(files)} pictures", len(chunks), transient=True
+            ):
                 stream.write(pictures.data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -191,7 +201,9 @@ def _build(
         if failures:
             raise UserError(unreadable(failures, root))
         partial.replace(file)
-        write_atomically(file.with_suffix(".digests"), "".join(digest for _, digest in files).encode())
+        write_atomically(
+            file.with_suffix(".digests"), "".join(digest for _, digest in files).encode()
+        )
     finally:
         partial.unlink(missing_ok=True)
 
@@ -210,9 +222,13 @@ def read_file(path: Path, digest: str | None = None) -> bytes:
     try:
         data = path.read_bytes()
     except PermissionError:
-        raise UserError(f"No permission to read {path}. Change it with chmod, or ask its owner.") from None
+        raise UserError(
+            f"No permission to read {path}. Change it with chmod, or ask its owner."
+        ) from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     if digest is not None and _digest(data) != digest:
-        raise UserError(f"{path} was changed while it was read. Begin again when nothing writes to the data.")
+        raise UserError(
+            f"{path} was changed while it was read. Begin again when nothing writes to the data."
+        )
     return data

@@ -14,7 +14,14 @@ from mpoxcv.errors import UserError
 
 # Pillow's own limit: twice this many pixels is taken for a decompression bomb; we stop at once it.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")  # Pillow's EPS, for one, would start Ghostscript
+FORMATS = (
+    "JPEG",
+    "PNG",
+    "BMP",
+    "GIF",
+    "TIFF",
+    "WEBP",
+)  # Pillow's EPS, for one, would start Ghostscript
 
 DAMAGED = (  # what Pillow's decoders raise
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, MemoryError,
@@ -91,7 +98,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image).astype(np.int64)
         return Image.fromarray(np.clip(grey >> 8, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise UserError("holds floating-point values, whose black and white are unknown; save it with 8 or 16 bits")
+        raise UserError(
+            "holds floating-point values, whose black and white are unknown; save it with 8 or 16 bits"
+        )
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")

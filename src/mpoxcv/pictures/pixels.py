@@ -36,7 +36,9 @@ def grey(pixels: np.ndarray, size: int) -> np.ndarray:
     """Return a picture's luma in squares, each the mean of what it covers: uint8 (size, size), as Pillow's L and BOX."""
     if _takes(pixels):
         return _resized(pixels, np.empty((size, size), np.uint8))
-    return np.asarray(Image.fromarray(pixels).convert("L").resize((size, size), Image.Resampling.BOX))
+    return np.asarray(
+        Image.fromarray(pixels).convert("L").resize((size, size), Image.Resampling.BOX)
+    )
 
 
 def edges_and_colours(pixels: np.ndarray, border: int) -> np.ndarray:
@@ -86,7 +88,10 @@ def normalise(
     assert C is not None
     arrays = (rows, mirrored, len(rows), pixels.shape[1], shift, scale, out, threads)
     assert rows.dtype == np.int64 and len(out) == len(rows) and out.shape[1:] == pixels.shape[1:]
-    C.batch(_at(pixels), *(ctypes.c_int64(value) if isinstance(value, int) else _at(value) for value in arrays))
+    C.batch(
+        _at(pixels),
+        *(ctypes.c_int64(value) if isinstance(value, int) else _at(value) for value in arrays),
+    )
 
 
 def _takes(pixels: np.ndarray) -> bool:

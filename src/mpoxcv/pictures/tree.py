@@ -21,7 +21,13 @@ from mpoxcv.errors import UserError, did_you_mean, holds_invisible, shorten
 
 SPLITS = ("train", "val", "test")
 FOLDERS = {"train": "Train", "val": "Valid", "test": "Test"}  # as they are written
-SPLIT_FOLDERS = {"train": "train", "valid": "val", "validation": "val", "val": "val", "test": "test"}
+SPLIT_FOLDERS = {
+    "train": "train",
+    "valid": "val",
+    "validation": "val",
+    "val": "val",
+    "test": "test",
+}
 PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
 SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 FOLD_FOLDER = re.compile(r"fold[ _-]?(\d+)([ _-]?aug)?", re.IGNORECASE)
@@ -73,7 +79,10 @@ def index_folds(
 
 
 def index_flat(
-    root: str | os.PathLike[str], classes: Sequence[str] | None, name_pattern: str, exclude: Sequence[str] = ()
+    root: str | os.PathLike[str],
+    classes: Sequence[str] | None,
+    name_pattern: str,
+    exclude: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Read a flat folder ``<class>/<picture>`` into a table.
 
@@ -94,7 +103,9 @@ def index_flat(
     if classes is None:
         classes = sorted(entry.name for entry in _entries(root) if entry.is_dir())
     rows = _read_split(root, root, classes, 0, "", False, exclude)
-    table = pd.DataFrame(rows, columns=list(COLUMNS[:7])).drop(columns=["fold", "split", "augmented"])
+    table = pd.DataFrame(rows, columns=list(COLUMNS[:7])).drop(
+        columns=["fold", "split", "augmented"]
+    )
     table = pd.concat([table, parse_names(table["path"], pattern, name_pattern)], axis=1)
     return table.sort_values(["label", "path"], ignore_index=True)
 
@@ -104,7 +115,9 @@ def compile_name_pattern(name_pattern: str) -> re.Pattern[str]:
     try:
         pattern = re.compile(name_pattern)
     except re.error as error:
-        raise UserError(f"data.name_pattern={name_pattern!r} is not a regular expression: {error}") from None
+        raise UserError(
+            f"data.name_pattern={name_pattern!r} is not a regular expression: {error}"
+        ) from None
     missing = {"patient", "original"} - set(pattern.groupindex)
     if missing:
         raise UserError(
@@ -145,7 +158,9 @@ def find_fold_folders(root: Path) -> tuple[Path, Path | None]:
     found: dict[str, list[Path]] = {"folds": [], "folds_aug": []}
     level = [root]
     for _ in range(3):  # the root's own name does not count: it may be called folds
-        level = [Path(entry.path) for folder in level for entry in _entries(folder) if entry.is_dir()]
+        level = [
+            Path(entry.path) for folder in level for entry in _entries(folder) if entry.is_dir()
+        ]
         for folder in level:
             found.get(folder.name.lower(), []).append(folder)
         level = [folder for folder in level if folder.name.lower() not in found]
@@ -176,9 +191,13 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """List a folder by name, without hidden and system files; a folder that cannot be read is an error."""
     try:
         with os.scandir(folder) as scan:
-            entries = [e for e in scan if not e.name.startswith(".") and e.name.lower() not in SYSTEM_NAMES]
+            entries = [
+                e for e in scan if not e.name.startswith(".") and e.name.lower() not in SYSTEM_NAMES
+            ]
     except PermissionError:
-        raise UserError(f"No permission to read the folder {folder}. Change it with chmod, or ask its owner.") from None
+        raise UserError(
+            f"No permission to read the folder {folder}. Change it with chmod, or ask its owner."
+        ) from None
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be read: {error.strerror}.") from None
     return sorted(entries, key=lambda e: e.name)
@@ -216,17 +235,27 @@ def _split_folders(fold_folder: Path, fold: int, needed: Sequence[str] = SPLITS)
                 + did_you_mean(entry.name.lower(), SPLIT_FOLDERS)
             )
         if split in splits:
-            raise UserError(f"{fold_folder} holds the {split} split twice: {splits[split].name}, {entry.name}.")
+            raise UserError(
+                f"{fold_folder} holds the {split} split twice: {splits[split].name}, {entry.name}."
+            )
         splits[split] = Path(entry.path)
     for split in needed:
         if split not in splits:
             there = ", ".join(p.name for p in splits.values()) or "nothing"
-            raise UserError(f"The {split} split of fold {fold} is missing in {fold_folder} (found: {there}).")
+            raise UserError(
+                f"The {split} split of fold {fold} is missing in {fold_folder} (found: {there})."
+            )
     return splits
 
 
 def _read_split(
-    root: Path, folder: Path, classes: Sequence[str], fold: int, split: str, augmented: bool, exclude: Sequence[str]
+    root: Path,
+    folder: Path,
+    classes: Sequence[str],
+    fold: int,
+    split: str,
+    augmented: bool,
+    exclude: Sequence[str],
 ) -> Iterator[tuple[object, ...]]:
     class_folders = {entry.name: Path(entry.path) for entry in _entries(folder) if entry.is_dir()}
     _require_visible(folder, class_folders)
@@ -238,13 +267,17 @@ def _read_split(
             "Rename or remove the folder, or name the class in data.classes."
         )
     if not class_folders:
-        raise UserError(f"{folder} is empty: it should hold one folder a class ({', '.join(classes)}).")
+        raise UserError(
+            f"{folder} is empty: it should hold one folder a class ({', '.join(classes)})."
+        )
     for label, name in enumerate(classes):
         if name not in class_folders:
             raise UserError(f"Class {name} has no folder in {folder}.")
         names = [entry.name for entry in _entries(class_folders[name]) if _is_picture(entry)]
         base = class_folders[name].relative_to(root).as_posix()
-        names = [n for n in names if not any(fnmatchcase(f"{base}/{n}", shape) for shape in exclude)]
+        names = [
+            n for n in names if not any(fnmatchcase(f"{base}/{n}", shape) for shape in exclude)
+        ]
         _require_visible(class_folders[name], names)
         if not names:
             raise UserError(f"Class {name} has no picture in {class_folders[name]}.")

@@ -40,7 +40,9 @@ def contact_sheet(
     sheet = Image.new("RGB", (width, head + rows * PLACE[1]), PAPER[synthetic])
     draw = ImageDraw.Draw(sheet)
     for number, line in enumerate(lines):
-        draw.text((width // 2, GAP + (number + 1) * (TITLE + GAP)), line, "black", title_font, anchor="ms")
+        draw.text(
+            (width // 2, GAP + (number + 1) * (TITLE + GAP)), line, "black", title_font, anchor="ms"
+        )
     if not len(pictures):
         draw.text((width // 2, head + CAPTION), "none", "black", title_font, anchor="ms")
     for place, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
@@ -70,11 +72,15 @@ def mistakes_sheet(
     ]
     total = int((predictions["label"] != predictions["prediction"]).sum())
     title = f"Most confident mistakes: {len(wrong)} of {total}\n{describe(predictions)}"
-    return contact_sheet([picture_of(row) for _, row in wrong.iterrows()], captions, title, is_synthetic(predictions))
+    return contact_sheet(
+        [picture_of(row) for _, row in wrong.iterrows()], captions, title, is_synthetic(predictions)
+    )
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+    return ImageFont.truetype(
+        str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size
+    )
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont) -> str:

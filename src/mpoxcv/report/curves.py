@@ -25,7 +25,11 @@ AXES = {  # kind: title, x, y, name of the area
 
 def weights_of(rows: pd.DataFrame) -> np.ndarray:
     """Return how much of a picture each row stands for, float (n,): less than 1 where several runs tested it."""
-    return (rows["weight"] / rows["seed"].nunique()).to_numpy() if "weight" in rows else np.ones(len(rows))
+    return (
+        (rows["weight"] / rows["seed"].nunique()).to_numpy()
+        if "weight" in rows
+        else np.ones(len(rows))
+    )
 
 
 def curve(rows: pd.DataFrame, name: str, kind: str) -> tuple[np.ndarray, np.ndarray, float] | None:

@@ -28,7 +28,11 @@ SYNTHETIC_NOTE = "SYNTHETIC DATA: procedural pictures, not patients"
 
 
 def new_figure(
-    title: str, synthetic: bool, width: float, height: float, margins: tuple[float, float, float] | None = None
+    title: str,
+    synthetic: bool,
+    width: float,
+    height: float,
+    margins: tuple[float, float, float] | None = None,
 ) -> Figure:
     """Return an empty figure with a title that says when its data are synthetic.
 
@@ -82,20 +86,32 @@ def confusion_figure(predictions: pd.DataFrame, normalise: bool = False) -> Figu
     """Draw the confusion matrix: counts, or each true class's shares (rows sum to 1)."""
     classes = classes_of(predictions)
     weight = weights_of(predictions)
-    counts = confusion_matrix(predictions["label"], predictions["prediction"], labels=classes, sample_weight=weight)
+    counts = confusion_matrix(
+        predictions["label"], predictions["prediction"], labels=classes, sample_weight=weight
+    )
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1e-12)
     kind = "row-normalised" if normalise else "counts"
     longest = max(map(len, classes))
-    side, left, bottom = max(2.0, 0.55 * len(classes)), 0.9 + 0.09 * longest, 0.6 + 0.065 * longest  # inches
+    side, left, bottom = (
+        max(2.0, 0.55 * len(classes)),
+        0.9 + 0.09 * longest,
+        0.6 + 0.065 * longest,
+    )  # inches
     title = f"Confusion matrix ({kind})\n{describe(predictions)}"
     size = left + 1.25 * side + 0.6, bottom + side + 0.9
     figure = new_figure(title, is_synthetic(predictions), *size, margins=(left, bottom, 0.2))
     axes = figure.subplots()
-    image = axes.imshow(shares if normalise else counts, cmap="Blues", vmin=0, vmax=1 if normalise else None)
+    image = axes.imshow(
+        shares if normalise else counts, cmap="Blues", vmin=0, vmax=1 if normalise else None
+    )
     label = "share of the true class" if normalise else "pictures"
-    figure.colorbar(image, ax=axes, shrink=0.8, label=label, ticks=MaxNLocator(integer=not normalise))
+    figure.colorbar(
+        image, ax=axes, shrink=0.8, label=label, ticks=MaxNLocator(integer=not normalise)
+    )
     axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(range(len(classes)), [f"{c} ({n:.4g})" for c, n in zip(classes, counts.sum(1), strict=True)])
+    axes.set_yticks(
+        range(len(classes)), [f"{c} ({n:.4g})" for c, n in zip(classes, counts.sum(1), strict=True)]
+    )
     axes.set(xlabel="predicted class", ylabel="true class (pictures)")
     shade = np.asarray(image.norm(shares if normalise else counts))
     for row, column in np.ndindex(counts.shape):
@@ -112,11 +128,18 @@ def curves_figure(predictions: pd.DataFrame, kind: str) -> Figure:
     columns = 2 if max(map(len, names)) <= 16 else 1
     rows = 0.19 * -(-len(names) // columns)  # inches of the legend
     figure = new_figure(
-        f"{title}\n{describe(predictions)}", is_synthetic(predictions), 6.4, 6.3 + rows, (0.7, 0.6 + rows, 0.2)
+        f"{title}\n{describe(predictions)}",
+        is_synthetic(predictions),
+        6.4,
+        6.3 + rows,
+        (0.7, 0.6 + rows, 0.2),
     )
     axes = figure.subplots()
     for label, name in enumerate(names):
-        line: dict[str, Any] = {"color": COLOURS[label % len(COLOURS)], "linestyle": STYLES[label % len(STYLES)]}
+        line: dict[str, Any] = {
+            "color": COLOURS[label % len(COLOURS)],
+            "linestyle": STYLES[label % len(STYLES)],
+        }
         n = f"{weights_of(predictions)[predictions['label'] == name].sum():.4g}"
         found = curve(predictions, name, kind)
         if found is None:
@@ -143,7 +166,11 @@ def reliability_figure(predictions: pd.DataFrame) -> Figure:
     bins = reliability(predictions)
     ece = float((bins["n"] * (bins["right"] - bins["confidence"]).abs()).sum() / bins["n"].sum())
     figure = new_figure(
-        f"Reliability: ECE {ece:.3f}\n{describe(predictions)}", is_synthetic(predictions), 6.0, 6.4, (0.7, 0.6, 0.2)
+        f"Reliability: ECE {ece:.3f}\n{describe(predictions)}",
+        is_synthetic(predictions),
+        6.0,
+        6.4,
+        (0.7, 0.6, 0.2),
     )
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, label="perfectly calibrated")
@@ -155,7 +182,15 @@ def reliability_figure(predictions: pd.DataFrame) -> Figure:
     drawn = (
         bins["n"].groupby(np.minimum(bins.index, CALIBRATION_BINS - 1)).sum()
     )  # a probability of 1 with its neighbours
-    lower.bar(drawn.index * width, drawn, width, align="edge", color=COLOURS[5], edgecolor="black", linewidth=0.5)
+    lower.bar(
+        drawn.index * width,
+        drawn,
+        width,
+        align="edge",
+        color=COLOURS[5],
+        edgecolor="black",
+        linewidth=0.5,
+    )
     lower.set(xlabel="confidence (largest probability)", ylabel="pictures", xlim=(0, 1))
     return figure
 
@@ -169,14 +204,22 @@ def learning_curves_figure(history: pd.DataFrame, title: str, synthetic: bool) -
         synthetic: whether the data are.
     """
     figure = new_figure(title, synthetic, 10.5, 4.0, (0.7, 0.6, 0.2))
-    best = history.loc[history["val/f1_macro"].idxmax(), "epoch"] if history["val/f1_macro"].notna().any() else None
+    best = (
+        history.loc[history["val/f1_macro"].idxmax(), "epoch"]
+        if history["val/f1_macro"].notna().any()
+        else None
+    )
     figure.subplots_adjust(wspace=0.25)
     names = {"loss": "loss (cross entropy)", "accuracy": "accuracy", "f1_macro": "macro F1"}
     for axes, (metric, label) in zip(figure.subplots(1, 3), names.items(), strict=True):
         for split, colour, style in (("train", COLOURS[0], "-"), ("val", COLOURS[1], "--")):
-            axes.plot(history["epoch"], history[f"{split}/{metric}"], style, color=colour, label=split)
+            axes.plot(
+                history["epoch"], history[f"{split}/{metric}"], style, color=colour, label=split
+            )
         if best is not None:
-            axes.axvline(best, color="0.5", linewidth=0.8, linestyle=":", label=f"best epoch ({best:.0f})")
+            axes.axvline(
+                best, color="0.5", linewidth=0.8, linestyle=":", label=f"best epoch ({best:.0f})"
+            )
         axes.set(xlabel="epoch", ylabel=label)
         axes.set_ylim(bottom=0) if metric == "loss" else axes.set_ylim(-0.02, 1.02)
         axes.grid(alpha=0.3)

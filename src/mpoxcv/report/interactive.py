@@ -26,9 +26,15 @@ def figures_of(group: Group) -> dict[str, go.Figure]:
 
 def confusion(group: Group) -> go.Figure:
     """Draw the summed confusion matrix: counts as text, each true class's shares as colour."""
-    classes, counts = group.content["classes"], np.array(group.content["confusion"]) / len(group.content["seeds"])
+    classes, counts = (
+        group.content["classes"],
+        np.array(group.content["confusion"]) / len(group.content["seeds"]),
+    )
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1e-12)
-    text = [[f"{c:.4g}<br>{s:.0%}" for c, s in zip(*row, strict=True)] for row in zip(counts, shares, strict=True)]
+    text = [
+        [f"{c:.4g}<br>{s:.0%}" for c, s in zip(*row, strict=True)]
+        for row in zip(counts, shares, strict=True)
+    ]
     heatmap = go.Heatmap(
         z=shares, x=classes, y=classes, text=text, texttemplate="%{text}", colorscale="Blues", zmin=0, zmax=1,
         colorbar={"title": "share of<br>true class", "thickness": 12},
@@ -50,7 +56,11 @@ def curves(group: Group, kind: str) -> go.Figure:
         if (found := curve(group.rows, name, kind)) is None:
             continue
         colour = COLOURS[number % len(COLOURS)]
-        by_run = [curve(part, name, kind) for _, part in group.rows.groupby("run")] if name == positive else []
+        by_run = (
+            [curve(part, name, kind) for _, part in group.rows.groupby("run")]
+            if name == positive
+            else []
+        )
         if len(bands := [_on_grid(*points[:2]) for points in by_run if points is not None]) > 1:
             mean, sd = np.mean(bands, axis=0), np.std(bands, axis=0, ddof=1)
             figure.add_trace(go.Scatter(
@@ -84,7 +94,9 @@ def reliability_bars(group: Group) -> go.Figure:
 
 def _diagonal(figure: go.Figure, name: str) -> go.Figure:
     grey = {"color": "#888", "width": 1}
-    return figure.add_trace(go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line=grey, name=name, hoverinfo="skip"))
+    return figure.add_trace(
+        go.Scatter(x=[0, 1], y=[0, 1], mode="lines", line=grey, name=name, hoverinfo="skip")
+    )
 
 
 def histories(group: Group) -> go.Figure:
@@ -94,7 +106,11 @@ def histories(group: Group) -> go.Figure:
         if run.history is None:
             continue
         for split, dash in (("train", "dot"), ("val", "solid")):
-            line = {"color": COLOURS[folds.index(run.fold) % len(COLOURS)], "dash": dash, "width": 1.5}
+            line = {
+                "color": COLOURS[folds.index(run.fold) % len(COLOURS)],
+                "dash": dash,
+                "width": 1.5,
+            }
             name = f"{split}, fold {run.fold}"
             figure.add_trace(go.Scatter(
                 x=run.history["epoch"], y=run.history[f"{split}/loss"], mode="lines", line=line, name=name,
@@ -108,7 +124,10 @@ def folds_figure(groups: list[Group]) -> go.Figure:
     figure = _figure(PRIMARY.replace("_", " "), "", 140 + 60 * len(groups))
     for number, group in enumerate(groups):
         colour = COLOURS[number % len(COLOURS)]
-        runs = [(f"fold {r.fold}, seed {r.seed}", r.metrics.get(f"test/{PRIMARY}")) for r in group.finished]
+        runs = [
+            (f"fold {r.fold}, seed {r.seed}", r.metrics.get(f"test/{PRIMARY}"))
+            for r in group.finished
+        ]
         figure.add_trace(go.Scatter(
             x=[value for _, value in runs], y=[group.name] * len(runs), mode="markers", text=[name for name, _ in runs],
             marker={"color": colour, "symbol": "circle-open", "size": 9}, showlegend=False, cliponaxis=False,

@@ -40,7 +40,13 @@ def write_report(summary: Summary, folder: str | os.PathLike[str]) -> None:
         latex = styled.format(escape="latex").format_index(escape="latex", axis="columns")
         write_atomically(folder / "tables" / f"{name}.tex", latex.to_latex(hrules=True))
     folds = [
-        {"group": g.name, "fold": r["fold"], "seed": r["seed"], "pictures": r["pictures"], **r["metrics"]}
+        {
+            "group": g.name,
+            "fold": r["fold"],
+            "seed": r["seed"],
+            "pictures": r["pictures"],
+            **r["metrics"],
+        }
         for g in summary.groups
         for r in g.content["runs"]
     ]
@@ -62,18 +68,27 @@ def write_report(summary: Summary, folder: str | os.PathLike[str]) -> None:
     page = environment.get_template("report.html.j2")
     write_atomically(
         folder / "report.html",
-        page.render(common, figures=_figures(summary), mistakes=_mistakes(summary), plotly_script=get_plotlyjs()),
+        page.render(
+            common,
+            figures=_figures(summary),
+            mistakes=_mistakes(summary),
+            plotly_script=get_plotlyjs(),
+        ),
     )
 
 
 def print_summary(summary: Summary, folder: Path) -> None:
     """Print the warnings, the results and the verdict in the terminal."""
     console = Console(markup=False, highlight=False)
-    table = Table(title="Cross-validation: pooled value (95 % interval over patients)", title_justify="left")
+    table = Table(
+        title="Cross-validation: pooled value (95 % interval over patients)", title_justify="left"
+    )
     results = tables_of(summary).get("results", pd.DataFrame())
     shown = ["model", *(NAMES[metric] for metric in HEADLINE[:2])]
     for column in shown:
-        table.add_column(column, justify="left" if column == "model" else "right", no_wrap=column != "model")
+        table.add_column(
+            column, justify="left" if column == "model" else "right", no_wrap=column != "model"
+        )
     for _, row in results.iterrows():
         table.add_row(*(visible(str(row[column])) for column in shown))
     if len(results):
@@ -93,11 +108,22 @@ def _figures(summary: Summary) -> dict[str, list[tuple[str, str]]]:
 
     def html(figure: Any) -> str:
         page = figure.to_html(
-            full_html=False, include_plotlyjs=False, config={"responsive": True, "displaylogo": False}
+            full_html=False,
+            include_plotlyjs=False,
+            config={"responsive": True, "displaylogo": False},
         )
-        return re.sub(r"\\u003c(?=/?a\b)", "&lt;", page, flags=re.IGNORECASE)  # plotly makes links of names
+        return re.sub(
+            r"\\u003c(?=/?a\b)", "&lt;", page, flags=re.IGNORECASE
+        )  # plotly makes links of names
 
-    found = {"": [("Every fold, and the pooled value with its interval", html(folds_figure(summary.groups)))]}
+    found = {
+        "": [
+            (
+                "Every fold, and the pooled value with its interval",
+                html(folds_figure(summary.groups)),
+            )
+        ]
+    }
     for group in summary.groups:
         found[group.name] = [(title, html(figure)) for title, figure in figures_of(group).items()]
     return found
@@ -114,7 +140,9 @@ def _mistakes(summary: Summary) -> dict[str, list[dict[str, str]]]:
                 "picture": thumbnail(files.get(row["image"]), THUMBNAIL),
                 "text": f"{row['image']}: called {row['prediction']} ({p:.2f}), fold {row['fold']}",
             }
-            for (_, row), p in zip(wrong.iterrows(), probabilities_of(wrong).max(1, initial=0), strict=True)
+            for (_, row), p in zip(
+                wrong.iterrows(), probabilities_of(wrong).max(1, initial=0), strict=True
+            )
         ]
     return found
 

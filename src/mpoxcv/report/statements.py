@@ -54,18 +54,30 @@ def warnings_of(summary: Summary) -> list[str]:
         found.append(f"Fold {problem['fold']} {problem['status']} ({options}): {problem['cause']}")
     for group in summary.groups:
         if any(
-            (run["audit"] or {}).get("choice") == "allow" and run["audit"]["leaks"] for run in group.content["runs"]
+            (run["audit"] or {}).get("choice") == "allow" and run["audit"]["leaks"]
+            for run in group.content["runs"]
         ):
-            found.append(f"{group.name}: trained on pictures that leak from Valid or Test (data.leaks=allow).")
+            found.append(
+                f"{group.name}: trained on pictures that leak from Valid or Test (data.leaks=allow)."
+            )
         if group.content["protocol"] == "pooled":
-            found.append(f"{group.name} LEAKS: all folds were pooled, so that its test pictures were trained on.")
+            found.append(
+                f"{group.name} LEAKS: all folds were pooled, so that its test pictures were trained on."
+            )
     protocols = {g.content["protocol"] for g in summary.groups}
     if len(protocols) > 1:
-        found.append("The groups come from different protocols: their numbers stand side by side and are not compared.")
+        found.append(
+            "The groups come from different protocols: their numbers stand side by side and are not compared."
+        )
     compared = {(c["one"], c["other"]) for c in summary.content["comparisons"]}
     for one, other in itertools.combinations(summary.groups, 2):
-        if one.content["protocol"] == other.content["protocol"] and (one.name, other.name) not in compared:
-            found.append(f"{one.name} and {other.name} differ in data, folds or classes, and are not compared.")
+        if (
+            one.content["protocol"] == other.content["protocol"]
+            and (one.name, other.name) not in compared
+        ):
+            found.append(
+                f"{one.name} and {other.name} differ in data, folds or classes, and are not compared."
+            )
     return found
 
 
@@ -94,9 +106,13 @@ def protocol_of(summary: Summary) -> list[str]:
     for content in (group.content for group in summary.groups):
         said += [sentence for sentence in [_selection(content)] if sentence not in said]
         coverage = content["coverage"]
-        lines = [f"Data: {content['data']}. {content['citation'] or f'Source and licence: {NOT_REPORTED}.'}"]
+        lines = [
+            f"Data: {content['data']}. {content['citation'] or f'Source and licence: {NOT_REPORTED}.'}"
+        ]
         lines.append(
-            f"Left out: {', '.join(content['excluded'])}." if content["excluded"] else "No picture was left out."
+            f"Left out: {', '.join(content['excluded'])}."
+            if content["excluded"]
+            else "No picture was left out."
         )
         if content["protocol"] != "pooled" and coverage["total"]:
             once = coverage["tested"] == coverage["total"] and not coverage["tested_twice"]
@@ -115,7 +131,9 @@ def _selection(content: Mapping[str, Any]) -> str:
     """Return which checkpoint was tested."""
     metric, end = content["monitor"]
     return (
-        f"The checkpoint with the {end} {metric} is tested once." if metric else "The last epoch's weights are tested."
+        f"The checkpoint with the {end} {metric} is tested once."
+        if metric
+        else "The last epoch's weights are tested."
     )
 
 
@@ -136,7 +154,9 @@ def _independence(content: Mapping[str, Any]) -> str:
         return f"{said}; no leak was found."
     kinds = ", ".join(f"{kind} {count}" for kind, count in counts.items())
     end = (
-        "THEY WERE TRAINED ON (data.leaks=allow)" if choice == "allow" else f"{dropped} training pictures were dropped"
+        "THEY WERE TRAINED ON (data.leaks=allow)"
+        if choice == "allow"
+        else f"{dropped} training pictures were dropped"
     )
     return f"{said}; found, in training pictures summed over the runs: {kinds}. {end}."
 
@@ -156,12 +176,18 @@ def gaps_of(summary: Summary) -> list[str]:
     if any(g.content["permuted_labels"] for g in summary.groups):
         gaps = [gap for gap in gaps if not gap.startswith("Negative control")]
     if any(len(g.content["seeds"]) < 3 for g in summary.groups):
-        gaps.append("Seeds: fewer than three, so that luck in training cannot be told from the folds' spread.")
+        gaps.append(
+            "Seeds: fewer than three, so that luck in training cannot be told from the folds' spread."
+        )
     for group in summary.groups:
         coverage, question = group.content["coverage"], group.content["mpox"]
         if question and question["unchosen"]:
             runs = ", ".join(question["unchosen"])
-            gaps.append(f"{group.name}: no threshold could be chosen on Valid, so that 0.5 was taken, in {runs}.")
+            gaps.append(
+                f"{group.name}: no threshold could be chosen on Valid, so that 0.5 was taken, in {runs}."
+            )
         if coverage["never_tested"]:
-            gaps.append(f"{group.name}: {coverage['never_tested']} of {coverage['total']} pictures are in no test set.")
+            gaps.append(
+                f"{group.name}: {coverage['never_tested']} of {coverage['total']} pictures are in no test set."
+            )
     return gaps

@@ -34,27 +34,41 @@ def tables_of(summary: Summary) -> dict[str, pd.DataFrame]:
     tables: dict[str, list[dict[str, str]]] = {name: [] for name in TITLES}
     for group in summary.groups:
         content = group.content
-        tables["results"].append({"model": group.name, "protocol": content["data"]} | _result_cells(content))
+        tables["results"].append(
+            {"model": group.name, "protocol": content["data"]} | _result_cells(content)
+        )
         if ensemble := content["ensemble"]:
             few, many = ensemble["networks"]
             networks = f"{few} networks" if few == many else f"{few} to {many} networks"
             name = f"{group.name}: a picture by the average of its {networks}"
-            tables["results"].append({"model": name, "protocol": content["data"]} | _result_cells(ensemble))
+            tables["results"].append(
+                {"model": name, "protocol": content["data"]} | _result_cells(ensemble)
+            )
         for name, values in content["baselines"].items():
             cells = {NAMES[metric]: interval(values[metric]) for metric in HEADLINE}
             row = {"model": f"{name} (baseline)", "protocol": content["data"]} | cells
             if row not in tables["results"]:  # of another model on the same pictures
                 tables["results"].append(row)
         for run in content["runs"]:
-            cells = {NAMES[metric]: number(run["metrics"].get(f"test/{metric}")) for metric in HEADLINE}
+            cells = {
+                NAMES[metric]: number(run["metrics"].get(f"test/{metric}")) for metric in HEADLINE
+            }
             sizes = {"pictures": str(run["pictures"]), "patients": str(run["patients"])}
             tables["folds"].append(
-                {"model": group.name, "fold": str(run["fold"]), "seed": str(run["seed"])} | sizes | cells
+                {"model": group.name, "fold": str(run["fold"]), "seed": str(run["seed"])}
+                | sizes
+                | cells
             )
         for name, values in content["per_class"].items():
             support = f"{values['support']:g}" + (" (few)" if values["few"] else "")
-            cells = {NAMES.get(k, k): interval(v) for k, v in values.items() if k not in ("support", "few")}
-            tables["per_class"].append({"model": group.name, "class": name, "pictures": support} | cells)
+            cells = {
+                NAMES.get(k, k): interval(v)
+                for k, v in values.items()
+                if k not in ("support", "few")
+            }
+            tables["per_class"].append(
+                {"model": group.name, "class": name, "pictures": support} | cells
+            )
         if content["mpox"]:
             cells = {
                 NAMES.get(k, k): interval(v)
@@ -63,17 +77,26 @@ def tables_of(summary: Summary) -> dict[str, pd.DataFrame]:
             }
             area = content["per_class"][content["mpox"]["class"]]["auroc"]
             row = {"model": group.name, "class": content["mpox"]["class"]}
-            row |= cells | {"AUROC": interval(area), "prevalence": number(content["mpox"]["prevalence"])}
-            tables["mpox"].append(row | {"thresholds": ", ".join(map(number, content["mpox"]["thresholds"]))})
+            row |= cells | {
+                "AUROC": interval(area),
+                "prevalence": number(content["mpox"]["prevalence"]),
+            }
+            tables["mpox"].append(
+                row | {"thresholds": ", ".join(map(number, content["mpox"]["thresholds"]))}
+            )
         calibration = content["calibration"]
-        cells = {NAMES[k]: " → ".join(map(number, calibration[k])) for k in ("ece", "brier", "log_loss")}
+        cells = {
+            NAMES[k]: " → ".join(map(number, calibration[k])) for k in ("ece", "brier", "log_loss")
+        }
         temperatures = ", ".join(f"{t:.2f}" for t in calibration["temperatures"])
         tables["calibration"].append({"model": group.name} | cells | {"temperatures": temperatures})
         tables["data"] += _data_rows(group, tables["data"])
         tables["origin"] += [_origin_row(group.name, run) for run in content["runs"]]
     for c in summary.content["comparisons"]:
         cells = {
-            f"difference in {NAMES[metric]} (p, Holm)": interval([c[metric][k] for k in ("difference", "low", "high")])
+            f"difference in {NAMES[metric]} (p, Holm)": interval(
+                [c[metric][k] for k in ("difference", "low", "high")]
+            )
             + f" (p = {number(c[metric]['p_holm'])})"
             for metric in HEADLINE
         }
@@ -104,14 +127,19 @@ def _data_rows(group: Group, before: Sequence[Mapping[str, str]]) -> list[dict[s
             key = {"data": group.content["data"], "fold": str(run["fold"]), "split": split}
             if tuple(key.values()) not in known:
                 known.add(tuple(key.values()))
-                cells = {n: f"{c['pictures']} ({c['copies']}; {c['patients']})" for n, c in classes.items()}
+                cells = {
+                    n: f"{c['pictures']} ({c['copies']}; {c['patients']})"
+                    for n, c in classes.items()
+                }
                 rows.append(key | cells)
     return rows
 
 
 def _origin_row(name: str, run: Mapping[str, Any]) -> dict[str, str]:
     git, packages = run["git"] or {}, run["packages"]
-    versions = ", ".join(f"{p} {packages[p]}" for p in ("mpoxcv", "torch", "lightning") if packages.get(p))
+    versions = ", ".join(
+        f"{p} {packages[p]}" for p in ("mpoxcv", "torch", "lightning") if packages.get(p)
+    )
     return {
         "model": name, "fold": str(run["fold"]), "seed": str(run["seed"]), "data": (run["fingerprint"] or NOT_REPORTED)[:12],
         "commit": (str(git.get("commit", NOT_REPORTED))[:12] + (" (changed)" if git.get("changed") else "")),

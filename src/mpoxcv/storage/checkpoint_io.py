@@ -45,7 +45,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_atomically(path, buffer.getbuffer())
 
     def load_checkpoint(
-        self, path: str | os.PathLike[str], map_location: Any = None, weights_only: bool | None = None
+        self,
+        path: str | os.PathLike[str],
+        map_location: Any = None,
+        weights_only: bool | None = None,
     ) -> dict[str, Any]:
         """Load a checkpoint of tensors and plain values, whatever ``weights_only`` says; UserError for any other file."""
         try:
@@ -56,16 +59,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             # a path and no address, which Lightning's own way would fetch
             checkpoint = torch.load(Path(path), map_location, weights_only=True)
         except Exception as error:  # torch and zipfile raise a dozen kinds for damaged files
-            reason = "it is damaged, no checkpoint at all, or holds more than tensors and plain values"
+            reason = (
+                "it is damaged, no checkpoint at all, or holds more than tensors and plain values"
+            )
             first = next(iter(str(error).splitlines()), type(error).__name__)
             raise UserError(f"The checkpoint {path} cannot be read: {reason} ({first}).") from None
         weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-        if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
-            raise UserError(f"{path} is not a checkpoint of a run: it holds no state_dict of tensors.")
-        if wrong := [key for key, kind in KINDS.items() if not isinstance(checkpoint.get(key, kind()), kind)]:
-            raise UserError(f"{path} is not a checkpoint of a run: its {wrong[0]} is no {KINDS[wrong[0]].__name__}.")
+        if not isinstance(weights, dict) or not all(
+            isinstance(value, torch.Tensor) for value in weights.values()
+        ):
+            raise UserError(
+                f"{path} is not a checkpoint of a run: it holds no state_dict of tensors."
+            )
+        if wrong := [
+            key for key, kind in KINDS.items() if not isinstance(checkpoint.get(key, kind()), kind)
+        ]:
+            raise UserError(
+                f"{path} is not a checkpoint of a run: its {wrong[0]} is no {KINDS[wrong[0]].__name__}."
+            )
         classes = checkpoint.get("hyper_parameters", {}).get("classes") or []
-        if not isinstance(classes, list | tuple) or not all(isinstance(name, str) for name in classes):
+        if not isinstance(classes, list | tuple) or not all(
+            isinstance(name, str) for name in classes
+        ):
             raise UserError(f"{path} is not a checkpoint of a run: its classes are no names.")
         return checkpoint
 

@@ -36,7 +36,9 @@ def write_csv(path: str | os.PathLike[str], table: Any, **options: Any) -> None:
 
 def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
     """Write JSON; numbers that are not finite become null, which every JSON reader takes."""
-    write_atomically(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(
+        path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    )
 
 
 def _finite(value: Any) -> Any:
@@ -63,7 +65,11 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, float | None]:
     """Return the numbers of metrics.json, null for those that are not finite; what is no number is left out."""
-    return {k: v for k, v in read_json(path).items() if v is None or (isinstance(v, int | float) and abs(v) < 1e300)}
+    return {
+        k: v
+        for k, v in read_json(path).items()
+        if v is None or (isinstance(v, int | float) and abs(v) < 1e300)
+    }
 
 
 def write_linked(paths: Sequence[Path], content: bytes) -> None:

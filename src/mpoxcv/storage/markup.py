@@ -24,7 +24,11 @@ def markdown(text: object) -> str:
 def folder_name(text: str) -> str:
     """Return a name for one folder that every system takes, which differs for different texts."""
     name = re.sub(r"[^\w=,.+ ()\[\]-]", "_", text)
-    if name == text.replace("/", "_") and len(name.encode()) <= 150 and not name.startswith((".", "-")):
+    if (
+        name == text.replace("/", "_")
+        and len(name.encode()) <= 150
+        and not name.startswith((".", "-"))
+    ):
         return name
     return f"{name.lstrip('.-')[:60]}_{hashlib.blake2b(text.encode(errors='replace'), digest_size=4).hexdigest()}"
 

@@ -41,12 +41,23 @@ def read_plain(file: Path) -> Any:
                 raise ValueError(f"it has the tag {event.tag}")
             if isinstance(event, yaml.ScalarEvent) and not depth:
                 raise ValueError("it is a single value")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
+                event, yaml.CollectionEndEvent
+            )
             if depth > MAX_DEPTH:
                 raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
         loaded = OmegaConf.to_container(OmegaConf.create(text))
-    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError, TypeError) as error:
-        raise UserError(f"{file} is refused, since it is no plain config of a run: {error}") from None
+    except (
+        yaml.YAMLError,
+        OmegaConfBaseException,
+        ValueError,
+        RecursionError,
+        OSError,
+        TypeError,
+    ) as error:
+        raise UserError(
+            f"{file} is refused, since it is no plain config of a run: {error}"
+        ) from None
     return loaded
 
 
@@ -75,7 +86,9 @@ def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
             )
     config = OmegaConf.create(plain)
     if _size(plain) > MAX_VALUES:
-        raise UserError(f"{file} is refused: its interpolations go in circles or swell without bounds.")
+        raise UserError(
+            f"{file} is refused: its interpolations go in circles or swell without bounds."
+        )
     return config
 
 
@@ -95,14 +108,18 @@ def instantiable(config: DictConfig, key: str, file: Path, trust: Sequence[str] 
         node = config.get(key)
         part = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else None
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{file} is refused: its {key} cannot be read: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            f"{file} is refused: its {key} cannot be read: {str(error).splitlines()[0]}"
+        ) from None
     if not isinstance(part, dict) or "_target_" not in part:
         raise UserError(f"{file} is refused: its {key} holds no _target_.")
     if any("${" in text for text in _nodes(part, str)):
         raise UserError(f"{file} is refused: its {key} interpolates what an interpolation gave.")
     for called in (node for node in _nodes(part, dict) if "_target_" in node):
         fetched = called["_target_"] == "hydra.utils.get_object"
-        named, known = (called.get("path"), ALLOWED_OBJECT) if fetched else (called["_target_"], ALLOWED)
+        named, known = (
+            (called.get("path"), ALLOWED_OBJECT) if fetched else (called["_target_"], ALLOWED)
+        )
         trusted = any(str(named) == name or str(named).startswith(f"{name}.") for name in trust)
         if not (isinstance(named, str) and (known.fullmatch(named) or trusted)):
             raise UserError(
@@ -116,7 +133,13 @@ def _nodes(node: Any, kind: type) -> Iterator[Any]:
     """Yield what is of a kind: the node itself, and keys and values below it."""
     if isinstance(node, kind):
         yield node
-    below = chain.from_iterable(node.items()) if isinstance(node, dict) else node if isinstance(node, list) else ()
+    below = (
+        chain.from_iterable(node.items())
+        if isinstance(node, dict)
+        else node
+        if isinstance(node, list)
+        else ()
+    )
     for inner in below:
         yield from _nodes(inner, kind)
 
@@ -134,7 +157,12 @@ def _size(plain: dict[str, Any]) -> float:
     def size(node: Any) -> float:
         if isinstance(node, str):
             return 1 + len(node) / 100 + sum(map(referred, REFERENCE.findall(node)))
-        return 1 + sum(map(size, node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()))
+        return 1 + sum(
+            map(
+                size,
+                node.values() if isinstance(node, dict) else node if isinstance(node, list) else (),
+            )
+        )
 
     try:
         return size(plain)

@@ -22,7 +22,14 @@ from mpoxcv.training.metrics import classification_metrics
 
 PROGRESS_BAR = ("train/loss", "val/loss", "val/f1_macro")
 PLATEAU_MONITOR = "val/loss"
-COMPILE_MODES = (True, False, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
+COMPILE_MODES = (
+    True,
+    False,
+    "default",
+    "reduce-overhead",
+    "max-autotune",
+    "max-autotune-no-cudagraphs",
+)
 DEFAULT_OPTIMIZER = functools.partial(torch.optim.AdamW, lr=1e-3)
 
 
@@ -81,25 +88,37 @@ class LesionClassifier(L.LightningModule):
             raise UserError(
                 f"classifier.class_weights={class_weights} is not one of null, balanced, or a list of numbers."
             )
-        if not isinstance(class_weights, str) and class_weights is not None and len(class_weights) != len(classes):
+        if (
+            not isinstance(class_weights, str)
+            and class_weights is not None
+            and len(class_weights) != len(classes)
+        ):
             raise UserError(
                 f"classifier.class_weights has {len(class_weights)} numbers for {len(classes)} classes: {', '.join(classes)}."
             )
         if not 0 <= label_smoothing < 1:
-            raise UserError(f"classifier.label_smoothing={label_smoothing} should be at least 0 and below 1.")
+            raise UserError(
+                f"classifier.label_smoothing={label_smoothing} should be at least 0 and below 1."
+            )
         if compile not in COMPILE_MODES:
-            raise UserError(f"classifier.compile={compile} is not one of true, false, {', '.join(COMPILE_MODES[2:])}.")
+            raise UserError(
+                f"classifier.compile={compile} is not one of true, false, {', '.join(COMPILE_MODES[2:])}."
+            )
         self.network = network.to(memory_format=torch.channels_last)
         self.classes = [str(name) for name in classes]
         self.optimizer, self.scheduler = optimizer, scheduler
-        self.class_weights = class_weights if isinstance(class_weights, str | None) else list(class_weights)
+        self.class_weights = (
+            class_weights if isinstance(class_weights, str | None) else list(class_weights)
+        )
         self.label_smoothing, self.seed = label_smoothing, seed
         self.outputs: dict[str, SplitOutputs] = {}
         self.metrics: dict[str, dict[str, float]] = {}
         self.history: list[dict[str, float]] = []
         self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
         self._weight: Tensor | None
-        self.register_buffer("_weight", None, persistent=False)  # so that it is where the network is
+        self.register_buffer(
+            "_weight", None, persistent=False
+        )  # so that it is where the network is
         if compile:
             self.network.compile(mode=compile if isinstance(compile, str) else None)
         # plain values: checkpoints are read with weights_only
@@ -115,7 +134,9 @@ class LesionClassifier(L.LightningModule):
         if weights == "balanced":
             datamodule = getattr(self.trainer, "datamodule", None)
             if datamodule is None or not hasattr(datamodule, "class_counts"):
-                raise UserError("classifier.class_weights=balanced needs a DataModule with class_counts().")
+                raise UserError(
+                    "classifier.class_weights=balanced needs a DataModule with class_counts()."
+                )
             counts = torch.tensor(datamodule.class_counts(), dtype=torch.float32)
             self._weight = counts.sum() / (len(counts) * counts)
         elif weights is not None:
@@ -124,7 +145,9 @@ class LesionClassifier(L.LightningModule):
     def loss(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
         """Cross entropy with class weights and label smoothing, as in ``torch.nn.CrossEntropyLoss``."""
         weight = None if self._weight is None else self._weight.to(logits)
-        return F.cross_entropy(logits, labels, weight, reduction=reduction, label_smoothing=self.label_smoothing)
+        return F.cross_entropy(
+            logits, labels, weight, reduction=reduction, label_smoothing=self.label_smoothing
+        )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
         seed = mix(self.seed, self.current_epoch, batch_idx, 1 + self.global_rank)
@@ -139,7 +162,11 @@ class LesionClassifier(L.LightningModule):
             return self.loss(logits, batch["label"])
         # Shares of a batch may differ in size: divide by the whole batch's weight; DDP then averages over processes.
         labels = batch["label"]
-        total = logits.new_tensor(len(labels)) if self._weight is None else self._weight.to(logits)[labels].sum()
+        total = (
+            logits.new_tensor(len(labels))
+            if self._weight is None
+            else self._weight.to(logits)[labels].sum()
+        )
         torch.distributed.all_reduce(total)
         return self.loss(logits, labels, "sum") * self.trainer.world_size / total
 
@@ -174,7 +201,9 @@ class LesionClassifier(L.LightningModule):
     def _step(self, batch: Batch) -> Tensor:
         logits = self(batch["image"])
         kept = logits.detach()
-        if self.network._compiled_call_impl is not None:  # the next step's CUDA graph may write over it
+        if (
+            self.network._compiled_call_impl is not None
+        ):  # the next step's CUDA graph may write over it
             kept = kept.clone()
         self._steps.append((kept, batch["label"], batch["index"]))
         return logits
@@ -184,7 +213,11 @@ class LesionClassifier(L.LightningModule):
         self.outputs[split] = outputs
         values = {"loss": self.loss(outputs.logits, outputs.labels).item()}
         values |= classification_metrics(outputs.logits.softmax(1), outputs.labels, self.classes)
-        named = {f"{split}/{name}": value for name, value in values.items() if split == "test" or "/" not in name}
+        named = {
+            f"{split}/{name}": value
+            for name, value in values.items()
+            if split == "test" or "/" not in name
+        }
         self.metrics[split] = named
         fitting = self.trainer.state.fn == TrainerFn.FITTING
         if fitting:
@@ -196,7 +229,12 @@ class LesionClassifier(L.LightningModule):
 
     def _remember(self, values: dict[str, float]) -> None:
         if not self.history or self.history[-1]["epoch"] != self.current_epoch:
-            self.history.append({"epoch": self.current_epoch, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]})
+            self.history.append(
+                {
+                    "epoch": self.current_epoch,
+                    "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+                }
+            )
         self.history[-1] |= values
 
     def _gather(self) -> SplitOutputs:
@@ -217,8 +255,13 @@ class LesionClassifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Build what the arguments ask for, in Lightning's form."""
         optimizer = self.optimizer(self.network.parameters())
-        if inspect.signature(optimizer.step).parameters["closure"].default is inspect.Parameter.empty:
-            raise UserError(f"{type(optimizer).__name__} computes a step's loss several times, which is not supported.")
+        if (
+            inspect.signature(optimizer.step).parameters["closure"].default
+            is inspect.Parameter.empty
+        ):
+            raise UserError(
+                f"{type(optimizer).__name__} computes a step's loss several times, which is not supported."
+            )
         if self.scheduler is None:
             return optimizer
         scheduler = self.scheduler(optimizer)
@@ -247,11 +290,14 @@ class LesionClassifier(L.LightningModule):
                 f"The checkpoint was trained on the classes [{', '.join(classes)}], and these are [{', '.join(self.classes)}]."
             )
         ours = {name: tuple(value.shape) for name, value in self.state_dict().items()}
-        theirs = {name: tuple(value.shape) for name, value in checkpoint.get("state_dict", {}).items()}
+        theirs = {
+            name: tuple(value.shape) for name, value in checkpoint.get("state_dict", {}).items()
+        }
         if ours != theirs:
             names = [n for n in dict.fromkeys([*ours, *theirs]) if ours.get(n) != theirs.get(n)]
             rows = [
-                f"  {n}: {theirs.get(n, 'absent')} in the checkpoint, {ours.get(n, 'absent')} here" for n in names[:5]
+                f"  {n}: {theirs.get(n, 'absent')} in the checkpoint, {ours.get(n, 'absent')} here"
+                for n in names[:5]
             ]
             raise UserError(
                 f"The checkpoint holds another network than {type(self.network).__name__} ({len(names)} differences):\n"

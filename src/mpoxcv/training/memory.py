@@ -25,7 +25,9 @@ def peak_mib() -> int | None:
         return None
     import resource  # not on Windows
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024**2 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (
+        1024**2 if sys.platform == "darwin" else 1024
+    )
 
 
 def _glibc() -> ctypes.CDLL | None:

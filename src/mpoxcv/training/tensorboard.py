@@ -106,7 +106,9 @@ def add_png(writer: SummaryWriter, tag: str, file: Path, step: int) -> None:
     with Image.open(file) as header:
         size = {"width": header.width, "height": header.height}
     image = Summary.Image(**size, colorspace=len("RGBA"), encoded_image_string=file.read_bytes())
-    writer._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
+    writer._get_file_writer().add_summary(
+        Summary(value=[Summary.Value(tag=tag, image=image)]), step
+    )
 
 
 def split_and_tag(name: str) -> tuple[str, str]:

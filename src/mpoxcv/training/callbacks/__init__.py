@@ -7,4 +7,12 @@ from mpoxcv.training.callbacks.provenance import Provenance
 from mpoxcv.training.callbacks.results import Results
 from mpoxcv.training.callbacks.within_epoch import WithinEpochCheckpoint
 
-__all__ = ["Baselines", "Figures", "History", "Provenance", "Results", "SamplePictures", "WithinEpochCheckpoint"]
+__all__ = [
+    "Baselines",
+    "Figures",
+    "History",
+    "Provenance",
+    "Results",
+    "SamplePictures",
+    "WithinEpochCheckpoint",
+]

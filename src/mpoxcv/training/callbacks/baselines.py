@@ -39,7 +39,11 @@ def baseline_predictions(datamodule: MSLDDataModule) -> pd.DataFrame:
 
     classes = datamodule.classes
     train = datamodule.table("train")
-    own = ~train["augmented"].to_numpy() if not train["augmented"].all() else np.ones(len(train), bool)
+    own = (
+        ~train["augmented"].to_numpy()
+        if not train["augmented"].all()
+        else np.ones(len(train), bool)
+    )
     labels = train["label"].to_numpy()[own]
     shares = np.bincount(labels, minlength=len(classes)) / len(labels)
     network = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
@@ -48,8 +52,13 @@ def baseline_predictions(datamodule: MSLDDataModule) -> pd.DataFrame:
     for split in ("val", "test"):
         table = datamodule.table(split)
         learnt = np.zeros((len(table), len(classes)))
-        learnt[:, network.classes_] = network.predict_proba(colour_histograms(datamodule.pictures(split)))
-        for model, probabilities in ((MAJORITY, np.tile(shares, (len(table), 1))), (COLOURS, learnt)):
+        learnt[:, network.classes_] = network.predict_proba(
+            colour_histograms(datamodule.pictures(split))
+        )
+        for model, probabilities in (
+            (MAJORITY, np.tile(shares, (len(table), 1))),
+            (COLOURS, learnt),
+        ):
             rows = rows_of(datamodule, table, probabilities.astype(np.float32))
             rows.insert(0, "model", model)
             parts.append(rows)
@@ -59,4 +68,6 @@ def baseline_predictions(datamodule: MSLDDataModule) -> pd.DataFrame:
 def colour_histograms(pictures: np.ndarray) -> np.ndarray:
     """Return each picture's histogram of red, green and blue: float (N, 3 * 8) from uint8 (N, S, S, 3)."""
     bins = pictures.reshape(len(pictures), -1, 3) // (256 // COLOUR_BINS)
-    return np.stack([(bins == level).mean(1) for level in range(COLOUR_BINS)], axis=1).reshape(len(pictures), -1)
+    return np.stack([(bins == level).mean(1) for level in range(COLOUR_BINS)], axis=1).reshape(
+        len(pictures), -1
+    )

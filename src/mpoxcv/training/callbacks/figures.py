@@ -66,11 +66,18 @@ class SamplePictures(L.Callback):
             rows: list[int | None] = []
             for label in range(len(datamodule.classes)):
                 of_class = np.flatnonzero(table["label"] == label)
-                chosen = np.linspace(0, len(of_class) - 1, min(self.per_class, len(of_class))).astype(int)
+                chosen = np.linspace(
+                    0, len(of_class) - 1, min(self.per_class, len(of_class))
+                ).astype(int)
                 rows += [*of_class[chosen].tolist(), *[None] * (self.per_class - len(chosen))]
             sheet = contact_sheet(
                 [None if row is None else datamodule.cached_picture(split, row) for row in rows],
-                ["" if row is None else f"{table['class'][row]}\n{Path(table['image'][row]).name}" for row in rows],
+                [
+                    ""
+                    if row is None
+                    else f"{table['class'][row]}\n{Path(table['image'][row]).name}"
+                    for row in rows
+                ],
                 f"{datamodule.source}, fold {datamodule.fold}, {split}: {len(table)} pictures\n"
                 f"as the network gets them, {datamodule.image_size} x {datamodule.image_size} pixels",
                 datamodule.synthetic,

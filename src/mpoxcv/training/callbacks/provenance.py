@@ -86,7 +86,9 @@ class Provenance(L.Callback):
             self._compare_data(trainer.datamodule)  # type: ignore[attr-defined]
         self._stage_ends(trainer, "score", "finished")
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:  # noqa: D102
+    def on_exception(  # noqa: D102
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         if isinstance(exception, KeyboardInterrupt | SystemExit):
             self._stage_ends(trainer, "interrupted", "interrupted")
             return
@@ -120,7 +122,9 @@ class Provenance(L.Callback):
         }
         device = trainer.strategy.root_device
         name = (
-            torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+            torch.cuda.get_device_name(device)
+            if device.type == "cuda"
+            else platform.processor() or platform.machine()
         )
         self.content["accelerator"] = {
             "type": device.type,
@@ -152,7 +156,11 @@ def _takes_own_kernels(trainer: L.Trainer) -> bool:
     """Return whether the network convolves by ``mpoxcv.models.kernels``, where there are any."""
     network = getattr(trainer.lightning_module, "network", None)
     compiled = getattr(network, "_compiled_call_impl", None) is not None
-    plain = trainer.strategy.root_device.type == "cpu" and str(trainer.precision) == "32-true" and not compiled
+    plain = (
+        trainer.strategy.root_device.type == "cpu"
+        and str(trainer.precision) == "32-true"
+        and not compiled
+    )
     return plain and getattr(network, "own_kernels", False)
 
 
@@ -168,8 +176,14 @@ def git_state() -> dict[str, Any] | None:
     """Return the commit of the code that runs and whether its files differ from it; None outside a checkout."""
     command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:
-        told = subprocess.run(command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True).stdout
+        told = subprocess.run(
+            command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True
+        ).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
     commit = re.search(r"^# branch\.oid (\w+)$", told, re.MULTILINE)
-    return {"commit": commit[1], "changed": bool(re.search(r"^[^#]", told, re.MULTILINE))} if commit else None
+    return (
+        {"commit": commit[1], "changed": bool(re.search(r"^[^#]", told, re.MULTILINE))}
+        if commit
+        else None
+    )

@@ -44,13 +44,17 @@ class Results(L.Callback):
             write_json(self.folder / "metrics.json", self.metrics)
 
 
-def predictions_table(datamodule: MSLDDataModule, split: str, outputs: SplitOutputs) -> pd.DataFrame:
+def predictions_table(
+    datamodule: MSLDDataModule, split: str, outputs: SplitOutputs
+) -> pd.DataFrame:
     """Return the rows of predictions.csv (see ``mpoxcv.evaluation.predictions``) for a split's outputs."""
     table = datamodule.table(split).iloc[outputs.index.numpy()]
     return rows_of(datamodule, table, outputs.logits.softmax(1).numpy())
 
 
-def rows_of(datamodule: MSLDDataModule, table: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
+def rows_of(
+    datamodule: MSLDDataModule, table: pd.DataFrame, probabilities: np.ndarray
+) -> pd.DataFrame:
     """Return the rows of predictions.csv for rows of a split's table and their probabilities, float32 (n, C)."""
     keys = {
         "image": table["image"].to_numpy(),
@@ -61,4 +65,6 @@ def rows_of(datamodule: MSLDDataModule, table: pd.DataFrame, probabilities: np.n
         "label": table["class"].to_numpy(),
         "prediction": np.array(datamodule.classes)[probabilities.argmax(1)],
     }
-    return pd.DataFrame(keys | {f"p_{name}": probabilities[:, i] for i, name in enumerate(datamodule.classes)})
+    return pd.DataFrame(
+        keys | {f"p_{name}": probabilities[:, i] for i, name in enumerate(datamodule.classes)}
+    )
