@@ -17,7 +17,7 @@ PATTERN = r"(?P<original>(?P<patient>[A-Za-z]+_\d+)_\d+)(?P<copy>_.+)?"
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
-    """An index with the published counts: the synthetic tree's, its one copy a picture taken 14 times."""
+    """An index with the published counts: the synthetic tree's, its one copy a picture 14 times."""
     root = tmp_path_factory.mktemp("check") / "set"
     write_synthetic(root, size=16, copies=1)
     table = index_folds(root, CLASSES, PATTERN)

@@ -1,4 +1,4 @@
-"""Fetching leaves a whole data set or nothing, whatever the network, the archive or the user does."""
+"""Fetching leaves a whole data set or nothing, whatever the network, archive or user does."""
 
 import errno
 import io

@@ -84,7 +84,8 @@ def test_what_it_makes_is_what_the_index_reads(source, tmp_path, augment, capsys
     for path, image in zip(originals["path"], originals["image"], strict=True):
         assert (output / path).read_bytes() == (source / image).read_bytes()
 
-    # each copy's original is in Train of the same fold, with the same class and patient; two copies of each
+    # each copy's original is in Train of the same fold, with the same class and patient;
+    # two copies of each
     train = originals[originals["split"] == "train"]
     both = ["fold", "class", "original", "patient"]
     counts = copies.groupby(both).size()

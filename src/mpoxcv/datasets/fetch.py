@@ -7,10 +7,8 @@ import shutil
 import tempfile
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any
 from urllib.error import URLError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, build_opener
+from urllib.request import BaseHandler, Request, build_opener
 
 from filelock import FileLock, Timeout
 from rich.progress import track
@@ -20,25 +18,25 @@ from mpoxcv.errors import UserError
 from mpoxcv.pictures.tree import find_fold_folders
 
 KAGGLE_SLUG = "joydippaul/mpox-skin-lesion-dataset-version-20-msld-v20"
-TIMEOUT = 60  # seconds without a byte
+# seconds without a byte
+TIMEOUT = 60
 BROWSER = "Get the archive in a browser and give source=ARCHIVE.zip"
 
 
 def fetch(source: str, root: str | os.PathLike[str]) -> None:
     """Fetch the data set into ``root``; do nothing if one is there.
 
-    Everything happens in a folder ``<root>.partial-…`` beside ``root``, renamed at the end and removed on
-    failure, so ``root`` never holds half a data set. A lock, ``<root>.lock``, keeps a second process out.
-
-    Args:
-        source: ``kaggle``, an http(s) URL of a zip archive, or the path of one.
-        root: the data set's folder; empty, or not there yet.
+    Everything happens in a folder ``<root>.partial-…`` beside ``root``, renamed at the end and
+    removed on failure, so ``root`` never holds half a data set. A lock, ``<root>.lock``, keeps a
+    second process out. ``source`` is ``kaggle``, an http(s) URL of a zip archive, or the path of
+    one; ``root`` is empty, or not there yet.
 
     Raises:
-        UserError: ``root`` holds something else; the source cannot be had, or is not the data set, whole.
+        UserError: ``root`` holds something else; the source cannot be had, or is no whole data set.
         OSError: the disk is full, or cannot be written to.
     """
-    root = Path(root).resolve()  # so that a link to another disk stays one
+    # resolved, so that a link to another disk stays one
+    root = Path(root).resolve()
     if _is_there(root):
         return
     root.parent.mkdir(parents=True, exist_ok=True)
@@ -46,8 +44,10 @@ def fetch(source: str, root: str | os.PathLike[str]) -> None:
         with FileLock(f"{root}.lock", timeout=0):
             if _is_there(root):
                 return
+            # since we hold the lock, what others left is of killed processes
             for leftover in root.parent.glob(f"{glob.escape(root.name)}.partial-*"):
-                shutil.rmtree(leftover)  # of a killed process, since we hold the lock
+                shutil.rmtree(leftover)
+
             partial = Path(tempfile.mkdtemp(prefix=f"{root.name}.partial-", dir=root.parent))
             try:
                 _fetch_into(partial, source)
@@ -55,9 +55,8 @@ def fetch(source: str, root: str | os.PathLike[str]) -> None:
             finally:
                 shutil.rmtree(partial, ignore_errors=True)
     except Timeout:
-        raise UserError(
-            f"Another process is fetching into {root}. Wait until it has ended."
-        ) from None
+        busy = f"Another process is fetching into {root}"
+        raise UserError(f"{busy}. Wait until it has ended.") from None
     print(f"Fetched into {root}")
 
 
@@ -75,21 +74,21 @@ def _is_there(root: Path) -> bool:
         print(f"Nothing to fetch: there is a data set in {root}")
         return True
     if root.is_mount():
-        raise UserError(
-            f"{root} is a mount point. Give a folder in it: data.root={root / 'msld_v2'}"
-        )
+        example = root / "msld_v2"
+        raise UserError(f"{root} is a mount point. Give a folder in it: data.root={example}")
     return False
 
 
 def _fetch_into(partial: Path, source: str) -> None:
     """Fetch into ``partial/data``."""
-    data, archive = partial / "data", Path(source)
+    data = partial / "data"
     data.mkdir()
+    archive = Path(source)
+    if "://" in source:
+        archive = partial / "download.zip"
+        download(source, archive)
     if source == "kaggle":
         _copy_from_kaggle(data)
-    elif "://" in source:
-        download(source, partial / "download.zip")
-        unpack(partial / "download.zip", data, source)
     elif archive.is_file():
         unpack(archive, data, source)
     else:
@@ -110,12 +109,12 @@ def _copy_from_kaggle(data: Path) -> None:
     try:
         import kagglehub
     except ImportError:
-        raise UserError(
-            'source=kaggle needs the package kagglehub: pip install "mpoxcv[kaggle]"'
-        ) from None
+        remedy = 'pip install "mpoxcv[kaggle]"'
+        raise UserError(f"source=kaggle needs the package kagglehub: {remedy}") from None
+    # it raises errors of its own, those of requests, and others
     try:
         folder = Path(kagglehub.dataset_download(KAGGLE_SLUG))
-    except Exception as error:  # its own kinds, those of requests, and others
+    except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise
         raise UserError(
@@ -123,6 +122,7 @@ def _copy_from_kaggle(data: Path) -> None:
             "Check the network, and if it asks for an account, your key (https://www.kaggle.com/settings).\n"
             f"Or go to https://www.kaggle.com/datasets/{KAGGLE_SLUG}\n{BROWSER}"
         ) from None
+
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in track(files, f"Copying {len(files)} files", transient=True):
         target = data / path.relative_to(folder)
@@ -135,45 +135,34 @@ def download(url: str, file: Path) -> None:
     """Download a zip archive by http or https, with a progress bar.
 
     Raises:
-        UserError: another scheme, an error or no answer, something else than a zip archive, or too few bytes.
+        UserError: another scheme, an error or no answer, no zip archive, or too few or many bytes.
     """
-    _require_http(url)
+    opener = build_opener(_HttpOnly)
     size = 0
     try:
-        with (
-            build_opener(_Redirect).open(url, timeout=TIMEOUT) as response,
-            file.open("wb") as stream,
-            progress() as bar,
-        ):
-            expected, task = response.length, bar.add_task("Downloading", total=response.length)
-            while chunk := response.read(CHUNK):
-                if not size and not chunk.startswith(b"PK"):
-                    kind = response.headers.get_content_type()
-                    raise UserError(
-                        f"{url} is no zip archive but {kind}. Does it ask for a login? {BROWSER}"
-                    )
-                if (size := size + len(chunk)) > MAX_BYTES:
+        with opener.open(url, timeout=TIMEOUT) as reply, file.open("wb") as out, progress() as bar:
+            expected = reply.length
+            task = bar.add_task("Downloading", total=expected)
+            while chunk := reply.read(CHUNK):
+                if size == 0 and not chunk.startswith(b"PK"):
+                    kind = f"no zip archive but {reply.headers.get_content_type()}"
+                    raise UserError(f"{url} is {kind}. Does it ask for a login? {BROWSER}")
+                size += len(chunk)
+                if size > MAX_BYTES:
                     raise UserError(f"{url} is larger than {MAX_BYTES} bytes.")
-                stream.write(chunk)
+                out.write(chunk)
                 bar.advance(task, len(chunk))
     except (URLError, HTTPException, ConnectionError, TimeoutError, ValueError) as error:
         raise UserError(f"{url} cannot be fetched: {error}") from None
     if size < (expected or 1):
-        raise UserError(
-            f"{url} broke off after {size} of {expected or 'unknown'} bytes. Try again."
-        )
+        total = expected or "unknown"
+        raise UserError(f"{url} broke off after {size} of {total} bytes. Try again.")
 
 
-def _require_http(url: str) -> None:
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise UserError(f"{url} is refused: a URL should begin with https:// or http://")
+class _HttpOnly(BaseHandler):
+    """Refuses any other address, also one that a server sends on to."""
 
-
-class _Redirect(HTTPRedirectHandler):
-    """Goes from one address to the next, never to ftp."""
-
-    def redirect_request(
-        self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
-    ) -> Any:
-        _require_http(newurl)
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+    def default_open(self, request: Request) -> None:
+        if request.type not in ("http", "https"):
+            url = request.full_url
+            raise UserError(f"{url} is refused: a URL should begin with https:// or http://")

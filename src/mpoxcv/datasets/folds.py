@@ -1,21 +1,22 @@
-"""Folds made anew by patient and class, from a table of pictures; nothing here reads or writes a file."""
+"""Folds made anew by patient and class, from a table of pictures, and the folders they go into."""
 
 import hashlib
 import re
 import warnings
 from collections import Counter
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
 import pandas as pd
 
 from mpoxcv.errors import UserError, shorten
-from mpoxcv.pictures.tree import SPLITS, compile_name_pattern
+from mpoxcv.pictures.tree import FOLDERS, SPLITS, compile_name_pattern
 
 
 def assign_folds(table: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.DataFrame:
-    """Split pictures by patient: test sets that tile the data, and from the rest a tenth of the data for val.
+    """Split pictures by patient: test sets that tile the data, and a tenth of the data for val.
 
-    The result hangs on the pictures and arguments alone, not on the order of rows or scikit-learn's version.
+    The result hangs on the pictures and arguments alone, not on the order of rows or
+    scikit-learn's version.
 
     Args:
         table: one row a picture, with the columns ``image`` (unique), ``class`` and ``patient``.
@@ -23,8 +24,8 @@ def assign_folds(table: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.Dat
         seed: of the order in which patients are dealt out.
 
     Returns:
-        One row a fold and picture: ``image``, ``fold`` (from 1) and ``split`` (train, val or test). No
-        patient is in two splits of a fold; every split of every fold has every class.
+        One row a fold and picture: ``image``, ``fold`` (from 1) and ``split`` (train, val or test).
+        No patient is in two splits of a fold; every split of every fold has every class.
 
     Raises:
         UserError: a class has too few patients.
@@ -35,20 +36,21 @@ def assign_folds(table: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.Dat
     assert table["image"].is_unique
     patients = table.groupby("class")["patient"].nunique()
     _refuse(patients[patients < n_folds], n_folds)
+
     folds = []
     for fold, test in enumerate(_parts(table, n_folds, f"{seed}"), 1):
-        split = pd.Series("train", table.index).mask(table.index.isin(test), "test")
+        split = pd.Series("train", table.index)
+        split[test] = "test"
         parts = _parts(table.drop(test), round(10 - 10 / n_folds), f"{seed}/{fold}")
         split[min(parts, key=lambda part: unlikeness(table, part))] = "val"
+
+        # a class that val lacks gives it, of its patients in train, the one with fewest pictures
         for name in sorted(set(patients.index) - set(table["class"][split == "val"])):
-            train = table[
-                split == "train"
-            ]  # of a class with few patients, the one with fewest pictures
-            if name in set(train["class"]):
-                fewest = (
-                    train["patient"][train["class"] == name].value_counts().sort_index().idxmin()
-                )
-                split[train.index[train["patient"] == fewest]] = "val"
+            candidates = table["patient"][(split == "train") & (table["class"] == name)]
+            if len(candidates):
+                fewest = candidates.value_counts().sort_index().idxmin()
+                split[(split == "train") & (table["patient"] == fewest)] = "val"
+
         counts = pd.crosstab(table["class"], split).reindex(columns=list(SPLITS), fill_value=0)
         _refuse(patients[(counts == 0).any(axis=1)], n_folds)
         folds.append(table[["image"]].assign(fold=fold, split=split))
@@ -56,20 +58,28 @@ def assign_folds(table: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.Dat
 
 
 def join_twins(table: pd.DataFrame, contents: pd.Series) -> pd.Series:
-    """Return the column ``patient``, with one name for all patients who have pictures of the same content.
+    """Return ``patient``, with one name for all patients who have pictures of the same content.
 
-    Args:
-        table: as for :func:`assign_folds`.
-        contents: of each row, equal for the same picture.
+    The table is as for :func:`assign_folds`; the same picture's rows have equal ``contents``.
     """
     patient = table["patient"]
-    while True:  # a shares with b, b with c: until nothing changes
-        joined = (
-            patient.groupby(contents).transform("min").groupby(table["patient"]).transform("min")
-        )
+    # a shares with b, b with c: until nothing changes
+    while True:
+        by_content = patient.groupby(contents).transform("min")
+        joined = by_content.groupby(table["patient"]).transform("min")
         if joined.equals(patient):
             return joined
         patient = joined
+
+
+def make_folders(root: Path, name: str, splits: dict[int, str], copies: int) -> list[list[Path]]:
+    """Make a picture's folders, of class ``name``: in FOLDS, and in FOLDS_AUG as it has copies."""
+    trains = [fold for fold, split in splits.items() if split == "train" and copies]
+    originals = [root / f"FOLDS/fold{k}" / FOLDERS[split] / name for k, split in splits.items()]
+    augmented = [root / f"FOLDS_AUG/fold{fold}_AUG/Train" / name for fold in trains]
+    for folder in originals + augmented:
+        folder.mkdir(parents=True, exist_ok=True)
+    return [originals, augmented]
 
 
 def digest(text: str) -> str:
@@ -78,20 +88,20 @@ def digest(text: str) -> str:
 
 
 def _parts(table: pd.DataFrame, n_parts: int, seed: str) -> list[pd.Index]:
-    from sklearn.model_selection import StratifiedGroupKFold  # here, since it takes seconds
+    # not at the top, since it takes seconds
+    from sklearn.model_selection import StratifiedGroupKFold
 
-    # Shuffled by hash: with shuffle=True, scikit-learn 1.7 does not stratify (scikit-learn issue 24656).
+    # Shuffled by hash: with shuffle=True, scikit-learn 1.7 does not stratify (its issue 24656).
     groups = table["patient"].map(lambda patient: digest(f"{seed}/{patient}"))
-    kfold = StratifiedGroupKFold(
-        min(n_parts, groups.nunique(), table["class"].value_counts().max())
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes with fewer pictures than parts
-        return [table.index[part] for _, part in kfold.split(groups, table["class"], groups)]
+    n_splits = min(n_parts, groups.nunique(), table["class"].value_counts().max())
+    # scikit-learn warns of classes with fewer pictures than parts
+    with warnings.catch_warnings(action="ignore"):
+        splits = StratifiedGroupKFold(n_splits).split(groups, table["class"], groups)
+        return [table.index[part] for _, part in splits]
 
 
 def unlikeness(table: pd.DataFrame, part: pd.Index | pd.Series) -> tuple[int, float]:
-    """Return how many classes a part lacks, and the largest deviation of a class's share from the whole's."""
+    """Return how many classes a part lacks, and how far a class's share strays from the whole's."""
     whole = table["class"].value_counts(normalize=True)
     share = table["class"][part].value_counts(normalize=True).reindex(whole.index, fill_value=0)
     return int((share == 0).sum()), float((share - whole).abs().max())
@@ -108,21 +118,19 @@ def _refuse(patients: pd.Series, n_folds: int) -> None:
 
 
 def require_safe_names(table: pd.DataFrame, name_pattern: str) -> None:
-    """Check that all pictures are originals, and that the names of copies will tell their originals.
-
-    Args:
-        table: from ``mpoxcv.pictures.tree.index_flat``.
-        name_pattern: that the table was read with.
+    """Check that all pictures are originals, and that the names of copies will tell theirs.
 
     Raises:
-        UserError: they are not, or will not.
+        UserError: they are not, or will not, by the pattern that the table was read with.
     """
-    pattern, told = compile_name_pattern(name_pattern), f"by data.name_pattern={name_pattern!r}"
+    pattern = compile_name_pattern(name_pattern)
+    told = f"by data.name_pattern={name_pattern!r}"
     stems = table["path"].map(lambda path: PurePath(path).stem)
-    known = set(stems)
-    # M43_02_1, said to be of patient M43_02, beside a picture M43_02: a copy that the pattern does not see
+    names = set(stems)
+
+    # M43_02_1, said to be of patient M43_02, beside a picture M43_02: a copy the pattern misses
     beside = table["patient"].map(
-        lambda p: any(p[: end.start()] in known for end in re.finditer("_|$", p))
+        lambda p: any(p[: end.start()] in names for end in re.finditer("_|$", p))
     )
     if copied := table["path"][beside | (stems != table["original"])].tolist():
         raise UserError(
@@ -130,12 +138,12 @@ def require_safe_names(table: pd.DataFrame, name_pattern: str) -> None:
             f"Only originals can be split. Leave them out with \"data.exclude=['{copied[0]}']\" (a list of "
             "paths; * stands for anything), or set data.name_pattern if they are originals."
         )
-    if twice := table["path"][
-        table.assign(stem=stems).duplicated(["class", "stem"], keep=False)
-    ].tolist():
-        raise UserError(
-            f"Pictures whose copies would have the same names; rename one:\n{shorten(twice)}"
-        )
+
+    repeated = table.assign(stem=stems).duplicated(["class", "stem"], keep=False)
+    if repeated.any():
+        paths = shorten(table["path"][repeated])
+        raise UserError(f"Pictures whose copies would have the same names; rename one:\n{paths}")
+
     for stem, patient in zip(stems, table["patient"], strict=True):
         copy = pattern.fullmatch(f"{stem}_aug01")
         if copy is None or (copy["patient"], copy["original"]) != (patient, stem):
@@ -146,27 +154,23 @@ def require_safe_names(table: pd.DataFrame, name_pattern: str) -> None:
 
 
 def suspicions(table: pd.DataFrame, contents: pd.Series) -> list[str]:
-    """Return reasons to think that several patients, as told by names, are one; arguments as in join_twins."""
-    shared = table[table.groupby(contents)["patient"].transform("nunique") > 1].groupby(contents)[
-        "image"
-    ]
-    twins = [
+    """Return reasons to think that patients told by names are one; arguments as in join_twins."""
+    shared = table.groupby(contents)["patient"].transform("nunique") > 1
+    notes = [
         f"{' and '.join(images)} are the same, so their patients are split as one."
-        for _, images in shared
+        for _, images in table["image"][shared].groupby(contents)
     ]
     patients = sorted(set(table["patient"]))
     if len(patients) == len(table):
-        return [
-            *twins,
-            "Each picture counts as another patient's: a patient who has several crosses splits.",
-        ]
+        lone = "Each picture counts as another patient's"
+        return [*notes, f"{lone}: a patient who has several crosses splits."]
+
     # M43_01 and M43_02: a number that may be the patient's, and one more. MKP_17 has but one.
     bases = Counter(match[1] for p in patients if (match := re.fullmatch(r"(.*\d)[\W_]+\d+", p)))
     several = [base for base, n in bases.items() if n > 1]
-    if len(several) <= len(patients) / 10:  # a hundred patients of site2, say
-        return twins
-    pair = [p for p in patients if p.startswith(several[0])][:2]
-    return [
-        *twins,
-        f"{' and '.join(pair)} count as two patients, and so do others: those who are one cross splits.",
-    ]
+    # few of them: a hundred patients of site2, say
+    if len(several) > len(patients) / 10:
+        pair = " and ".join([p for p in patients if p.startswith(several[0])][:2])
+        counted = f"{pair} count as two patients, and so do others"
+        notes.append(f"{counted}: those who are one cross splits.")
+    return notes

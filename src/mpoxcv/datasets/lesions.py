@@ -3,20 +3,25 @@
 from typing import NamedTuple
 
 import numpy as np
+from numpy.random import Generator
 from PIL import Image
 
 
 class Look(NamedTuple):
-    """How a class's lesions look; radii are parts of the picture's width, strengths lie between 0 and 1."""
+    """How a class's lesions look: radii in picture widths, strengths between 0 and 1.
 
-    code: str  # in file names
+    ``code`` stands in file names; ``halo`` is the redness around a lesion, ``centre`` the darkness
+    of a dimple or scab, and a ``blister`` is raised, with a highlight.
+    """
+
+    code: str
     number: tuple[int, int]
     radius: tuple[float, float]
     colour: tuple[int, int, int]
     opacity: float
-    halo: float  # redness around a lesion
-    centre: float  # darkness of a dimple or scab
-    blister: float  # raised, with a highlight
+    halo: float
+    centre: float
+    blister: float
 
 
 LOOKS = {
@@ -32,23 +37,19 @@ SKIN = np.array(
 )
 
 
-def draw(
-    look: Look, size: int, patient: np.random.Generator, rng: np.random.Generator
-) -> Image.Image:
+def draw(look: Look, size: int, patient: Generator, rng: Generator) -> Image.Image:
     """Draw a picture; ``patient`` gives the same numbers for each picture of a patient.
 
     Pixels are made with + - * / and the square root only, which round alike on every machine.
     """
-    shade, zoom, amount, strength = patient.uniform(
-        [0, 0.8, 0.7, 0.75], [len(SKIN) - 1.01, 1.25, 1.1, 1]
-    )
+    lowest, highest = [0, 0.8, 0.7, 0.75], [len(SKIN) - 1.01, 1.25, 1.1, 1]
+    shade, zoom, amount, strength = patient.uniform(lowest, highest)
     tint = patient.uniform(-8, 8, 3)
     skin = SKIN[int(shade)] + (SKIN[int(shade) + 1] - SKIN[int(shade)]) * np.float32(shade % 1)
     x = (np.arange(size, dtype=np.float32) + 0.5) / size
     slope = rng.uniform(-0.2, 0.2, 2).astype(np.float32)
-    light = (
-        np.float32(rng.uniform(0.85, 1.08)) + slope[0] * (x[:, None] - 0.5) + slope[1] * (x - 0.5)
-    )
+    brightness = np.float32(rng.uniform(0.85, 1.08))
+    light = brightness + slope[0] * (x[:, None] - 0.5) + slope[1] * (x - 0.5)
     light = light + 0.08 * _noise(5, size, rng) + 0.1 * _noise(32, size, rng)
     picture = (skin + tint.astype(np.float32)) * light[..., None]
 
@@ -58,12 +59,14 @@ def draw(
         stretch = rng.uniform(0.75, 1.3, count)
         u = ((x - rng.random((count, 1))) / (radius * stretch)[:, None]).astype(np.float32)
         v = ((x - rng.random((count, 1))) / (radius / stretch)[:, None]).astype(np.float32)
-        squares = (u * u)[:, None, :] + (v * v)[:, :, None]
-        nearest = squares.argmin(0)
+        nearest = ((u * u)[:, None, :] + (v * v)[:, :, None]).argmin(0)
         columns = np.arange(size)
-        u, v = u[nearest, columns], v[nearest, columns[:, None]]
-        distance = np.sqrt(u * u + v * v) + 0.5 * _noise(12, size, rng)  # 0 centre, 1 edge
+        u = u[nearest, columns]
+        v = v[nearest, columns[:, None]]
+        # 0 in the centre, 1 at the edge
+        distance = np.sqrt(u * u + v * v) + 0.5 * _noise(12, size, rng)
         vivid = np.float32(strength) * rng.uniform(0.75, 1, count).astype(np.float32)[nearest]
+
         inside = _fade(distance, 0.75, 1.1)
         layers = [
             ((190, 50, 50), look.halo * _fade(distance, 0.9, 2.0) * 0.7),
@@ -72,15 +75,17 @@ def draw(
             ((255, 245, 235), look.blister * _fade((u + 0.35) ** 2 + (v + 0.35) ** 2, 0.02, 0.16)),
         ]
         for colour, mask in layers:
-            picture += (vivid * mask)[..., None] * (
-                np.array(colour, np.float32) * light[..., None] - picture
-            )
+            lit = np.array(colour, np.float32) * light[..., None]
+            picture += (vivid * mask)[..., None] * (lit - picture)
         picture *= (1 - look.blister * 0.25 * inside * np.clip(u + v, -1, 1))[..., None]
-    if rng.random() < 0.3:  # something behind the skin
+
+    # something behind the skin
+    if rng.random() < 0.3:
         across, down, bend = rng.uniform(-1, 1, 3).astype(np.float32)
         edge = across * (x - 0.5) + down * (x[:, None] - 0.5) + bend * (x - 0.5) ** 2 - 0.35
         behind = np.float32(rng.uniform(20, 220)) + rng.uniform(-25, 25, 3).astype(np.float32)
         picture += _fade(-edge, 0.0, 0.03)[..., None] * (behind - picture)
+
     picture += rng.integers(-7, 8, picture.shape, dtype=np.int8)
     return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
 
@@ -91,13 +96,13 @@ def _fade(values: np.ndarray, full: float, none: float) -> np.ndarray:
     return part * part * (3 - 2 * part)
 
 
-def _noise(cells: int, size: int, rng: np.random.Generator) -> np.ndarray:
+def _noise(cells: int, size: int, rng: Generator) -> np.ndarray:
     """Return smooth noise around 0, float32 (size, size)."""
     coarse = Image.fromarray(rng.random((cells, cells), dtype=np.float32) - 0.5)
     return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
 
 
-def augment(image: Image.Image, rng: np.random.Generator) -> Image.Image:
+def augment(image: Image.Image, rng: Generator) -> Image.Image:
     """Turn, mirror, crop, and change brightness, contrast and colour; add noise."""
     turn = int(rng.integers(8))
     if turn < 7:

@@ -1,4 +1,4 @@
-"""From a flat folder of pictures to FOLDS and FOLDS_AUG: originals in their splits, and augmented copies."""
+"""From a flat folder of pictures to FOLDS and FOLDS_AUG: originals in splits, augmented copies."""
 
 import io
 import os
@@ -21,17 +21,9 @@ from rich.progress import track
 from rich.table import Table
 
 from mpoxcv.audit.descriptions import same_pictures
-from mpoxcv.datasets.folds import (
-    assign_folds,
-    digest,
-    join_twins,
-    require_safe_names,
-    suspicions,
-    unlikeness,
-)
+from mpoxcv.datasets import folds as splitting
 from mpoxcv.errors import UserError
-from mpoxcv.pictures.images import decode
-from mpoxcv.pictures.pixels import resize
+from mpoxcv.pictures.images import decode, resize
 from mpoxcv.pictures.tree import FOLDERS, index_flat
 from mpoxcv.storage.files import write_json, write_linked
 
@@ -53,10 +45,11 @@ def make_folds(
     threads: int | None = None,
     augment_config: str = "",
 ) -> pd.DataFrame:
-    """Write FOLDS, FOLDS_AUG (see ``mpoxcv.pictures.tree``), folds.csv and folds.json, and print what was made.
+    """Write the tree of ``mpoxcv.pictures.tree``, folds.csv and folds.json, and print a summary.
 
-    The same pictures and arguments give the same bytes. A picture in several folds is one file, hard-linked
-    where the disk can. ``output`` gets its name when it is whole; if anything fails, nothing is left.
+    The same pictures and arguments give the same bytes. A picture in several folds is one file,
+    hard-linked where the disk can. ``output`` gets its name when it is whole; if anything fails,
+    nothing is left.
 
     Args:
         source: folder with one folder a class.
@@ -64,7 +57,7 @@ def make_folds(
         classes: as in ``mpoxcv.pictures.tree.index_flat``.
         name_pattern: as in ``mpoxcv.pictures.tree.index_flat``; it must read copies' names, too.
         augment: from uint8 (H, W, 3) to a uint8 tensor (3, H, W), random by torch's generator.
-        copies: augmented copies of each Train picture, called ``<name of the original>_aug01.jpg`` and so on.
+        copies: augmented copies of each Train picture, ``<name of the original>_aug01.jpg`` etc.
         size: height and width of the copies in pixels; None keeps those of the original.
         n_folds: number of folds, from 3.
         seed: of the folds and of the copies.
@@ -77,64 +70,71 @@ def make_folds(
         The content of folds.csv: ``image``, ``patient``, ``class``, ``fold``, ``split``.
 
     Raises:
-        UserError: folders, pictures or arguments are not as they must be, or names don't tell patients.
+        UserError: folders, pictures or arguments are not as they must be; names tell no patients.
     """
-    source, output = Path(source).resolve(), Path(output).resolve()
-    if not source.is_dir():
-        raise UserError(
-            f"source={source} is no folder. It should hold a folder a class, with its pictures."
-        )
-    if output.is_relative_to(source):
-        raise UserError(
-            f"output={output} is inside source={source}. Choose a folder outside of it."
-        )
-    if output.exists() and (not output.is_dir() or output.is_mount() or any(output.iterdir())):
-        raise UserError(
-            f"output={output} is there, and nothing is overwritten. Choose another or remove it."
-        )
+    source = Path(source).resolve()
+    output = Path(output).resolve()
+    _require_folders(source, output)
     for name, value, least in (("copies", copies, 0), ("size", 1 if size is None else size, 1)):
         if not isinstance(value, int) or value < least:
             raise UserError(f"{name}={value} should be a whole number from {least}.")
+
     table = index_flat(source, classes, name_pattern, exclude)
-    require_safe_names(table, name_pattern)
-    contents = pd.Series(
-        same_pictures(source, table["path"].tolist(), cache_dir, threads), table.index
-    )
-    notes = suspicions(table, contents)
-    assigned = assign_folds(table.assign(patient=join_twins(table, contents)), n_folds, seed)
+    splitting.require_safe_names(table, name_pattern)
+    same = same_pictures(source, table["path"].tolist(), cache_dir, threads)
+    contents = pd.Series(same, table.index)
+    notes = splitting.suspicions(table, contents)
+    joined = table.assign(patient=splitting.join_twins(table, contents))
+    assigned = splitting.assign_folds(joined, n_folds, seed)
     folds = table[["image", "patient", "class"]].merge(assigned, on="image")
+
+    counts = table.groupby("class").agg(pictures=("image", "size"), patients=("patient", "nunique"))
+    record: dict[str, Any] = {"seed": seed, "n_folds": n_folds, "copies": copies, "size": size}
+    record |= {"name_pattern": name_pattern, "classes": counts.to_dict("index"), "warnings": notes}
+    record |= {"augment": augment_config, "versions": {name: version(name) for name in RECORDED}}
+
     partial = output.with_name(f".{output.name}.partial")
+
+    def write_picture(path: Path, splits: dict[int, str], pool: ThreadPoolExecutor) -> None:
+        data = (source / path).read_bytes()
+        originals, augmented = splitting.make_folders(partial, path.parent.name, splits, copies)
+        write_linked([folder / path.name for folder in originals], data)
+        pixels = decode(data).copy() if size is None else resize(decode(data), size).copy()
+        writes = []
+        for number in range(1, copies + 1 if augmented else 1):
+            copy = path.with_name(f"{path.stem}_aug{number:02d}.jpg")
+            # not in the pool: all threads share torch's generator
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(splitting.digest(f"{seed}/{copy.as_posix()}"), 16))
+                changed = augment(pixels).permute(1, 2, 0).numpy()
+            files = [folder / copy.name for folder in augmented]
+            writes.append(pool.submit(_write_copy, files, changed))
+        for write in writes:
+            write.result()
+
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         partial.mkdir()
     except FileExistsError:
-        raise UserError(
-            f"{partial} is there: make_folds is at work, or was killed; then remove it."
-        ) from None
+        why = "make_folds is at work, or was killed; then remove it."
+        raise UserError(f"{partial} is there: {why}") from None
+
+    pictures = track(folds.groupby("image"), f"Augmenting {len(table)} pictures", transient=True)
     torch_threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # faster for small pictures, and the same sums on any number of cores
+    # faster for small pictures, and the same sums on any number of cores
+    torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            _write_pictures(source, partial, folds, augment, copies, size, seed, pool)
+            for image, rows in pictures:
+                splits = dict(zip(rows["fold"], rows["split"], strict=True))
+                write_picture(Path(str(image)), splits, pool)
         folds.to_csv(partial / "folds.csv", index=False, lineterminator="\n")
-        counts = table.groupby("class").agg(
-            pictures=("image", "size"), patients=("patient", "nunique")
-        )
-        record: dict[str, Any] = {"seed": seed, "n_folds": n_folds, "copies": copies, "size": size}
-        record |= {
-            "name_pattern": name_pattern,
-            "classes": counts.to_dict("index"),
-            "warnings": notes,
-        }
-        record |= {
-            "augment": augment_config,
-            "versions": {name: version(name) for name in RECORDED},
-        }
         write_json(partial / "folds.json", record)
         if output.exists():
             output.rmdir()
         partial.rename(output)
-    except BaseException:  # Ctrl-C too
+    # Ctrl-C too
+    except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     finally:
@@ -143,45 +143,16 @@ def make_folds(
     return folds
 
 
-def _write_pictures(
-    source: Path,
-    folder: Path,
-    folds: pd.DataFrame,
-    augment: Callable[[np.ndarray], Any],
-    copies: int,
-    size: int | None,
-    seed: int,
-    pool: ThreadPoolExecutor,
-) -> None:
-    for fold, split, name in set(zip(folds["fold"], folds["split"], folds["class"], strict=True)):
-        (folder / f"FOLDS/fold{fold}" / FOLDERS[split] / name).mkdir(parents=True)
-        if split == "train" and copies > 0:
-            (folder / f"FOLDS_AUG/fold{fold}_AUG/Train" / name).mkdir(parents=True)
-    groups = folds.groupby("image")
-    for image, rows in track(groups, f"Augmenting {len(groups)} pictures", transient=True):
-        path = Path(str(image))
-        data = (source / path).read_bytes()
-        places = zip(rows["fold"], rows["split"], strict=True)
-        write_linked(
-            [folder / f"FOLDS/fold{fold}" / FOLDERS[split] / path for fold, split in places], data
-        )
-        trains = [
-            f"FOLDS_AUG/fold{fold}_AUG/Train" for fold in rows["fold"][rows["split"] == "train"]
-        ]
-        pixels, writes = decode(data), []
-        pixels = pixels.copy() if size is None else resize(pixels, size).copy()
-        for number in range(1, copies + 1 if trains else 1):
-            name = path.with_name(f"{path.stem}_aug{number:02d}.jpg")
-            with torch.random.fork_rng(
-                devices=[]
-            ):  # not in the pool: all threads share torch's generator
-                torch.manual_seed(int(digest(f"{seed}/{name.as_posix()}"), 16))
-                copy = augment(pixels).permute(1, 2, 0).numpy()
-            writes.append(
-                pool.submit(_write_copy, [folder / train / name for train in trains], copy)
-            )
-        for write in writes:
-            write.result()
+def _require_folders(source: Path, output: Path) -> None:
+    if not source.is_dir():
+        needed = "It should hold a folder a class, with its pictures."
+        raise UserError(f"source={source} is no folder. {needed}")
+    if output.is_relative_to(source):
+        inside = f"output={output} is inside source={source}"
+        raise UserError(f"{inside}. Choose a folder outside of it.")
+    if output.exists() and (not output.is_dir() or output.is_mount() or any(output.iterdir())):
+        remedy = "Choose another or remove it."
+        raise UserError(f"output={output} is there, and nothing is overwritten. {remedy}")
 
 
 def _write_copy(files: list[Path], pixels: np.ndarray) -> None:
@@ -193,26 +164,24 @@ def _write_copy(files: list[Path], pixels: np.ndarray) -> None:
 def _report(folds: pd.DataFrame, name_pattern: str, notes: list[str]) -> None:
     console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
-        console.width = 200  # a table in a pipe is not cut
-    whole, classes = folds[folds["fold"] == 1], sorted(set(folds["class"]))
+        # a table in a pipe is not cut
+        console.width = 200
+    classes = sorted(set(folds["class"]))
+    whole = folds[folds["fold"] == 1]
     grid = Table(title="Pictures (patients)", title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("fold", "split", *classes, "all"):
         grid.add_column(heading, justify="left" if heading == "split" else "right")
-    grouped = dict(list(folds.groupby(["fold", "split"])))
-    parts = [
-        (fold, split, grouped[fold, split])
-        for fold in sorted(set(folds["fold"]))
-        for split in FOLDERS
-    ]
-    for fold, split, part in [*parts, ("", "all", whole)]:
+    in_order = folds.assign(split=pd.Categorical(folds["split"], list(FOLDERS)))
+    parts = list(in_order.groupby(["fold", "split"], observed=True))
+    for (fold, split), part in [*parts, (("", "all"), whole)]:
         cells = [*(part[part["class"] == name] for name in classes), part]
         counts = [f"{len(cell)} ({cell['patient'].nunique()})" for cell in cells]
         grid.add_row(str(fold), FOLDERS.get(split, split), *counts, end_section=split == "test")
     console.print(grid)
+
     table = whole.set_index("image")
-    worst, fold = max(
-        (unlikeness(table, part["image"])[1], fold) for fold, s, part in parts if s == "test"
-    )
+    tests = folds[folds["split"] == "test"].groupby("fold")["image"]
+    worst, fold = max((splitting.unlikeness(table, images)[1], fold) for fold, images in tests)
     patients = whole["patient"].value_counts().sort_index()
     example = whole["image"][whole["patient"] == patients.idxmax()]
     console.print(
@@ -229,24 +198,19 @@ def _report(folds: pd.DataFrame, name_pattern: str, notes: list[str]) -> None:
 def next_command(
     output: str, data: str, overrides: Sequence[str], classes: Sequence[str] | None
 ) -> str:
-    """Return the shell command that trains on new folds.
+    """Return the shell command that trains on new folds in ``output``, with make_folds's overrides.
 
-    Args:
-        output: their folder.
-        data: the chosen option of the config group ``data``.
-        overrides: as given to make_folds; those of ``data`` are kept.
-        classes: to be named on the command line, where the config leaves them open.
+    ``data`` is the chosen option of its config group; ``classes`` are to be named on the command
+    line, where the config leaves them open.
     """
-    dropped = (
-        "data.root=",
-        "data.exclude=",
-        "data.classes=null",
-    )  # of the source, or replaced here
-    kept = [o for o in overrides if o.startswith(("data.", "+data.")) and not o.startswith(dropped)]
+    # of the source, or replaced here
+    dropped = ("data.root=", "data.exclude=", "data.classes=null")
+    of_data = [text for text in overrides if text.startswith(("data.", "+data."))]
     # in double quotes, Hydra knows no escape but that of a quote
     root, *names = ['"' + text.replace('"', '\\"') + '"' for text in (output, *(classes or ()))]
     if re.fullmatch(r"[\w./-]*/[\w./-]*", output, re.ASCII):
         root = output
-    named = [f"data.classes=[{','.join(names)}]"] if names else []
-    arguments = ["fold=1", f"data={data}", f"data.root={root}", *named, *kept]
+    arguments = ["fold=1", f"data={data}", f"data.root={root}"]
+    arguments += [f"data.classes=[{','.join(names)}]"] if names else []
+    arguments += [text for text in of_data if not text.startswith(dropped)]
     return shlex.join(["python", "scripts/train.py", *arguments])

@@ -1,6 +1,7 @@
 """Unpacking a zip archive that nobody vouches for."""
 
 import re
+import shutil
 import stat
 import zipfile
 import zlib
@@ -11,73 +12,68 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from mpoxcv.errors import UserError
 
-MAX_BYTES = 20 * 2**30  # unpacked
 MAX_MEMBERS = 500_000
-MAX_RATIO = 200  # unpacked to packed: photographs hardly shrink
-RATIO_FROM = 100 * 2**20  # bytes; archives of less may shrink as they like
-MAX_NAME, MAX_PATH = 255, 1024  # bytes: of one folder or file, of a member's whole path
+# of all members, unpacked
+MAX_BYTES = 20 * 2**30
+# unpacked to packed: photographs hardly shrink; archives of less than RATIO_FROM bytes may
+MAX_RATIO = 200
+RATIO_FROM = 100 * 2**20
+# bytes: of one folder or file, of a member's whole path
+MAX_NAME, MAX_PATH = 255, 1024
 CHUNK = 2**20
-LEADS_OUT = re.compile(
-    r"[\x00-\x1f\x7f\\]|^/|^[A-Za-z]:|(^|/)\.\.(/|$)"
-)  # or has control characters
+# or has control characters
+LEADS_OUT = re.compile(r"[\x00-\x1f\x7f\\]|^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
 ENCRYPTED = 0x1 | 0x40
-BROKEN = (  # what zipfile and our writing raise for damaged or contradictory archives
+# what zipfile and our writing raise for damaged or contradictory archives
+BROKEN = (
     zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, FileExistsError, NotADirectoryError,
 )  # fmt: skip
 
 
 def unpack(archive: Path, folder: Path, name: str) -> None:
-    """Unpack a zip archive, with a progress bar.
-
-    Args:
-        archive: the file.
-        folder: an empty folder to unpack into.
-        name: of the archive, for messages.
+    """Unpack a zip archive, called ``name`` in messages, into an empty folder, with a progress bar.
 
     Raises:
-        UserError: it is broken (``folder`` may hold a part of it then), or refused by :func:`refusal`.
+        UserError: it is broken (``folder`` may hold a part of it then), or refused by ``refusal``.
     """
-    written = 0
     try:
         with zipfile.ZipFile(archive) as opened, progress() as bar:
             members = opened.infolist()
             if why := refusal(members, archive.stat().st_size):
                 raise UserError(f"{name} is refused: {why}. Nothing was unpacked.")
-            total = sum(member.file_size for member in members)
-            task = bar.add_task("Unpacking", total=total)
+
+            task = bar.add_task("Unpacking", total=sum(member.file_size for member in members))
             for member in members:
                 target = folder / member.filename
-                (target if member.is_dir() else target.parent).mkdir(parents=True, exist_ok=True)
                 if member.is_dir():
+                    target.mkdir(parents=True, exist_ok=True)
                     continue
+                target.parent.mkdir(parents=True, exist_ok=True)
+                # zipfile reads no more of a member than its declared size
                 with opened.open(member) as stream, target.open("xb") as out:
-                    while (chunk := stream.read(CHUNK)) and (
-                        written := written + len(chunk)
-                    ) <= total:
-                        out.write(chunk)
-                        bar.advance(task, len(chunk))
-            if written != total:  # headers lie
-                raise zipfile.BadZipFile("its files are not as large as it declares")
+                    shutil.copyfileobj(stream, out, CHUNK)
+                    written = out.tell()
+                if written != member.file_size:
+                    raise zipfile.BadZipFile("its files are not as large as it declares")
+                bar.advance(task, written)
     except BROKEN as error:
         raise UserError(f"{name} is no zip archive, or a broken one: {error}") from None
 
 
 def refusal(members: Sequence[zipfile.ZipInfo], packed: int) -> str | None:
-    """Return why an archive of ``packed`` bytes with these members is not unpacked, or None if it is."""
+    """Return why an archive of ``packed`` bytes with these members is not unpacked, or None."""
     total = sum(member.file_size for member in members)
-    if (
-        len(members) > MAX_MEMBERS
-        or total > MAX_BYTES
-        or total > max(RATIO_FROM, MAX_RATIO * packed)
-    ):
+    limit = min(MAX_BYTES, max(RATIO_FROM, MAX_RATIO * packed))
+    if len(members) > MAX_MEMBERS or total > limit:
         return f"{packed} bytes that unpack to {total} bytes in {len(members)} files, a zip bomb?"
+
     taken: set[str] = set()
     for member in members:
-        name = member.orig_filename  # zipfile cuts the other one at a zero byte
+        # zipfile cuts its other name at a zero byte
+        name = member.orig_filename
         path = PurePosixPath(name.casefold())
-        if len(name.encode()) > MAX_PATH or any(
-            len(part.encode()) > MAX_NAME for part in path.parts
-        ):
+        longest = max((len(part.encode()) for part in path.parts), default=0)
+        if len(name.encode()) > MAX_PATH or longest > MAX_NAME:
             return f"the name {name[:60]!r}… is too long"
         if not name:
             return "a member has no name"
@@ -97,10 +93,5 @@ def refusal(members: Sequence[zipfile.ZipInfo], packed: int) -> str | None:
 
 def progress() -> Progress:
     """Return a progress bar that counts bytes."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns, transient=True)
+    counts = BarColumn(), DownloadColumn(), TimeRemainingColumn()
+    return Progress(TextColumn("{task.description}"), *counts, transient=True)
