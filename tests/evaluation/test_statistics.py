@@ -17,7 +17,10 @@ TRAIN, TEST = (537, 509, 538, 524, 538), (74, 82, 64, 81, 63)
 
 
 def draw(n=120, classes=5, seed=0, labelled=None, predicted=None, ties=False):
-    """Labels (n,) and float32 probabilities as float64; ``labelled`` and ``predicted``: the classes that may occur."""
+    """Labels (n,) and float32 probabilities as float64.
+
+    ``labelled`` and ``predicted`` are the classes that may occur.
+    """
     rng = np.random.default_rng(seed)
     labels = rng.choice(classes if labelled is None else labelled, n)
     logits = rng.normal(size=(n, classes)) + 1.5 * np.eye(classes)[labels]
@@ -338,8 +341,9 @@ def test_corrected_resampled_t_on_the_published_accuracies():
     assert (plain.t, plain.p, plain.df) == pytest.approx((reference.statistic, reference.pvalue, 4))
     assert (plain.low, plain.high) == pytest.approx(tuple(reference.confidence_interval()))
     corrected = st.corrected_resampled_t(differences, sum(TEST) / sum(TRAIN))
-    # shared/facts/evaluation.md says 3.83 and 2.95. The correction is that one (2.95 / 3.83 = 0.770), but the plain t of
-    # these accuracies is 3.70, beyond their rounding: 3.83 must come from other values.
+    # shared/facts/evaluation.md says 3.83 and 2.95. The correction is that one
+    # (2.95 / 3.83 = 0.770), but the plain t of these accuracies is 3.70, beyond their rounding:
+    # 3.83 must come from other values.
     assert (plain.t, corrected.t) == pytest.approx((3.696, 2.845), abs=0.001)
     assert 3.83 * corrected.t / plain.t == pytest.approx(2.95, abs=0.005)
     assert corrected.p == pytest.approx(2 * stats.t.sf(2.845, 4), abs=1e-4)

@@ -2,73 +2,75 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mpoxcv.evaluation import statistics as st
-from mpoxcv.evaluation.groups import BOOTSTRAP_SEED, HEADLINE, PRIMARY, Group, fold_means, scores
+from mpoxcv.evaluation.groups import HEADLINE, PRIMARY, Group, bootstrap, plain_weights, scores
 
 
 def compare_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Compare every two groups that were tested on the same folds under the same protocol."""
-    found: list[dict[str, Any]] = []
-    for i, one in enumerate(groups):
-        for other in groups[i + 1 :]:
-            keys = ("data", "protocol", "folds", "classes")
-            tested = [
-                {(r["fold"], r["test_fingerprint"]) for r in g.content["runs"]}
-                for g in (one, other)
-            ]
-            if all(one.content[k] == other.content[k] for k in keys) and tested[0] == tested[1]:
-                found.append(_compare(one, other))
+    pairs = [(a, b) for a, b in combinations(groups, 2) if _conditions(a) == _conditions(b)]
+    comparisons = [_compare(pair) for pair in pairs]
     for metric in HEADLINE:
-        adjusted = st.holm(np.array([c[metric]["p"] for c in found]))
-        for comparison, p in zip(found, adjusted, strict=True):
+        adjusted = st.holm(np.array([comparison[metric]["p"] for comparison in comparisons]))
+        for comparison, p in zip(comparisons, adjusted, strict=True):
             comparison[metric]["p_holm"] = float(p)
-    for comparison in found:
+    for comparison in comparisons:
         comparison["sentence"] = _sentence(comparison)
-    return found
+    return comparisons
 
 
-def _compare(one: Group, other: Group) -> dict[str, Any]:
-    both = pd.concat(
-        [one.rows, other.rows], keys=["one", "other"], names=["group", "row"]
-    ).reset_index("group")
-    draws = st.patient_bootstrap(
-        both["patient"].to_numpy(), both["weight"].to_numpy(), len(one.draws), BOOTSTRAP_SEED
-    )
-    first = (both["group"] == "one").to_numpy()
-    values = [scores(g.rows, g.rows["weight"].to_numpy()[None]) for g in (one, other)]
-    drawn = [scores(both[first], draws[:, first]), scores(both[~first], draws[:, ~first])]
-    sizes = [run.originals for run in one.finished]
+def _conditions(group: Group) -> list[Any]:
+    """Return what two groups must share to be compared."""
+    tested = {(run["fold"], run["test_fingerprint"]) for run in group.content["runs"]}
+    return [tested, *(group.content[key] for key in ("data", "protocol", "folds", "classes"))]
+
+
+def _compare(pair: tuple[Group, Group]) -> dict[str, Any]:
+    names = ["one", "other"]
+    values = [scores(group.rows, plain_weights(group.rows)) for group in pair]
+    rows = pd.concat([group.rows for group in pair], keys=names, names=["group", "row"])
+    draws = bootstrap(rows, len(pair[0].draws))
+    members = [rows.index.get_level_values("group") == name for name in names]
+    drawn = [scores(rows[member], draws[:, member]) for member in members]
+
+    sizes = [run.originals for run in pair[0].finished]
     train, test = (sum(size.get(split, 0) for size in sizes) for split in ("train", "test"))
-    ratio = (
-        test / train if train else 1 / max(1, len(one.content["folds"]) - 1)
-    )  # of a k-fold cross-validation
-    found: dict[str, Any] = {"one": one.name, "other": other.name, "test_train_ratio": ratio}
+    # of a k-fold cross-validation, where the sizes are not known
+    ratio = test / train if train else 1 / max(1, len(pair[0].content["folds"]) - 1)
+
+    comparison: dict[str, Any] = {"one": pair[0].name, "other": pair[1].name}
+    comparison["test_train_ratio"] = ratio
     for metric in HEADLINE:
-        folds = [fold_means(g, metric) for g in (one, other)]
-        differences = np.array([folds[0][fold] - folds[1][fold] for fold in folds[0]])
-        entry: dict[str, Any] = {"difference": float(values[0][metric][0] - values[1][metric][0])}
-        entry["low"], entry["high"] = st.percentile_interval(drawn[0][metric] - drawn[1][metric])
-        entry["by_fold"] = differences.tolist()
-        entry["p"] = (
-            st.corrected_resampled_t(differences, ratio).p if len(differences) > 1 else math.nan
-        )
-        found[metric] = entry
-    seed = min(set(one.rows["seed"]) & set(other.rows["seed"]), default=None)
-    found["mcnemar_p"] = math.nan
-    if seed is not None:
-        tables = [
-            g.rows[g.rows["seed"] == seed].set_index(["fold", "image"]).sort_index()
-            for g in (one, other)
-        ]
-        right = [(t["label"] == t["prediction"]).to_numpy() for t in tables]
-        if tables[0].index.equals(tables[1].index):
-            found["mcnemar_p"] = float(st.mcnemar(*right))
-    return found
+        low, high = st.percentile_interval(drawn[0][metric] - drawn[1][metric])
+        by_fold = [group.fold_means(metric) for group in pair]
+        differences = np.array([by_fold[0][fold] - by_fold[1][fold] for fold in by_fold[0]])
+        testable = len(differences) > 1
+        comparison[metric] = {
+            "difference": float(values[0][metric][0] - values[1][metric][0]),
+            "low": low,
+            "high": high,
+            "by_fold": differences.tolist(),
+            "p": st.corrected_resampled_t(differences, ratio).p if testable else math.nan,
+        }
+    comparison["mcnemar_p"] = _mcnemar(*(group.rows.set_index("seed") for group in pair))
+    return comparison
+
+
+def _mcnemar(*pair: pd.DataFrame) -> float:
+    """Return p of two tables of rows by seed, for their first seed; NaN if its pictures differ."""
+    seeds = pair[0].index.intersection(pair[1].index)
+    if seeds.empty:
+        return math.nan
+    tables = [rows.loc[[seeds.min()]].set_index(["fold", "image"]).sort_index() for rows in pair]
+    if not tables[0].index.equals(tables[1].index):
+        return math.nan
+    return st.mcnemar(*((table["label"] == table["prediction"]).to_numpy() for table in tables))
 
 
 def _sentence(comparison: Mapping[str, Any]) -> str:

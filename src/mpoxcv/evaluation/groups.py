@@ -21,30 +21,32 @@ BOOTSTRAP_SEED = 0
 
 @dataclass
 class Group:
-    """The runs of one experiment."""
+    """The runs of one experiment: all, and the finished, which have predictions, by seed and fold.
 
-    name: str  # short, unique
-    runs: list[Run]  # all of them
-    # the finished runs' test predictions, with the columns ``run``, ``seed`` and ``weight``: a picture that k folds of a
-    # seed test counts 1/k in each
+    ``rows`` are their test predictions, with the columns ``run``, ``seed`` and ``weight``: a
+    picture that k folds of a seed test counts 1/k in each. ``draws``, float (R, N), are the rows'
+    weights in the bootstrap over patients, ``content`` is what summary.json holds.
+    """
+
+    name: str
+    runs: list[Run]
+    finished: list[Run]
     rows: pd.DataFrame
-    draws: np.ndarray  # float (R, N), weights of the rows in the bootstrap over patients
-    content: dict[str, Any] = field(default_factory=dict)  # what summary.json holds of it
+    draws: np.ndarray
+    content: dict[str, Any] = field(default_factory=dict)
 
-    @property
-    def finished(self) -> list[Run]:
-        """The runs that have predictions, by seed and fold."""
-        return sorted(
-            (r for r in self.runs if r.predictions is not None), key=lambda r: (r.seed, str(r.fold))
-        )
+    def fold_means(self, metric: str) -> dict[int | str, float]:
+        """Return the metric of each fold, averaged over seeds."""
+        values = [run.metrics.get(f"test/{metric}") for run in self.finished]
+        by_fold = pd.Series(values, [run.fold for run in self.finished], float).groupby(level=0)
+        return {fold: float(value) for fold, value in by_fold.mean().items()}
 
 
-def tested_rows(tables: Iterable[tuple[Run, pd.DataFrame | None]]) -> pd.DataFrame:
-    """Return the test rows of the runs' tables as ``Group.rows`` has them; runs without a table are left out."""
+def tested_rows(tables: Iterable[tuple[Run, pd.DataFrame]]) -> pd.DataFrame:
+    """Return the test rows of the runs' tables as ``Group.rows`` has them."""
     parts = [
         table[table["split"] == "test"].assign(run=run.folder.name, seed=run.seed)
         for run, table in tables
-        if table is not None
     ]
     rows = pd.concat(parts, ignore_index=True)
     return rows.assign(weight=1 / rows.groupby(["seed", "image"])["image"].transform("size"))
@@ -56,33 +58,34 @@ def codes(rows: pd.DataFrame, classes: Sequence[str]) -> tuple[np.ndarray, np.nd
     return rows["label"].map(number).to_numpy(), rows["prediction"].map(number).to_numpy()
 
 
+def plain_weights(rows: pd.DataFrame) -> np.ndarray:
+    """Return the rows' weights without a draw, float (1, N): they give the plain scores."""
+    return rows["weight"].to_numpy()[None]
+
+
+def bootstrap(rows: pd.DataFrame, replicates: int) -> np.ndarray:
+    """Return the rows' weights in the bootstrap over patients, float (R, N)."""
+    return st.patient_bootstrap(rows["patient"], rows["weight"], replicates, BOOTSTRAP_SEED)
+
+
 def scores(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, np.ndarray]:
     """Return each metric, float (R,): pooled over the folds, then averaged over the seeds."""
     by_seed = []
     for seed in sorted(set(rows["seed"])):
         chosen = (rows["seed"] == seed).to_numpy()
         part = rows[chosen]
-        by_seed.append(
-            st.scores(codes(part, classes_of(rows))[0], probabilities_of(part), draws[:, chosen])
-        )
+        labels, _ = codes(part, classes_of(rows))
+        by_seed.append(st.scores(labels, probabilities_of(part), draws[:, chosen]))
     return {name: np.mean([values[name] for values in by_seed], axis=0) for name in by_seed[0]}
+
+
+def estimate(value: np.ndarray, drawn: np.ndarray) -> list[float]:
+    """Return value, low and high of the plain score, float (1,), and its replicates, float (R,)."""
+    return [float(value[0]), *st.percentile_interval(drawn)]
 
 
 def pooled(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, list[float]]:
     """Return value, low and high of each metric."""
-    value, drawn = scores(rows, rows["weight"].to_numpy()[None]), scores(rows, draws)
-    return {
-        name: [float(value[name][0]), *st.percentile_interval(drawn[name])] for name in st.METRICS
-    }
-
-
-def fold_means(group: Group, metric: str) -> dict[int | str, float]:
-    """Return the metric of each fold, averaged over seeds."""
-    table = pd.DataFrame(
-        [(run.fold, run.metrics.get(f"test/{metric}")) for run in group.finished],
-        columns=["fold", "value"],
-    )
-    return {
-        fold: float(value)
-        for fold, value in table.astype({"value": float}).groupby("fold")["value"].mean().items()
-    }
+    value = scores(rows, plain_weights(rows))
+    drawn = scores(rows, draws)
+    return {name: estimate(value[name], drawn[name]) for name in st.METRICS}

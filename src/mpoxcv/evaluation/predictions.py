@@ -10,7 +10,8 @@ from mpoxcv.errors import UserError
 from mpoxcv.storage.files import write_csv
 
 KEYS = ["image", "patient", "data", "fold", "split", "label", "prediction"]
-TEXTS = {name: str for name in KEYS if name != "fold"}  # also where a class or patient is called 1
+# also where a class or patient is called 1
+TEXTS = {name: str for name in KEYS if name != "fold"}
 SYNTHETIC = "synthetic"
 
 
@@ -32,11 +33,9 @@ def is_synthetic(predictions: pd.DataFrame) -> bool:
 def write_predictions(predictions: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """Write predictions.csv in one piece.
 
-    Args:
-        predictions: the columns ``image`` (``<class>/<file name>``), ``patient``, ``data`` (name of the data set), ``fold``,
-            ``split``, ``label`` and ``prediction`` (class names), and float32 ``p_<class>`` for each class. Nine digits
-            bring back every float32 exactly.
-        path: the file.
+    The columns are ``image`` (``<class>/<file name>``), ``patient``, ``data`` (the data set's
+    name), ``fold``, ``split``, ``label`` and ``prediction`` (class names), and float32
+    ``p_<class>`` for each class. Nine digits bring back every float32 exactly.
     """
     write_csv(path, predictions, float_format="%.9g")
 
@@ -47,29 +46,27 @@ def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
         raise UserError(
             f"There are no predictions in {path}. They are written when a run's test has ended."
         )
+
+    no_table = f"{path} is no table of predictions:"
     # keep_default_na: a class or patient may be called "NA"
     try:
         table = pd.read_csv(path, dtype=TEXTS, keep_default_na=False)
-    except ValueError as error:  # also of pandas' parser and of the encoding
-        raise UserError(f"{path} is no table of predictions: {error}") from None
+    except ValueError as error:
+        # also of pandas' parser and of the encoding
+        raise UserError(f"{no_table} {error}") from None
     if missing := [name for name in KEYS if name not in table.columns]:
-        raise UserError(
-            f"{path} is no table of predictions: it lacks the column(s) {', '.join(missing)}."
-        )
+        raise UserError(f"{no_table} it lacks the column(s) {', '.join(missing)}.")
+
     try:
         probabilities = probabilities_of(table)
     except ValueError:
         probabilities = np.array(-1.0)
     if not classes_of(table) or (probabilities < 0).any() or (probabilities > 1).any():
-        raise UserError(
-            f"{path} is no table of predictions: its columns p_<class> are no probabilities."
-        )
+        raise UserError(f"{no_table} its columns p_<class> are no probabilities.")
     return table
 
 
 def most_confident_mistakes(predictions: pd.DataFrame, most: int = 15) -> pd.DataFrame:
     """Return the wrong predictions, the most confident first."""
     wrong = predictions[predictions["label"] != predictions["prediction"]]
-    if wrong.empty:
-        return wrong
-    return wrong.iloc[np.argsort(-probabilities_of(wrong).max(1), kind="stable")][:most]
+    return wrong.iloc[np.argsort(-probabilities_of(wrong).max(1), kind="stable")[:most]]

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +16,75 @@ from mpoxcv.evaluation.process import why_unfinished
 from mpoxcv.storage.files import read_json, read_metrics
 from mpoxcv.storage.stored_config import REFERENCE, read_plain
 
-# options that do not make another experiment: where things lie, and what the report tells apart by itself
+# options that do not make another experiment: where things lie, and what the report tells apart
 NEUTRAL = frozenset({
-    "fold", "seed", "ckpt_path", "resume", "output_dir", "logger", "data.root", "data.cache_dir", "data.threads", "debug",
-    "data.prefetch", "data.gpu_cache_mb", "model.own_kernels", "hydra", "name", *(f"callbacks.{name}" for name in (
-        "learning_rate", "progress", "samples", "history", "results", "baselines", "figures", "provenance", "within_epoch",
+    "fold", "seed", "ckpt_path", "resume", "output_dir", "logger", "debug", "hydra", "name",
+    "data.root", "data.cache_dir", "data.threads", "data.prefetch", "data.gpu_cache_mb",
+    "model.own_kernels", *(f"callbacks.{name}" for name in (
+        "learning_rate", "progress", "samples", "history", "results", "baselines", "figures",
+        "provenance", "within_epoch",
     )),
 })  # fmt: skip
 POOLED = "pooled"
-FILES = ("predictions.csv", "baselines.csv", "learning_curves.csv", "metrics.json", "provenance.json", "job.json",
-         ".hydra/config.yaml", ".hydra/overrides.yaml")  # fmt: skip
-KEPT: dict[
-    Path, tuple[object, "Run"]
-] = {}  # finished runs as read before: a multirun reads them after each job
+FILES = (
+    "predictions.csv", "baselines.csv", "learning_curves.csv", "metrics.json", "provenance.json",
+    "job.json", ".hydra/config.yaml", ".hydra/overrides.yaml",
+)  # fmt: skip
+# finished runs with the state of their files: a multirun reads all of them after each job
+FINISHED: dict[Path, tuple[object, "Run"]] = {}
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run's folder."""
+    """One run's folder.
+
+    ``overrides`` are the command line's options, ``config`` all options, flat: dotted names to
+    plain values. ``fold`` is a number or ``pooled``, ``status`` is ``finished``, ``interrupted`` or
+    ``failed`` (with the ``cause``). ``metrics``, ``provenance``, ``predictions`` (None unless
+    finished) and ``baselines`` are files of these names, ``history`` is learning_curves.csv.
+    """
 
     folder: Path
-    overrides: dict[str, str]  # the command line's options by name
-    config: dict[str, Any]  # as composed, flat: dotted names to plain values
-    fold: int | str  # a number, or ``pooled``
+    overrides: dict[str, str]
+    config: dict[str, Any]
+    fold: int | str
     seed: int
-    status: str  # ``finished``, ``failed`` (with the ``cause``) or ``interrupted``
-    cause: str | None = None  # what went wrong
-    metrics: dict[str, float | None] = field(default_factory=dict)  # metrics.json
-    provenance: dict[str, Any] = field(default_factory=dict)  # provenance.json
-    predictions: pd.DataFrame | None = None  # predictions.csv; None unless finished
-    baselines: pd.DataFrame | None = None  # baselines.csv
-    history: pd.DataFrame | None = None  # learning_curves.csv
+    status: str
+    cause: str | None
+    metrics: dict[str, float | None]
+    provenance: dict[str, Any]
+    predictions: pd.DataFrame | None
+    baselines: pd.DataFrame | None
+    history: pd.DataFrame | None
 
     @property
     def experiment(self) -> str:
-        """All options that make the experiment, as one text: equal for runs that differ in fold and seed alone."""
-        kept = {name: value for name, value in self.config.items() if tells_apart(name)}
-        return json.dumps([kept, self.pooled], sort_keys=True, default=str)
+        """The options that make the experiment, as one text: equal for all its folds and seeds."""
+        options = {name: value for name, value in self.config.items() if tells_apart(name)}
+        return json.dumps([options, self.pooled], sort_keys=True, default=str)
 
     @property
     def originals(self) -> dict[str, int]:
-        """Number of original pictures of the run's fold by split; empty where provenance.json has none."""
-        found = self.provenance.get("data", {}).get("originals")
-        sound = isinstance(found, dict) and all(isinstance(n, int) for n in found.values())
-        return dict(found) if sound else {}
+        """Number of the fold's original pictures by split; empty if provenance.json has none."""
+        numbers = self.provenance.get("data", {}).get("originals")
+        sound = isinstance(numbers, dict) and all(isinstance(n, int) for n in numbers.values())
+        return dict(numbers) if sound else {}
 
     @property
     def pooled(self) -> bool:
         """Whether it was trained on all folds together, and so on its test pictures."""
         return self.fold == POOLED
+
+    @property
+    def classes(self) -> list[str]:
+        """The class names in the order of their labels; only of a finished run."""
+        assert self.predictions is not None
+        return classes_of(self.predictions)
+
+    def predicted(self, split: str) -> pd.DataFrame:
+        """Return the predictions of a split; only of a finished run."""
+        assert self.predictions is not None
+        return self.predictions[self.predictions["split"] == split]
 
 
 def tells_apart(option: str) -> bool:
@@ -73,40 +93,39 @@ def tells_apart(option: str) -> bool:
 
 
 def find_runs(folders: Iterable[str | os.PathLike[str]]) -> list[Run]:
-    """Return the runs in these folders and below them, by folder; UserError where one is not there, or no run in any."""
-    found: dict[Path, Run] = {}
+    """Return the runs in and below these folders; UserError without a folder, or a run in any."""
+    runs: dict[Path, Run] = {}
     for top in map(Path, folders):
         if not top.is_dir():
             raise UserError(f"There is no folder {top}.")
-        for config in sorted(top.rglob(".hydra/config.yaml")):
-            folder = config.parent.parent
-            if not (folder / ".hydra" / "overrides.yaml").is_file():
-                continue
+        configs = sorted(top.rglob(".hydra/config.yaml"))
+        for folder in [c.parents[1] for c in configs if c.with_name("overrides.yaml").is_file()]:
             try:
-                found[folder.resolve()] = read_run(folder)
-            except UserError as error:  # of another tool, damaged, or hostile: costs no other run
+                runs[folder.resolve()] = read_run(folder)
+            except UserError as error:
+                # of another tool, damaged, or hostile: costs no other run
                 print(f"{folder} is left out: {error}", file=sys.stderr)
-    if not found:
+    if not runs:
         raise UserError(
             f"There is no run in {', '.join(map(str, folders))}: a run's folder holds .hydra/config.yaml."
         )
-    return list(found.values())
+    return list(runs.values())
 
 
 def read_run(folder: Path) -> Run:
-    """Read one run's folder, if it changed since it was read before; a run that is damaged counts as failed.
+    """Read one run's folder, if it changed since it was read before; a damaged run is a failed one.
 
     Raises:
         UserError: its config is none of a training run.
     """
     stats = [(folder / name).stat() for name in FILES if (folder / name).is_file()]
     state = [(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
-    if KEPT.get(folder, (None,))[0] != state:
-        run = _read_run(folder)
-        if run.status != "finished":
-            return run
-        KEPT[folder] = state, run
-    return KEPT[folder][1]
+    if folder in FINISHED and FINISHED[folder][0] == state:
+        return FINISHED[folder][1]
+    run = _read_run(folder)
+    if run.status == "finished":
+        FINISHED[folder] = state, run
+    return run
 
 
 def _read_run(folder: Path) -> Run:
@@ -114,21 +133,17 @@ def _read_run(folder: Path) -> Run:
     fold, seed = config.get("fold"), config.get("seed")
     if not (isinstance(fold, int) or fold == POOLED) or not isinstance(seed, int):
         raise UserError(f"its config is none of a training run: fold={fold}, seed={seed}.")
-    config["name"] = REFERENCE.sub(
-        lambda name: str(config.get(name[1], name[0])), str(config.get("name"))
-    )
+    name = str(config.get("name"))
+    config["name"] = REFERENCE.sub(lambda match: str(config.get(match[1], match[0])), name)
     lines = read_plain(folder / ".hydra" / "overrides.yaml")
     overrides = plain_options(dict(str(line).lstrip("+~").partition("=")[::2] for line in lines))
-    provenance, metrics, job = (
-        _sound(read_json(folder / "provenance.json")),
-        read_metrics(folder / "metrics.json"),
-        read_json(folder / "job.json"),
-    )
-    status, cause = (
-        provenance.get("status", "interrupted"),
-        job.get("cause") or provenance.get("error"),
-    )
-    predictions = baselines = history = None
+
+    provenance = _sound(read_json(folder / "provenance.json"))
+    metrics = read_metrics(folder / "metrics.json")
+    job = read_json(folder / "job.json")
+    status = provenance.get("status", "interrupted")
+    cause = job.get("cause") or provenance.get("error")
+    predictions = baselines = None
     if status == "finished":
         try:
             predictions = checked(read_predictions(folder / "predictions.csv"))
@@ -138,30 +153,27 @@ def _read_run(folder: Path) -> Run:
         status = "failed"
     else:
         status, cause = "interrupted", why_unfinished(job)
-    if predictions is not None and (folder / "baselines.csv").is_file():
+
+    if predictions is not None:
         baselines = _table(folder / "baselines.csv", ["model", *predictions.columns])
-    if (folder / "learning_curves.csv").is_file():
-        history = _table(folder / "learning_curves.csv", ["epoch", "train/loss", "val/loss"])
-    return Run(
-        folder, overrides, config, fold, seed, status, cause, metrics, provenance, predictions,
-        baselines, history,
-    )  # fmt: skip
+    history = _table(folder / "learning_curves.csv", ["epoch", "train/loss", "val/loss"])
+    described = (folder, overrides, config, fold, seed, status, cause)
+    return Run(*described, metrics, provenance, predictions, baselines, history)
 
 
 def plain_options(options: Mapping[str, str]) -> dict[str, str]:
-    """Return the options with true, false and null in small letters: a multirun writes True where a person types true."""
+    """Return the options with true, false and null in small letters: a multirun writes True."""
     words = ("true", "false", "null")
-    return {
-        name: value.lower() if value.lower() in words else value for name, value in options.items()
-    }
+    return {k: v.lower() if v.lower() in words else v for k, v in options.items()}
 
 
 def checked(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the table if every picture has one row a split, and every label is a class; UserError where not."""
-    if (twice := predictions.duplicated(["split", "image"])).any():
-        raise UserError(f"predictions.csv has two rows for {predictions['image'][twice].iloc[0]}.")
-    classes = classes_of(predictions)
-    if unknown := sorted({*predictions["label"], *predictions["prediction"]} - set(classes)):
+    """Return the table; UserError for two rows of a picture, a label of no class, an empty Test."""
+    repeated = predictions["image"][predictions.duplicated(["split", "image"])]
+    if not repeated.empty:
+        raise UserError(f"predictions.csv has two rows for {repeated.iloc[0]}.")
+    labels = {*predictions["label"], *predictions["prediction"]}
+    if unknown := sorted(labels - set(classes_of(predictions))):
         raise UserError(f"predictions.csv has a label without probabilities: {unknown[0]}.")
     if not (predictions["split"] == "test").any():
         raise UserError("predictions.csv has no picture of Test.")
@@ -169,7 +181,7 @@ def checked(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return the runs of each experiment under a short name: the options that set it apart from the others.
+    """Return the runs of each experiment under a short name: the options that set it apart.
 
     Raises:
         UserError: two finished runs of an experiment have the same fold and seed.
@@ -177,25 +189,25 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     experiments: dict[str, list[Run]] = {}
     for run in runs:
         experiments.setdefault(run.experiment, []).append(run)
+
     for members in experiments.values():
-        taken: dict[tuple[int | str, int], Run] = {}
-        for run in members:
-            other = taken.setdefault((run.fold, run.seed), run)
-            if other is not run and other.status == run.status == "finished":
+        finished: dict[tuple[int | str, int], Run] = {}
+        for run in (run for run in members if run.status == "finished"):
+            other = finished.setdefault((run.fold, run.seed), run)
+            if other is not run:
                 raise UserError(
                     f"Two runs of the same experiment have fold {run.fold} and seed {run.seed}, and one picture would "
                     f"count twice:\n  {other.folder}\n  {run.folder}\nTake one of them away."
                 )
-    own = [
-        {k: v for k, v in members[0].overrides.items() if tells_apart(k)}
-        for members in experiments.values()
-    ]
-    shared = {item for item in own[0].items() if all(item in options.items() for options in own)}
+
+    firsts = [members[0] for members in experiments.values()]
+    options = [[item for item in run.overrides.items() if tells_apart(item[0])] for run in firsts]
+    shared = set(options[0]).intersection(*options)
     names = []
-    for options, members in zip(own, experiments.values(), strict=True):
-        parts = [f"{k}={v}" for k, v in options.items() if (k, v) not in shared]
-        name = ", ".join(parts) or str(members[0].config.get("name", "runs"))
-        names.append(f"{name}, fold=pooled" if members[0].pooled else name)
+    for run, items in zip(firsts, options, strict=True):
+        parts = [f"{option}={value}" for option, value in items if (option, value) not in shared]
+        name = ", ".join(parts) or str(run.config.get("name", "runs"))
+        names.append(f"{name}, fold=pooled" if run.pooled else name)
     names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
     return dict(zip(names, experiments.values(), strict=True))
 
@@ -211,37 +223,35 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 def _sound(provenance: dict[str, Any]) -> dict[str, Any]:
     """Return provenance.json without what has another type than ours."""
-    data, texts = provenance.get("data", {}), ("status", "command", "checkpoint_sha256", "error")
-    for part, names in (
-        (provenance, texts),
-        (data, ("name", "fingerprint", "citation", "protocol")),
-    ):
-        for name in names:
-            if not isinstance(part.get(name), str):
-                part.pop(name, None)
+    data = provenance.setdefault("data", {})
+    texts = [(provenance, name) for name in ("status", "command", "checkpoint_sha256", "error")]
+    names = ("name", "fingerprint", "test_fingerprint", "citation", "protocol")
+    texts += [(data, name) for name in names]
+    for part, name in texts:
+        if not isinstance(part.get(name), str):
+            part.pop(name, None)
+
     if not isinstance(provenance.get("durations", {}).get("total_s"), int | float):
         provenance.pop("durations", None)
+
+    counts = ("pictures", "copies", "patients")
     try:
         cells = [cell for classes in data["counts"].values() for cell in classes.values()]
-        sound = all(
-            isinstance(cell[name], int)
-            for cell in cells
-            for name in ("pictures", "copies", "patients")
-        )
+        sound = all(isinstance(cell[count], int) for cell in cells for count in counts)
     except (KeyError, TypeError, AttributeError):
         sound = False
-    return (
-        provenance
-        if sound
-        else provenance | {"data": {k: v for k, v in data.items() if k != "counts"}}
-    )
+    if not sound:
+        data.pop("counts", None)
+    return provenance
 
 
 def _table(file: Path, columns: Iterable[str]) -> pd.DataFrame | None:
+    """Return a CSV file's table; None where there is none, or it lacks a column."""
+    if not file.is_file():
+        return None
+    empty = {"train/loss": "", "val/loss": ""}
     try:
-        table = pd.read_csv(
-            file, dtype=TEXTS, keep_default_na=False, na_values={"train/loss": "", "val/loss": ""}
-        )
+        table = pd.read_csv(file, dtype=TEXTS, keep_default_na=False, na_values=empty)
     except ValueError:
         return None
     return table if set(columns) <= set(table.columns) else None
