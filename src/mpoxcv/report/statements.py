@@ -1,4 +1,4 @@
-"""A summary in plain sentences: the verdict, what must be read first, how the numbers came about, and what is missing."""
+"""A summary in plain sentences: the verdict, the warnings, the protocol, and what is missing."""
 
 import itertools
 from collections import Counter
@@ -12,77 +12,67 @@ from mpoxcv.report.tables import NOT_REPORTED, number
 
 
 def verdict(summary: Summary) -> list[str]:
-    """Return the result in plain sentences: each group's, then what the comparisons allow to say."""
-    sentences = []
-    for group in summary.groups:
-        content = group.content
-        value, low, high = content["pooled"][PRIMARY]
-        chance = 1 / len(content["classes"])
-        learnt = "".join(
-            f", {name} has {number(values[PRIMARY][0])}"
-            for name, values in content["baselines"].items()
-            if values[PRIMARY][1] < values[PRIMARY][2]  # the majority vote has no interval
-        )
-        said = (
-            f"{group.name}: balanced accuracy {value:.3f} (95 % interval over patients {low:.3f} to {high:.3f}) on "
-            f"{content['pictures']} test pictures of {content['patients']} patients, {len(content['folds'])} fold(s), "
-            f"{len(content['seeds'])} seed(s); chance and the majority vote have {chance:.3f}{learnt}."
-        )
-        if content["protocol"] == "pooled":
-            said += " This number says nothing: the network was trained on its test pictures."
-        elif content["permuted_labels"]:
-            at = (
-                "as it must be"
-                if content["permutation_control"]
-                else "WHICH MEANS A LEAK, OR LUCK: repeat it with seed=1,2,3"
-            )
-            inside = "holds" if content["permutation_control"] else "does not hold"
-            said += f" Its labels were permuted: the interval {inside} chance, {at}."
-        elif low <= chance:
-            said += " It cannot be told from chance."
-        sentences.append(said)
+    """Return each group's result as a sentence, then what the comparisons allow to say."""
+    sentences = [_result(group.content) for group in summary.groups]
     return sentences + [comparison["sentence"] for comparison in summary.content["comparisons"]]
+
+
+def _result(content: Mapping[str, Any]) -> str:
+    value, low, high = content["pooled"][PRIMARY]
+    chance = 1 / len(content["classes"])
+    # The majority vote has no interval.
+    baselines = "".join(
+        f", {name} has {number(values[PRIMARY][0])}"
+        for name, values in content["baselines"].items()
+        if values[PRIMARY][1] < values[PRIMARY][2]
+    )
+    sentence = (
+        f"{content['name']}: balanced accuracy {value:.3f} (95 % interval over patients {low:.3f} to {high:.3f}) on "
+        f"{content['pictures']} test pictures of {content['patients']} patients, {len(content['folds'])} fold(s), "
+        f"{len(content['seeds'])} seed(s); chance and the majority vote have {chance:.3f}{baselines}."
+    )
+    if content["protocol"] == "pooled":
+        return f"{sentence} This number says nothing: the network was trained on its test pictures."
+    if content["permuted_labels"]:
+        holds, meaning = "does not hold", "WHICH MEANS A LEAK, OR LUCK: repeat it with seed=1,2,3"
+        if content["permutation_control"]:
+            holds, meaning = "holds", "as it must be"
+        return f"{sentence} Its labels were permuted: the interval {holds} chance, {meaning}."
+    return f"{sentence} It cannot be told from chance." if low <= chance else sentence
 
 
 def warnings_of(summary: Summary) -> list[str]:
     """Return what must be read before the numbers."""
-    found = []
-    if any(g.content["synthetic"] for g in summary.groups):
-        found.append(f"{SYNTHETIC_NOTE}. No number here says anything of patients.")
+    warnings = []
+    if any(group.content["synthetic"] for group in summary.groups):
+        warnings.append(f"{SYNTHETIC_NOTE}. No number here says anything of patients.")
     for problem in summary.content["problems"]:
-        options = " ".join(f"{k}={v}" for k, v in problem["options"].items())
-        found.append(f"Fold {problem['fold']} {problem['status']} ({options}): {problem['cause']}")
+        options = " ".join(f"{name}={value}" for name, value in problem["options"].items())
+        warnings.append("Fold {fold} {status} ({}): {cause}".format(options, **problem))
     for group in summary.groups:
-        if any(
-            (run["audit"] or {}).get("choice") == "allow" and run["audit"]["leaks"]
-            for run in group.content["runs"]
-        ):
-            found.append(
-                f"{group.name}: trained on pictures that leak from Valid or Test (data.leaks=allow)."
-            )
+        audits = [run["audit"] or {} for run in group.content["runs"]]
+        if any(audit.get("choice") == "allow" and audit["leaks"] for audit in audits):
+            leaks = "trained on pictures that leak from Valid or Test (data.leaks=allow)"
+            warnings.append(f"{group.name}: {leaks}.")
         if group.content["protocol"] == "pooled":
-            found.append(
-                f"{group.name} LEAKS: all folds were pooled, so that its test pictures were trained on."
-            )
-    protocols = {g.content["protocol"] for g in summary.groups}
-    if len(protocols) > 1:
-        found.append(
+            cause = "all folds were pooled, so that its test pictures were trained on"
+            warnings.append(f"{group.name} LEAKS: {cause}.")
+
+    if len({group.content["protocol"] for group in summary.groups}) > 1:
+        warnings.append(
             "The groups come from different protocols: their numbers stand side by side and are not compared."
         )
-    compared = {(c["one"], c["other"]) for c in summary.content["comparisons"]}
-    for one, other in itertools.combinations(summary.groups, 2):
-        if (
-            one.content["protocol"] == other.content["protocol"]
-            and (one.name, other.name) not in compared
-        ):
-            found.append(
-                f"{one.name} and {other.name} differ in data, folds or classes, and are not compared."
-            )
-    return found
+    compared = {(pair["one"], pair["other"]) for pair in summary.content["comparisons"]}
+    for first, second in itertools.combinations(summary.groups, 2):
+        alike = first.content["protocol"] == second.content["protocol"]
+        if alike and (first.name, second.name) not in compared:
+            difference = "differ in data, folds or classes, and are not compared"
+            warnings.append(f"{first.name} and {second.name} {difference}.")
+    return warnings
 
 
 def notes_of(summary: Summary) -> list[str]:
-    """Return what stands below the table of results: the baselines, the spread, and Wilson's interval."""
+    """Return what stands below the results: the baselines, the spread, and Wilson's interval."""
     notes = [
         "Baselines: the commonest class of Train; and logistic regression on a histogram of colours, which knows no shapes."
     ]
@@ -93,27 +83,24 @@ def notes_of(summary: Summary) -> list[str]:
                 f"{spread['seed']:.3f}, and what is left {spread['residual']:.3f} (random effects by the method of moments)."
             )
         if wilson := content["wilson_accuracy"]:
-            low, high = wilson
-            notes.append(
-                f"{content['name']}: Wilson's interval of the accuracy {low:.3f} to {high:.3f}, as if independent."
-            )
+            interval = "Wilson's interval of the accuracy {:.3f} to {:.3f}, as if independent"
+            notes.append(f"{content['name']}: {interval.format(*wilson)}.")
     return notes
 
 
 def protocol_of(summary: Summary) -> list[str]:
     """Return how the numbers came about: what was tested on what, and what was chosen where."""
-    said = ["Balanced accuracy was named as primary beforehand."]
+    lines = ["Balanced accuracy was named as primary beforehand."]
     for content in (group.content for group in summary.groups):
-        said += [sentence for sentence in [_selection(content)] if sentence not in said]
+        metric, end = content["monitor"]
+        lines.append("The last epoch's weights are tested.")
+        if metric:
+            lines[-1] = f"The checkpoint with the {end} {metric} is tested once."
+        origin = content["citation"] or f"Source and licence: {NOT_REPORTED}."
+        lines.append(f"Data: {content['data']}. {origin}")
+        excluded = ", ".join(content["excluded"])
+        lines.append(f"Left out: {excluded}." if excluded else "No picture was left out.")
         coverage = content["coverage"]
-        lines = [
-            f"Data: {content['data']}. {content['citation'] or f'Source and licence: {NOT_REPORTED}.'}"
-        ]
-        lines.append(
-            f"Left out: {', '.join(content['excluded'])}."
-            if content["excluded"]
-            else "No picture was left out."
-        )
         if content["protocol"] != "pooled" and coverage["total"]:
             once = coverage["tested"] == coverage["total"] and not coverage["tested_twice"]
             lines.append(
@@ -121,48 +108,35 @@ def protocol_of(summary: Summary) -> list[str]:
                 f"{coverage['tested']} of {coverage['total']} pictures are tested, {coverage['tested_twice']} of them in "
                 "several folds (they count once, as a mean)."
             )
-        if audited := _independence(content):
-            lines.append(audited)
-        said += [line for line in lines if line not in said]
-    return said
-
-
-def _selection(content: Mapping[str, Any]) -> str:
-    """Return which checkpoint was tested."""
-    metric, end = content["monitor"]
-    return (
-        f"The checkpoint with the {end} {metric} is tested once."
-        if metric
-        else "The last epoch's weights are tested."
-    )
+        lines += filter(None, [_independence(content)])
+    # What holds for several groups is said once.
+    return list(dict.fromkeys(lines))
 
 
 def _independence(content: Mapping[str, Any]) -> str:
-    """Return what the search for leaks found, over all runs of a group; nothing where a run has none."""
+    """Return what the search for leaks found in a group's runs; nothing where a run has none."""
     audits = [run["audit"] for run in content["runs"]]
     if not all(audits):
         return ""
     counts: Counter[str] = Counter()
-    for one in audits:
-        counts.update(one["leaks"])
-    dropped, choice = sum(one["dropped"] for one in audits), audits[0]["choice"]
-    said = (
+    for audit in audits:
+        counts.update(audit["leaks"])
+    searched = (
         "Independence of the splits: patients, names, equal pixels and likeness were compared between Train and Valid or "
         "Test of each run's fold (strong crops and several changes at once escape the likeness)"
     )
     if not counts:
-        return f"{said}; no leak was found."
+        return f"{searched}; no leak was found."
     kinds = ", ".join(f"{kind} {count}" for kind, count in counts.items())
-    end = (
-        "THEY WERE TRAINED ON (data.leaks=allow)"
-        if choice == "allow"
-        else f"{dropped} training pictures were dropped"
-    )
-    return f"{said}; found, in training pictures summed over the runs: {kinds}. {end}."
+    fate = f"{sum(audit['dropped'] for audit in audits)} training pictures were dropped"
+    if audits[0]["choice"] == "allow":
+        fate = "THEY WERE TRAINED ON (data.leaks=allow)"
+    return f"{searched}; found, in training pictures summed over the runs: {kinds}. {fate}."
 
 
 def gaps_of(summary: Summary) -> list[str]:
     """Return what a reviewer looks for and this report does not hold."""
+    contents = [group.content for group in summary.groups]
     gaps = [
         "How many configurations were tried before this one: only who ran them knows.",
         "Independence of the splits: near-duplicates between Train, Valid and Test were not looked for.",
@@ -170,24 +144,21 @@ def gaps_of(summary: Summary) -> list[str]:
         "Subgroups: skin tone, age and sex are not in the metadata.",
         "External validation: none. Not for clinical use.",
         "The intervals leave out the variance of training (Bates, Hastie and Tibshirani 2023): they are too narrow.",
+        "Seeds: fewer than three, so that luck in training cannot be told from the folds' spread.",
     ]
-    if all(_independence(g.content) for g in summary.groups):
-        gaps = [gap for gap in gaps if not gap.startswith("Independence")]
-    if any(g.content["permuted_labels"] for g in summary.groups):
-        gaps = [gap for gap in gaps if not gap.startswith("Negative control")]
-    if any(len(g.content["seeds"]) < 3 for g in summary.groups):
-        gaps.append(
-            "Seeds: fewer than three, so that luck in training cannot be told from the folds' spread."
-        )
-    for group in summary.groups:
-        coverage, question = group.content["coverage"], group.content["mpox"]
+    filled = {
+        "Independence of the splits": all(map(_independence, contents)),
+        "Negative control": any(content["permuted_labels"] for content in contents),
+        "Seeds": all(len(content["seeds"]) >= 3 for content in contents),
+    }
+    gaps = [gap for gap in gaps if not filled.get(gap.partition(":")[0])]
+
+    for content in contents:
+        name, coverage, question = content["name"], content["coverage"], content["mpox"]
         if question and question["unchosen"]:
-            runs = ", ".join(question["unchosen"])
-            gaps.append(
-                f"{group.name}: no threshold could be chosen on Valid, so that 0.5 was taken, in {runs}."
-            )
+            threshold = "no threshold could be chosen on Valid, so that 0.5 was taken"
+            gaps.append(f"{name}: {threshold}, in {', '.join(question['unchosen'])}.")
         if coverage["never_tested"]:
-            gaps.append(
-                f"{group.name}: {coverage['never_tested']} of {coverage['total']} pictures are in no test set."
-            )
+            untested = f"{coverage['never_tested']} of {coverage['total']}"
+            gaps.append(f"{name}: {untested} pictures are in no test set.")
     return gaps

@@ -33,113 +33,98 @@ def tables_of(summary: Summary) -> dict[str, pd.DataFrame]:
     """Return the report's tables by name, every cell as text."""
     tables: dict[str, list[dict[str, str]]] = {name: [] for name in TITLES}
     for group in summary.groups:
-        content = group.content
-        tables["results"].append(
-            {"model": group.name, "protocol": content["data"]} | _result_cells(content)
-        )
-        if ensemble := content["ensemble"]:
-            few, many = ensemble["networks"]
-            networks = f"{few} networks" if few == many else f"{few} to {many} networks"
-            name = f"{group.name}: a picture by the average of its {networks}"
-            tables["results"].append(
-                {"model": name, "protocol": content["data"]} | _result_cells(ensemble)
-            )
-        for name, values in content["baselines"].items():
-            cells = {NAMES[metric]: interval(values[metric]) for metric in HEADLINE}
-            row = {"model": f"{name} (baseline)", "protocol": content["data"]} | cells
-            if row not in tables["results"]:  # of another model on the same pictures
-                tables["results"].append(row)
-        for run in content["runs"]:
-            cells = {
-                NAMES[metric]: number(run["metrics"].get(f"test/{metric}")) for metric in HEADLINE
-            }
-            sizes = {"pictures": str(run["pictures"]), "patients": str(run["patients"])}
-            tables["folds"].append(
-                {"model": group.name, "fold": str(run["fold"]), "seed": str(run["seed"])}
-                | sizes
-                | cells
-            )
+        content, model = group.content, {"model": group.name}
+        # Models on the same pictures share their baselines.
+        tables["results"] += [r for r in _result_rows(content) if r not in tables["results"]]
+        tables["folds"] += [model | _run_cells(run) for run in content["runs"]]
         for name, values in content["per_class"].items():
             support = f"{values['support']:g}" + (" (few)" if values["few"] else "")
-            cells = {
-                NAMES.get(k, k): interval(v)
-                for k, v in values.items()
-                if k not in ("support", "few")
-            }
-            tables["per_class"].append(
-                {"model": group.name, "class": name, "pictures": support} | cells
-            )
+            cells = {"class": name, "pictures": support} | _intervals(values)
+            tables["per_class"].append(model | cells)
         if content["mpox"]:
-            cells = {
-                NAMES.get(k, k): interval(v)
-                for k, v in content["mpox"].items()
-                if isinstance(v, list) and k not in ("thresholds", "unchosen")
-            }
-            area = content["per_class"][content["mpox"]["class"]]["auroc"]
-            row = {"model": group.name, "class": content["mpox"]["class"]}
-            row |= cells | {
-                "AUROC": interval(area),
-                "prevalence": number(content["mpox"]["prevalence"]),
-            }
-            tables["mpox"].append(
-                row | {"thresholds": ", ".join(map(number, content["mpox"]["thresholds"]))}
-            )
-        calibration = content["calibration"]
-        cells = {
-            NAMES[k]: " → ".join(map(number, calibration[k])) for k in ("ece", "brier", "log_loss")
-        }
-        temperatures = ", ".join(f"{t:.2f}" for t in calibration["temperatures"])
-        tables["calibration"].append({"model": group.name} | cells | {"temperatures": temperatures})
-        tables["data"] += _data_rows(group, tables["data"])
+            tables["mpox"].append(model | _question_cells(content))
+        tables["calibration"].append(model | _calibration_cells(content["calibration"]))
         tables["origin"] += [_origin_row(group.name, run) for run in content["runs"]]
-    for c in summary.content["comparisons"]:
-        cells = {
-            f"difference in {NAMES[metric]} (p, Holm)": interval(
-                [c[metric][k] for k in ("difference", "low", "high")]
-            )
-            + f" (p = {number(c[metric]['p_holm'])})"
-            for metric in HEADLINE
-        }
-        tables["comparisons"].append(
-            {"models": f"{c['one']} - {c['other']}"} | cells | {"McNemar p": number(c["mcnemar_p"])}
-        )
-    if any(g.content["data"].startswith("msld_v2") for g in summary.groups):
+
+    tables["data"] = _data_rows(summary.groups)
+    tables["comparisons"] = [_comparison_row(pair) for pair in summary.content["comparisons"]]
+    if any(group.content["data"].startswith("msld_v2") for group in summary.groups):
         published = pd.read_csv(Path(__file__).with_name("published_results.csv"))
         tables["published"] = published.astype(object).fillna("").astype(str).to_dict("records")
     return {name: pd.DataFrame(rows).fillna("") for name, rows in tables.items() if rows}
 
 
-def _result_cells(content: Mapping[str, Any]) -> dict[str, str]:
-    cells = {NAMES[metric]: interval(content["pooled"][metric]) for metric in HEADLINE}
-    for metric in HEADLINE[:3]:
-        if metric in content.get("mean_sd", {}):
-            mean, sd, n = content["mean_sd"][metric]
+def _result_rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return a group's results, and those of its ensemble and of its baselines."""
+    results = [(content["name"], content)]
+    if ensemble := content["ensemble"]:
+        few, many = ensemble["networks"]
+        networks = f"{few} networks" if few == many else f"{few} to {many} networks"
+        name = f"{content['name']}: a picture by the average of its {networks}"
+        results.append((name, ensemble))
+    baselines = content["baselines"].items()
+    results += [(f"{name} (baseline)", {"pooled": pooled}) for name, pooled in baselines]
+
+    rows = []
+    for name, result in results:
+        cells = _intervals({metric: result["pooled"][metric] for metric in HEADLINE})
+        for metric in HEADLINE[:3]:
+            mean, sd, n = result.get("mean_sd", {}).get(metric, (0, 0, 0))
             if n > 1:
                 cells[f"{NAMES[metric]}, mean ± SD"] = f"{mean:.3f} ± {sd:.3f} (n = {n})"
-    return cells
-
-
-def _data_rows(group: Group, before: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
-    known = {(row["data"], row["fold"], row["split"]) for row in before}
-    rows = []
-    for run in group.content["runs"]:
-        for split, classes in run["counts"].items():
-            key = {"data": group.content["data"], "fold": str(run["fold"]), "split": split}
-            if tuple(key.values()) not in known:
-                known.add(tuple(key.values()))
-                cells = {
-                    n: f"{c['pictures']} ({c['copies']}; {c['patients']})"
-                    for n, c in classes.items()
-                }
-                rows.append(key | cells)
+        rows.append({"model": name, "protocol": content["data"]} | cells)
     return rows
+
+
+def _run_cells(run: Mapping[str, Any]) -> dict[str, str]:
+    cells = {key: str(run[key]) for key in ("fold", "seed", "pictures", "patients")}
+    metrics = {NAMES[metric]: number(run["metrics"].get(f"test/{metric}")) for metric in HEADLINE}
+    return cells | metrics
+
+
+def _question_cells(content: Mapping[str, Any]) -> dict[str, str]:
+    question = content["mpox"]
+    return {
+        "class": question["class"],
+        **_intervals(question),
+        "AUROC": interval(content["per_class"][question["class"]]["auroc"]),
+        "prevalence": number(question["prevalence"]),
+        "thresholds": ", ".join(map(number, question["thresholds"])),
+    }
+
+
+def _calibration_cells(calibration: Mapping[str, Sequence[float]]) -> dict[str, str]:
+    metrics = ("ece", "brier", "log_loss")
+    cells = {NAMES[metric]: " → ".join(map(number, calibration[metric])) for metric in metrics}
+    return cells | {"temperatures": ", ".join(f"{t:.2f}" for t in calibration["temperatures"])}
+
+
+def _comparison_row(pair: Mapping[str, Any]) -> dict[str, str]:
+    row = {"models": f"{pair['one']} - {pair['other']}"}
+    for metric in HEADLINE:
+        difference = interval([pair[metric][key] for key in ("difference", "low", "high")])
+        p = number(pair[metric]["p_holm"])
+        row[f"difference in {NAMES[metric]} (p, Holm)"] = f"{difference} (p = {p})"
+    return row | {"McNemar p": number(pair["mcnemar_p"])}
+
+
+def _data_rows(groups: Sequence[Group]) -> list[dict[str, str]]:
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    runs = [(group.content["data"], run) for group in groups for run in group.content["runs"]]
+    for data, run in runs:
+        for split, classes in run["counts"].items():
+            key = {"data": data, "fold": str(run["fold"]), "split": split}
+            row = dict(key)
+            for name, n in classes.items():
+                row[name] = f"{n['pictures']} ({n['copies']}; {n['patients']})"
+            rows.setdefault(tuple(key.values()), row)
+    return list(rows.values())
 
 
 def _origin_row(name: str, run: Mapping[str, Any]) -> dict[str, str]:
     git, packages = run["git"] or {}, run["packages"]
-    versions = ", ".join(
-        f"{p} {packages[p]}" for p in ("mpoxcv", "torch", "lightning") if packages.get(p)
-    )
+    names = [package for package in ("mpoxcv", "torch", "lightning") if packages.get(package)]
+    versions = ", ".join(f"{package} {packages[package]}" for package in names)
     return {
         "model": name, "fold": str(run["fold"]), "seed": str(run["seed"]), "data": (run["fingerprint"] or NOT_REPORTED)[:12],
         "commit": (str(git.get("commit", NOT_REPORTED))[:12] + (" (changed)" if git.get("changed") else "")),
@@ -147,6 +132,15 @@ def _origin_row(name: str, run: Mapping[str, Any]) -> dict[str, str]:
         "seconds": number(run["seconds"]), "command": run["command"] or NOT_REPORTED,
         "checkpoint (SHA-256)": (run["checkpoint"] or NOT_REPORTED)[:12],
     }  # fmt: skip
+
+
+def _intervals(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return the intervals among the values as text, by the metric's printed name."""
+    return {
+        NAMES.get(name, name): interval(value)
+        for name, value in values.items()
+        if isinstance(value, list) and name not in ("thresholds", "unchosen")
+    }
 
 
 def interval(values: Sequence[float]) -> str:
