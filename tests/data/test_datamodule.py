@@ -1,7 +1,7 @@
 import pytest
 
 from conftest import CLASSES, PATTERN
-from mpoxcv.data import MSLDDataModule
+from mpoxcv import MSLDDataModule
 from mpoxcv.errors import UserError
 
 

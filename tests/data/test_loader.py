@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from mpoxcv.data.augment import RandomFlip
+from mpoxcv import RandomFlip
 from mpoxcv.data.loader import BatchLoader
 
 N = 23

@@ -4,14 +4,14 @@ import pytest
 from PIL import Image, ImageOps
 
 from conftest import CLASSES, PATTERN, write_picture
-from mpoxcv.data import MSLDDataModule
+from mpoxcv import MSLDDataModule
 from mpoxcv.data.protocol import fold_table, permute_labels
 from mpoxcv.errors import UserError
 
 
 @pytest.fixture
 def folds(tmp_path):
-    """Five folds of the same 90 pictures of 60 patients; picture i is tested in fold i % 5, of 4 folds only."""
+    """Five folds of 90 pictures, 60 patients; picture i is tested in fold i % 5 of 4 folds only."""
     root = tmp_path / "set"
     for c, name in enumerate(CLASSES):
         for i in range(30):

@@ -13,7 +13,8 @@ from mpoxcv.audit.audit import Finding
 from mpoxcv.pictures.images import thumbnail
 from mpoxcv.storage.files import write_atomically
 
-THUMBNAIL = 160  # pixels
+# pixels
+THUMBNAIL = 160
 STYLES = {"leak": "bold red", "warning": "yellow", "note": ""}
 
 
@@ -23,6 +24,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
     if not findings:
         console.print("The audit found nothing.")
         return
+
     table = Table(
         title="Audit", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
     )
@@ -34,12 +36,10 @@ def print_findings(findings: Sequence[Finding]) -> None:
         lines = [finding.kind + (f" ({folds})" if folds else ""), finding.effect]
         if finding.examples:
             lines.append("for example " + " and ".join(finding.examples[0]))
-        table.add_row(
-            Text(finding.severity, style=STYLES[finding.severity]),
-            str(finding.count),
-            Text("\n".join(lines)),
-        )
+        severity = Text(finding.severity, style=STYLES[finding.severity])
+        table.add_row(severity, str(finding.count), Text("\n".join(lines)))
     console.print(table)
+
     if any(finding.severity == "leak" for finding in findings):
         console.print(
             "train.py stops at leaks: data.leaks=drop leaves the training pictures out, data.leaks=allow says so."
@@ -52,17 +52,10 @@ def write_page(findings: Sequence[Finding], root: Path, file: Path, synthetic: b
         loader=PackageLoader("mpoxcv.audit", ""), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    pictures = {
-        path: thumbnail(root / path, THUMBNAIL)
-        for finding in findings
-        for one in finding.examples
-        for path in one
-    }
-    page = environment.get_template("page.html.j2")
-    write_atomically(
-        file,
-        page.render(
-            findings=findings, pictures=pictures, root=str(root.absolute()), synthetic=synthetic
-        ),
-    )
+    root = root.absolute()
+    paths = {path for finding in findings for example in finding.examples for path in example}
+    pictures = {path: thumbnail(root / path, THUMBNAIL) for path in paths}
+    template = environment.get_template("page.html.j2")
+    page = template.render(findings=findings, pictures=pictures, root=root, synthetic=synthetic)
+    write_atomically(file, page)
     print(f"The page: {file}")

@@ -12,45 +12,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpoxcv.data.normalise import C, normalise
 from mpoxcv.pictures.ahead import map_ahead
-from mpoxcv.pictures.pixels import C, normalise
 
-PART = (
-    2**20
-)  # bytes of pictures: smaller batches are made ready several at once, larger ones read ahead by a thread
+# bytes of pictures: smaller batches are made several at once, larger ones read ahead by a thread
+PART = 2**20
 
 
 class Batch(TypedDict):
-    """One batch."""
+    """One batch.
 
-    image: Tensor  # float32 (B, 3, S, S) in channels_last order; in [0, 1] unless normalised
-    label: Tensor  # int64 (B,)
-    index: Tensor  # int64 (B,), position in the split's table
+    ``image`` is in channels_last order, and in [0, 1] unless normalised; ``index`` is the position
+    in the split's table.
+    """
+
+    # float32 (B, 3, S, S)
+    image: Tensor
+    # int64 (B,)
+    label: Tensor
+    # int64 (B,)
+    index: Tensor
 
 
 class BatchLoader:
     """The batches of one split; each is a function of (seed, epoch, step) alone.
 
-    It stands where Lightning expects a DataLoader. With ``world_size`` processes each takes its share of every batch, so
-    that together they do the steps of one process; the last batch's share may be empty. No picture is repeated. Batches are
-    made where ``pixels`` lie: on a GPU nothing of an epoch but its order passes from the CPU.
+    It stands where Lightning expects a DataLoader. With ``world_size`` processes each takes its
+    share of every batch, so that together they do the steps of one process; the last batch's share
+    may be empty. No picture is repeated. Batches are made where ``pixels`` lie: on a GPU nothing of
+    an epoch but its order passes from the CPU.
 
     Args:
-        pixels: uint8 (n, S, S, 3), n at least the largest of ``rows`` + 1; memory-mapped, in memory, or on a GPU.
+        pixels: uint8 (n, S, S, 3), n at least the largest of ``rows`` + 1; memory-mapped, in
+            memory, or on a GPU.
         rows: int64 (N,), where in ``pixels`` the split's pictures lie.
         labels: int64 (N,).
         batch_size: B over all processes.
-        sampler: ``sequential``; ``shuffle``, a new random order each epoch; ``fixed``, one random order; ``weighted``, N
-            draws with replacement in which every class is equally likely.
+        sampler: ``sequential``; ``shuffle``, a new random order each epoch; ``fixed``, one random
+            order; ``weighted``, N draws with replacement in which every class is equally likely.
         seed: of order and augmentation.
         mean, std: (3,), normalise to ``(image - mean) / std``; None leaves [0, 1].
-        augment: maps uint8 (B, 3, S, S) to the same, if ``augment.batched`` is true, otherwise (3, S, S), as torchvision's
-            v2 transforms do, drawn anew for each picture.
+        augment: maps uint8 (B, 3, S, S) to the same, if ``augment.batched`` is true, otherwise
+            (3, S, S), as torchvision's v2 transforms do, drawn anew for each picture.
         rank, world_size: of this process.
-        prefetch: batches of large pictures that a thread reads ahead from a memory-mapped file; bounds their memory.
+        prefetch: batches of large pictures that a thread reads ahead from a memory-mapped file;
+            bounds their memory.
     """
 
-    batch_sampler = None  # Lightning reads it
+    # Lightning reads it
+    batch_sampler = None
 
     def __init__(
         self,
@@ -67,33 +77,41 @@ class BatchLoader:
         world_size: int = 1,
         prefetch: int = 2,
     ) -> None:
-        self.pixels, self.device, self.prefetch = pixels, pixels.device, prefetch
-        self.rows, self.labels = rows.to(self.device), labels.to(self.device)
+        self.pixels = pixels
+        self.device = pixels.device
+        self.rows = rows.to(self.device)
+        self.labels = labels.to(self.device)
         self.weights = 1.0 / torch.bincount(labels)[labels] if sampler == "weighted" else None
-        self.batch_size, self.sampler_name, self.seed = batch_size, sampler, seed
+        self.batch_size = batch_size
+        self.sampler_name = sampler
+        self.seed = seed
+        self.augment = augment
+        self.prefetch = prefetch
+        # this process's part of a batch
+        self.share = slice(rank, None, world_size)
+        self.epoch = 0
+
         # (pixel / 255 - mean) / std over rows of 3 S numbers: seven times faster than over channels
+        size = pixels.shape[2]
         mean = torch.zeros(3) if mean is None else mean
         std = torch.ones(3) if std is None else std
-        self.shift, self.scale = (
-            (255 * each).repeat(pixels.shape[2]).to(self.device) for each in (mean, std)
-        )
-        self.augment = augment
+        self.shift = (255 * mean).repeat(size).to(self.device)
+        self.scale = (255 * std).repeat(size).to(self.device)
+
+        on_cpu = self.device.type == "cpu"
         drawn = augment is None or hasattr(augment, "draw")
-        self.in_one_pass = (
-            C is not None and self.device.type == "cpu" and pixels.is_contiguous() and drawn
-        )
+        self.in_one_pass = C is not None and on_cpu and pixels.is_contiguous() and drawn
         self.batch_bytes = pixels[0].numel() * batch_size
-        self.together = max(1, PART // self.batch_bytes)  # batches of a part
-        self.reads_ahead = prefetch > 0 and self.batch_bytes >= PART and self.device.type == "cpu"
-        self.share = slice(rank, None, world_size)  # this process's part of a batch
-        self.epoch = 0
-        self._taken = self._skip = (
-            0  # batches of this iteration, and those to leave out in the next
-        )
+        # batches of a part
+        self.together = max(1, PART // self.batch_bytes)
+        self.reads_ahead = prefetch > 0 and self.batch_bytes >= PART and on_cpu
+
+        # batches of this iteration that are done, and those to leave out in the next
+        self._done = self._skip = 0
 
     def state_dict(self) -> dict[str, int]:
-        """Return how many batches of the epoch are done, for a checkpoint from the middle of it; Lightning asks."""
-        return {"step": self._taken % max(1, len(self))}
+        """Return how many batches of the epoch are done, for Lightning's checkpoints within it."""
+        return {"step": self._done % max(1, len(self))}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Begin the next iteration after that many batches."""
@@ -114,59 +132,63 @@ class BatchLoader:
     def __iter__(self) -> Iterator[Batch]:
         skip, self._skip = self._skip, 0
         order = self._order().to(self.device)
+        labels, indices = self.labels[order].split(self.batch_size), order.split(self.batch_size)
         images = self._in_one_pass(order, skip) if self.in_one_pass else self._by_torch(order, skip)
-        label, index = (values.split(self.batch_size) for values in (self.labels[order], order))
         for step, image in enumerate(images, skip):
-            self._taken = step + 1
-            yield {
-                "image": image[self.share],
-                "label": label[step][self.share],
-                "index": index[step][self.share],
-            }
+            self._done = step + 1
+            label, index = labels[step][self.share], indices[step][self.share]
+            yield {"image": image[self.share], "label": label, "index": index}
 
     def _in_one_pass(self, order: Tensor, skip: int) -> Iterator[Tensor]:
         """Yield each batch's pictures, float32 (B, 3, S, S), from number ``skip`` on."""
-        rows, mirrored = self.rows[order].split(self.batch_size), [None] * len(self)
+        rows = self.rows[order].split(self.batch_size)
+        mirrored: Sequence[Tensor | None] = [None] * len(self)
         if self.augment is not None:
-            parts, drawn = order.split(self.batch_size * self.together), []
-            for part, chosen in enumerate(parts):
+            draws = []
+            for part, chosen in enumerate(order.split(self.batch_size * self.together)):
                 with seeded(mix(self.seed, self.epoch, part), self.device):
-                    drawn.append(self.augment.draw(len(chosen)))  # type: ignore[attr-defined]
-            mirrored = torch.cat(drawn).split(self.batch_size)
+                    draws.append(self.augment.draw(len(chosen)))  # type: ignore[attr-defined]
+            mirrored = torch.cat(draws).split(self.batch_size)
         yield from self._ahead(self._normalised, list(zip(rows, mirrored, strict=True))[skip:])
 
-    def _normalised(self, item: tuple[Tensor, Tensor | None]) -> Tensor:
-        rows, mirrored = item
-        made = torch.empty(len(rows), *self.pixels.shape[1:])
-        how = None if mirrored is None else mirrored.numpy()
-        row = self.shift.numpy(), self.scale.numpy()
-        threads = 1 if self.reads_ahead else torch.get_num_threads()
-        normalise(self.pixels.numpy(), rows.numpy(), how, *row, made.numpy(), threads)
-        return made.permute(0, 3, 1, 2)
+    def _normalised(self, batch: tuple[Tensor, Tensor | None]) -> Tensor:
+        rows, mirrored = batch
+        images = torch.empty(len(rows), *self.pixels.shape[1:])
+        normalise(
+            self.pixels.numpy(), rows.numpy(), None if mirrored is None else mirrored.numpy(),
+            self.shift.numpy(), self.scale.numpy(), images.numpy(),
+            1 if self.reads_ahead else torch.get_num_threads(),
+        )  # fmt: skip
+        return images.permute(0, 3, 1, 2)
 
     def _by_torch(self, order: Tensor, skip: int) -> Iterator[Tensor]:
-        """Yield the same where C is not compiled, on a GPU, and of other augmentations: a part's batches cost less at once."""
+        """Yield the same on a GPU, of other augmentations, and where C is not compiled.
+
+        The batches of a part cost less at once.
+        """
         parts, first = order.split(self.batch_size * self.together), skip // self.together
         for part, pictures in enumerate(self._ahead(self._gathered, parts[first:]), first):
             if self.augment is not None:
-                # every process draws for whole batches, so that a picture's draw does not depend on their number
+                # every process draws for whole batches, so that a picture's draw does not depend
+                # on their number
                 with seeded(mix(self.seed, self.epoch, part), self.device):
-                    image = pictures.permute(0, 3, 1, 2)  # a view: channels_last
-                    batched = getattr(self.augment, "batched", False)
-                    image = (
-                        self.augment(image)
-                        if batched
-                        else torch.stack([self.augment(one) for one in image])
-                    )
-                pictures = image.permute(0, 2, 3, 1).contiguous()
-            made = pictures.float()
-            made.flatten(2).sub_(self.shift).div_(self.scale)
-            yield from made.permute(0, 3, 1, 2).split(self.batch_size)[
-                max(0, skip - part * self.together) :
-            ]
+                    # a view: channels_last
+                    augmented = self._augmented(pictures.permute(0, 3, 1, 2))
+                pictures = augmented.permute(0, 2, 3, 1).contiguous()
+            images = pictures.float()
+            images.flatten(2).sub_(self.shift).div_(self.scale)
+            batches = images.permute(0, 3, 1, 2).split(self.batch_size)
+            yield from batches[max(0, skip - part * self.together) :]
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        assert self.augment is not None
+        if getattr(self.augment, "batched", False):
+            return self.augment(images)
+        return torch.stack([self.augment(image) for image in images])
 
     def _gathered(self, chosen: Tensor) -> Tensor:
-        return self.pixels.index_select(0, self.rows[chosen])  # ten times faster than indexing
+        # ten times faster than indexing
+        return self.pixels.index_select(0, self.rows[chosen])
 
     def _ahead(self, make: Callable[[Any], Tensor], items: Sequence[Any]) -> Iterator[Tensor]:
         """Yield what is made of each item; large pictures while the batch before is at work."""
@@ -178,11 +200,10 @@ class BatchLoader:
 
     def _order(self) -> Tensor:
         n = len(self.rows)
-        generator = torch.Generator().manual_seed(
-            mix(self.seed, 0 if self.sampler_name == "fixed" else self.epoch)
-        )
         if self.sampler_name == "sequential":
             return torch.arange(n)
+        epoch = 0 if self.sampler_name == "fixed" else self.epoch
+        generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         if self.weights is not None:
             return torch.multinomial(self.weights, n, replacement=True, generator=generator)
         return torch.randperm(n, generator=generator)
@@ -190,9 +211,10 @@ class BatchLoader:
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators, and put the CPU's back afterwards (``torch.manual_seed`` and ``fork_rng`` take 0.2 ms).
+    """Seed torch's generators, and put the CPU's back afterwards.
 
-    A GPU's is not put back: reading its state would wait for the GPU, and the classifier seeds it in each step.
+    ``torch.manual_seed`` and ``fork_rng`` would take 0.2 ms. A GPU's is not put back: reading its
+    state would wait for the GPU, and the classifier seeds it in each step.
     """
     state = torch.default_generator.get_state()
     torch.default_generator.manual_seed(seed)

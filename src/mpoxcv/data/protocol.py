@@ -15,7 +15,8 @@ from mpoxcv.pictures.tree import fold_numbers, index_folds
 from mpoxcv.storage.files import write_csv
 
 PROTOCOLS = ("published", "grouped")
-POOLED = "pooled"  # in place of a fold's number
+# in place of a fold's number
+POOLED = "pooled"
 NOTES = {
     "grouped": "folds made anew by patient",
     POOLED: "POOLED FOLDS: TEST PICTURES WERE TRAINED ON",
@@ -36,10 +37,11 @@ def fold_table(
 ) -> pd.DataFrame:
     """Return the pictures of one fold, as ``mpoxcv.pictures.tree.index_folds`` does.
 
-    ``published`` takes the folds as they lie on disk. ``grouped`` deals all their originals out anew by patient and class
-    (``assign_folds``), without copying a file, patients with the same picture as one; augmented copies follow their
-    original into Train. ``fold="pooled"`` puts all folds together, as a widely copied project does: a test picture of one
-    fold is a training picture of another.
+    ``published`` takes the folds as they lie on disk. ``grouped`` deals all their originals out
+    anew by patient and class (``assign_folds``), without copying a file, patients with the same
+    picture as one; augmented copies follow their original into Train. ``fold="pooled"`` puts all
+    folds together, as a widely copied project does: a test picture of one fold is a training
+    picture of another.
 
     Args:
         root: as in ``index_folds``.
@@ -47,8 +49,8 @@ def fold_table(
         name_pattern: as in ``index_folds``.
         fold: number of the fold, or ``pooled``.
         protocol: ``published`` or ``grouped``.
-        split_file: CSV file of the grouped folds; made where it is not there, and the truth from then on. None takes
-            ``<root>_grouped_folds.csv`` beside ``root``.
+        split_file: CSV file of the grouped folds; made where it is not there, and the truth from
+            then on. None takes ``<root>_grouped_folds.csv`` beside ``root``.
         seed: of the grouped folds, when they are made.
         exclude: as in ``index_folds``.
         cache_dir: where what is known of the pictures is kept.
@@ -64,12 +66,10 @@ def fold_table(
     if fold == POOLED:
         repeated = table.duplicated(["split", "image"]) & (table["split"] != "train")
         return table[~repeated].assign(fold=POOLED).reset_index(drop=True)
+
     originals = table[~table["augmented"]].drop_duplicates("image")
-    split_file = (
-        root.absolute().with_name(f"{root.absolute().name}_grouped_folds.csv")
-        if split_file is None
-        else split_file
-    )
+    if split_file is None:
+        split_file = root.absolute().with_name(f"{root.absolute().name}_grouped_folds.csv")
 
     def make() -> pd.DataFrame:
         same = same_pictures(root, originals["path"].tolist(), cache_dir, threads)
@@ -78,48 +78,43 @@ def fold_table(
 
     folds = _grouped_folds(Path(split_file), originals, make)
     if fold not in set(folds["fold"]):
-        raise UserError(
-            f"Fold {fold} is missing in {split_file} (found: {sorted(set(folds['fold']))})."
-        )
+        numbers = sorted(set(folds["fold"]))
+        raise UserError(f"Fold {fold} is missing in {split_file} (found: {numbers}).")
+
     split = folds[folds["fold"] == fold].set_index("image")["split"]
     chosen = originals.assign(fold=fold, split=originals["image"].map(split))
-    train = set(
-        zip(
-            *chosen.loc[chosen["split"] == "train", ["class", "original"]].to_numpy().T, strict=True
-        )
-    )
+    keys = ["class", "original"]
+    trained = chosen.loc[chosen["split"] == "train", keys]
     copies = table[table["augmented"]].drop_duplicates("image")
-    kept = [pair in train for pair in zip(copies["class"], copies["original"], strict=True)]
-    joined = pd.concat([chosen, copies[kept].assign(fold=fold)])
+    of_trained = pd.MultiIndex.from_frame(copies[keys]).isin(pd.MultiIndex.from_frame(trained))
+    joined = pd.concat([chosen, copies[of_trained].assign(fold=fold)])
     return joined.sort_values(["augmented", "split", "label", "path"], ignore_index=True)
 
 
 def _grouped_folds(
     file: Path, originals: pd.DataFrame, make: Callable[[], pd.DataFrame]
 ) -> pd.DataFrame:
+    """Return the table of grouped folds that ``file`` holds; where it is not there, make it."""
     keys = ["image", "patient", "class"]
     file.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(file.with_name(f".{file.name}.lock")):
         if not file.is_file():
-            made = make().merge(originals[keys], on="image")
-            write_csv(file, made[[*keys, "fold", "split"]])
-            print(
-                f"Folds by patient and class over {len(originals)} pictures are made, and kept in {file}"
-            )
+            table = make().merge(originals[keys], on="image")
+            write_csv(file, table[[*keys, "fold", "split"]])
+            n = len(originals)
+            print(f"Folds by patient and class over {n} pictures are made, and kept in {file}")
+
     try:
-        folds = pd.read_csv(
-            file, dtype={"image": str, "patient": str, "class": str}, keep_default_na=False
-        )
+        folds = pd.read_csv(file, dtype=dict.fromkeys(keys, str), keep_default_na=False)
         listed = set(folds[keys].itertuples(index=False, name=None))
     except (KeyError, ValueError):
+        columns = "image, patient, class, fold, split"
+        raise UserError(f"{file} is no table of folds: {columns}.") from None
+    on_disk = set(originals[keys].itertuples(index=False, name=None))
+    if listed != on_disk or (folds.groupby("fold").size() != len(on_disk)).any():
+        differing = [image for image, _, _ in sorted(listed ^ on_disk)]
         raise UserError(
-            f"{file} is no table of folds: image, patient, class, fold, split."
-        ) from None
-    here = set(originals[keys].itertuples(index=False, name=None))
-    if listed != here or (folds.groupby("fold").size() != len(here)).any():
-        differing = [image for image, _, _ in sorted(listed ^ here)]
-        raise UserError(
-            f"The folds in {file} are those of other pictures than {len(here)} here:\n{shorten(differing)}\n"
+            f"The folds in {file} are those of other pictures than {len(on_disk)} here:\n{shorten(differing)}\n"
             "Bring the pictures back, or start anew with another data.split_file=FILE."
         )
     return folds
@@ -128,27 +123,23 @@ def _grouped_folds(
 def permute_labels(table: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Deal the classes of Train and Valid out anew among their patients; Test keeps its own.
 
-    A negative control: whatever is learnt from such labels, a test score above chance comes from a leak (Yagis et al.
-    2021). Copies and other pictures of a patient stay together, and each class keeps its number of patients. The new
-    classes are spread evenly over each old one: where many patients keep theirs by luck, something true could be learnt.
+    A negative control: whatever is learnt from such labels, a test score above chance comes from a
+    leak (Yagis et al. 2021). Copies and other pictures of a patient stay together, and each class
+    keeps its number of patients. The new classes are spread evenly over each old one: where many
+    patients keep theirs by luck, something true could be learnt.
     """
     rng = np.random.default_rng(seed)
-    seen = table["split"] != "test"
-    patients = (
-        table.loc[seen, ["class", "label", "patient"]]
-        .drop_duplicates()
-        .sort_values(["label", "patient"])
-    )
+    held_in = table["split"] != "test"
+    keys = ["class", "label", "patient"]
+    patients = table.loc[held_in, keys].drop_duplicates().sort_values(["label", "patient"])
     patients = patients.iloc[rng.permutation(len(patients))].sort_values("label", kind="stable")
     places = [(np.arange(n) + rng.random()) / n for n in patients.groupby("label").size()]
     order = np.argsort(np.concatenate(places), kind="stable")
-    dealt = patients.assign(
-        new_class=patients["class"].to_numpy()[order], new_label=patients["label"].to_numpy()[order]
-    )
-    new = table[["class", "label", "patient"]].merge(
-        dealt, how="left", on=["class", "label", "patient"]
-    )
+
+    classes, labels = patients["class"].to_numpy()[order], patients["label"].to_numpy()[order]
+    dealt = patients.assign(new_class=classes, new_label=labels)
+    new = table[keys].merge(dealt, how="left", on=keys)
     return table.assign(
-        **{"class": np.where(seen, new["new_class"], table["class"])},
-        label=np.where(seen, new["new_label"].fillna(-1).astype(int), table["label"]),
+        **{"class": np.where(held_in, new["new_class"], table["class"])},
+        label=np.where(held_in, new["new_label"].fillna(-1).astype(int), table["label"]),
     )

@@ -1,4 +1,4 @@
-"""Pictures decoded once: one memory-mapped file of uint8 pixels, found again by the content it was made from."""
+"""Pictures decoded once: memory-mapped files of uint8 pixels, named by what they were made from."""
 
 import hashlib
 import json
@@ -18,27 +18,26 @@ from rich.progress import track
 
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.ahead import map_ahead
-from mpoxcv.pictures.images import decode
-from mpoxcv.pictures.pixels import resize
+from mpoxcv.pictures.images import decode, resize
 from mpoxcv.storage.files import write_atomically
 
-VERSION = 2  # raise it when the same bytes and settings would give other pixels
-_mapped: WeakValueDictionary[tuple[str, int, int, int], np.ndarray] = (
-    WeakValueDictionary()
-)  # runs in lockstep share them
-CHUNK = 32  # pictures of one task of a thread: a task of its own costs more than a file
+# raise it when the same bytes and settings would give other pixels
+VERSION = 2
+# pictures of one task of a thread: a task of its own costs more than a file
+CHUNK = 32
+# path and digest of each file
+Files = list[tuple[str, str]]
+# open caches by path, inode, size and time of change: runs in lockstep share them
+_mapped: WeakValueDictionary[tuple[str, int, int, int], np.ndarray] = WeakValueDictionary()
 
 
 @dataclass(frozen=True)
 class PictureCache:
-    """Decoded pictures.
+    """Decoded pictures."""
 
-    Attributes:
-        pixels: uint8 (n, size, size, 3), memory-mapped, every distinct picture once.
-        rows: int64 (len(paths),), where in ``pixels`` each path's picture lies.
-    """
-
+    # uint8 (n, size, size, 3), memory-mapped, every distinct picture once
     pixels: np.ndarray
+    # int64 (len(paths),), where in ``pixels`` each path's picture lies
     rows: np.ndarray
 
 
@@ -54,9 +53,9 @@ def open_cache(
 ) -> PictureCache:
     """Open the cache of these pictures; build it first if their content or a setting is new.
 
-    Every file is read and hashed each time, so a changed picture is never missed. What another fold's cache holds is copied
-    from there. Processes that want the same cache at once wait for the one that builds it. The file gets its name only when
-    it is whole.
+    Every file is read and hashed each time, so a changed picture is never missed. What another
+    fold's cache holds is copied from there. Processes that want the same cache at once wait for the
+    one that builds it. The file gets its name only when it is whole.
 
     Args:
         root: folder that ``paths`` are relative to.
@@ -65,9 +64,9 @@ def open_cache(
         cache_dir: folder of the cache files; all of them may be deleted at any time.
         threads: number of threads; None takes one a core. The result does not depend on it.
         digests: of the files, where :func:`digest_files` has just made them.
-        antialias: as in ``mpoxcv.pictures.pixels.resize``.
-        watcher: ``add`` sees each file that is decoded, from several threads, and ``save`` comes before any process may use
-            the cache (``mpoxcv.audit.descriptions.Descriptions``).
+        antialias: as in ``mpoxcv.pictures.images.resize``.
+        watcher: ``add`` sees each file that is decoded, from several threads, and ``save`` comes
+            before any process may use the cache (``mpoxcv.audit.descriptions.Descriptions``).
 
     Raises:
         UserError: files cannot be read or decoded (all are named).
@@ -77,20 +76,21 @@ def open_cache(
     if digests is None:
         digests = digest_files(root, paths, threads)
     distinct, first, rows = np.unique(digests, return_index=True, return_inverse=True)
-    made = _digest(
-        json.dumps([VERSION, PIL.__version__, simplejpeg.__version__, size, antialias]).encode()
-    )[:8]
-    content = _digest(distinct.astype("S32").tobytes())
-    file = cache_dir / f"{size}px-{made}-{content}.npy"
+    settings = json.dumps([VERSION, PIL.__version__, simplejpeg.__version__, size, antialias])
+    content = distinct.astype("S32").tobytes()
+    file = cache_dir / f"{size}px-{_digest(settings.encode())[:8]}-{_digest(content)}.npy"
+
     shape = (len(distinct), size, size, 3)
     pixels = _load(file, shape)
     if pixels is None:
         cache_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_suffix(".lock")):
-            pixels = _load(file, shape)  # another process may have built it meanwhile
+            # another process may have built it meanwhile
+            pixels = _load(file, shape)
             if pixels is None:
                 files = [(paths[i], str(digests[i])) for i in first]
-                _build(file, shape, root, files, threads or os.cpu_count() or 1, antialias, watcher)
+                threads = threads or os.cpu_count() or 1
+                _build(file, root, files, size, threads, antialias, watcher)
                 pixels = _load(file, shape)
     assert pixels is not None
     return PictureCache(pixels, rows.astype(np.int64))
@@ -99,26 +99,20 @@ def open_cache(
 def digest_files(
     root: str | os.PathLike[str], paths: Sequence[str], threads: int | None = None
 ) -> np.ndarray:
-    """Return the digests of the files' bytes: str (len(paths),), 32 hexadecimal digits each.
+    """Return str (len(paths),), 32 hexadecimal digits a file; UserError if one cannot be read."""
 
-    Raises:
-        UserError: a file cannot be read.
-    """
-
-    def digests_of(some: Sequence[str]) -> list[str]:
-        return [_digest(read_file(Path(root) / path)) for path in some]
+    def digests_of(start: int) -> list[str]:
+        return [_digest(read_file(Path(root) / path)) for path in paths[start : start + CHUNK]]
 
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        read = pool.map(digests_of, [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)])
-        return np.array([digest for found in read for digest in found], "U32")
+        chunks = pool.map(digests_of, range(0, len(paths), CHUNK))
+        return np.array([digest for chunk in chunks for digest in chunk], "U32")
 
 
 def fingerprint(paths: Sequence[str], digests: np.ndarray) -> str:
-    """Return the hex digest of paths and contents together: equal for equal data, in any order and wherever they lie."""
-    content = "\n".join(
-        sorted(f"{path}\t{digest}" for path, digest in zip(paths, digests, strict=True))
-    )
-    return hashlib.blake2b(content.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    """Return the hex digest of paths and contents: equal for equal data, in any order and place."""
+    lines = sorted(f"{path}\t{digest}" for path, digest in zip(paths, digests, strict=True))
+    return _digest("\n".join(lines).encode("utf-8", "surrogateescape"))
 
 
 def _load(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -126,26 +120,29 @@ def _load(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         state = file.stat()
         key = (str(file), state.st_ino, state.st_size, state.st_mtime_ns)
         pixels = _mapped.get(key)
-        if pixels is None:  # copy-on-write: torch warns about arrays that can't be written to
+        if pixels is None:
+            # copy-on-write: torch warns about arrays that can't be written to
             pixels = _mapped[key] = np.load(file, mmap_mode="c")
-    except (OSError, ValueError, EOFError):  # not there, or damaged from outside: build it again
+    # not there, or damaged from outside: build it again
+    except (OSError, ValueError, EOFError):
         return None
     return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
-def _found_elsewhere(file: Path, wanted: set[str]) -> dict[str, np.ndarray]:
+def _pixels_elsewhere(file: Path, wanted: set[str], size: int) -> dict[str, np.ndarray]:
     """Return pixels by digest, of the caches that were made with the same settings as ``file``."""
-    found: dict[str, np.ndarray] = {}
-    settings, size = file.name.rpartition("-")[0], int(file.name.partition("px")[0])
+    decoded: dict[str, np.ndarray] = {}
+    settings = file.name.rpartition("-")[0]
     for other in file.parent.glob(f"{settings}-*.digests"):
         data = other.read_bytes() if other.is_file() else b""
-        if other.stem != f"{settings}-{_digest(data)}":  # damaged from outside, or just deleted
+        # damaged from outside, or just deleted
+        if other.stem != f"{settings}-{_digest(data)}":
             continue
         digests = np.frombuffer(data, "S32").astype("U32").tolist()
         pixels = _load(other.with_suffix(".npy"), (len(digests), size, size, 3))
         if pixels is not None:
-            found |= {digest: pixels[row] for row, digest in enumerate(digests) if digest in wanted}
-    return found
+            decoded |= {d: pixels[row] for row, d in enumerate(digests) if d in wanted}
+    return decoded
 
 
 def _digest(data: bytes) -> str:
@@ -153,24 +150,18 @@ def _digest(data: bytes) -> str:
 
 
 def _build(
-    file: Path,
-    shape: tuple[int, ...],
-    root: Path,
-    files: list[tuple[str, str]],
-    threads: int,
-    antialias: bool,
-    watcher: Any,
+    file: Path, root: Path, files: Files, size: int, threads: int, antialias: bool, watcher: Any
 ) -> None:
     partial = file.with_suffix(".partial")
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
+    elsewhere = _pixels_elsewhere(file, {digest for _, digest in files}, size)
     failures: list[str] = []
-    found_elsewhere = _found_elsewhere(file, {digest for _, digest in files})
 
-    def decode_some(some: list[tuple[str, str]]) -> np.ndarray:
-        small = np.zeros((len(some), *shape[1:]), np.uint8)
-        for row, (path, digest) in zip(small, some, strict=True):
-            if digest in found_elsewhere:
-                row[:] = found_elsewhere[digest]
+    def decode_chunk(chunk: Files) -> np.ndarray:
+        resized = np.zeros((len(chunk), size, size, 3), np.uint8)
+        for picture, (path, digest) in zip(resized, chunk, strict=True):
+            if digest in elsewhere:
+                picture[:] = elsewhere[digest]
                 continue
             data = read_file(root / path, digest)
             try:
@@ -178,21 +169,20 @@ def _build(
             except UserError as error:
                 failures.append(f"{path}: {error}")
                 continue
-            row[:] = resize(pixels, shape[1], antialias)
+            picture[:] = resize(pixels, size, antialias)
             if watcher:
                 watcher.add(digest, data, pixels)
-        return small
+        return resized
 
     try:
         with partial.open("wb") as stream, ThreadPoolExecutor(threads) as pool:
-            np.lib.format.write_array_header_1_0(
-                stream, {"descr": "|u1", "fortran_order": False, "shape": shape}
-            )
+            shape = (len(files), size, size, 3)
+            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
             # plain writes, since a memory map on a full disk ends the process with SIGBUS
-            decoded = map_ahead(pool, decode_some, chunks, 2 * threads)
-            for pictures in track(
-                decoded, f"Decoding {len(files)} pictures", len(chunks), transient=True
-            ):
+            decoded = map_ahead(pool, decode_chunk, chunks, 2 * threads)
+            title = f"Decoding {len(files)} pictures"
+            for pictures in track(decoded, title, len(chunks), transient=True):
                 stream.write(pictures.data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -201,9 +191,7 @@ def _build(
         if failures:
             raise UserError(unreadable(failures, root))
         partial.replace(file)
-        write_atomically(
-            file.with_suffix(".digests"), "".join(digest for _, digest in files).encode()
-        )
+        write_atomically(file.with_suffix(".digests"), "".join(digest for _, digest in files))
     finally:
         partial.unlink(missing_ok=True)
 
@@ -218,7 +206,7 @@ def unreadable(failures: list[str], root: Path) -> str:
 
 
 def read_file(path: Path, digest: str | None = None) -> bytes:
-    """Return the bytes of a file; one that cannot be read, or has another ``digest`` by now, is a ``UserError``."""
+    """Return a file's bytes; UserError if it cannot be read, or has another ``digest`` by now."""
     try:
         data = path.read_bytes()
     except PermissionError:

@@ -1,4 +1,4 @@
-"""One picture file decoded to RGB, as Pillow's users expect it."""
+"""One picture file decoded to RGB, as Pillow's users expect it, and resized."""
 
 import base64
 import io
@@ -14,35 +14,25 @@ from mpoxcv.errors import UserError
 
 # Pillow's own limit: twice this many pixels is taken for a decompression bomb; we stop at once it.
 MAX_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
-FORMATS = (
-    "JPEG",
-    "PNG",
-    "BMP",
-    "GIF",
-    "TIFF",
-    "WEBP",
-)  # Pillow's EPS, for one, would start Ghostscript
-
-DAMAGED = (  # what Pillow's decoders raise
-    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError, struct.error, MemoryError,
+# no more: Pillow's EPS, for one, would start Ghostscript
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP")
+# what Pillow's decoders raise
+DAMAGED = (
+    OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
+    struct.error, MemoryError,
 )  # fmt: skip
 
 
 def decode(data: bytes) -> np.ndarray:
-    """Decode a picture file to RGB, turned upright by its EXIF tag.
+    """Decode a file's bytes to RGB, uint8 (height, width, 3), turned upright by their EXIF tag.
 
-    Grey, palette, CMYK and RGBA pictures become RGB by Pillow's ``convert("RGB")`` (transparency is dropped, as
-    torchvision's ``ImageFolder`` does); 16-bit grey keeps its upper eight bits. Of an animation the first frame is taken.
-
-    Args:
-        data: the file's bytes.
-
-    Returns:
-        uint8 array of shape (height, width, 3).
+    Grey, palette, CMYK and RGBA pictures become RGB by Pillow's ``convert("RGB")`` (transparency is
+    dropped, as torchvision's ``ImageFolder`` does); 16-bit grey keeps its upper eight bits. Of an
+    animation the first frame is taken.
 
     Raises:
-        UserError: the bytes are no picture, a truncated one, or one of more than ``MAX_PIXELS`` pixels. The message is
-            a phrase that goes on from the picture's path.
+        UserError: the bytes are no picture, a truncated one, or one of more than ``MAX_PIXELS``
+            pixels. The message is a phrase that goes on from the picture's path.
     """
     if not data:
         raise UserError("is empty (0 bytes)")
@@ -50,8 +40,22 @@ def decode(data: bytes) -> np.ndarray:
     return _by_pillow(data) if pixels is None else pixels
 
 
+def resize(pixels: np.ndarray, size: int, antialias: bool = True) -> np.ndarray:
+    """Resize uint8 (height, width, 3) to (size, size, 3), without keeping the aspect ratio.
+
+    With ``antialias`` bilinear over all that a new pixel covers, as Pillow and torchvision do by
+    default; else over the four nearest, as ``cv2.resize`` does (to a grey level, of rounding).
+    """
+    image = Image.fromarray(pixels)
+    bilinear = Image.Resampling.BILINEAR
+    if antialias:
+        return np.asarray(image.resize((size, size), bilinear))
+    scale = (image.width / size, 0, 0, 0, image.height / size, 0)
+    return np.asarray(image.transform((size, size), Image.Transform.AFFINE, scale, bilinear))
+
+
 def thumbnail(file: Path | None, size: int) -> str:
-    """Return a picture file as a JPEG of at most ``size`` pixels a side, in base64 for a page; empty if it is none."""
+    """Return a JPEG of at most ``size`` pixels a side in base64; empty if it is none."""
     try:
         picture = Image.fromarray(decode(file.read_bytes() if file else b""))
     except (OSError, ValueError, UserError):
@@ -63,15 +67,17 @@ def thumbnail(file: Path | None, size: int) -> str:
 
 
 def _sound_jpeg(data: bytes) -> np.ndarray | None:
-    """Return what Pillow would, in half the time; None for anything but a sound colour JPEG that lies as it was stored."""
+    """Return what Pillow would, in half the time; None for all but sound upright colour JPEGs."""
     if not data.startswith(b"\xff\xd8") or b"Exif\0" in data:
         return None
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
         if space != "YCbCr" or width * height > MAX_PIXELS:
             return None
-        return simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)  # as Pillow does
-    except DAMAGED:  # Pillow says why
+        # as Pillow does
+        return simplejpeg.decode_jpeg(data, fastdct=False, fastupsample=False)
+    # Pillow says why
+    except DAMAGED:
         return None
 
 
@@ -80,9 +86,10 @@ def _by_pillow(data: bytes) -> np.ndarray:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                if image.width * image.height > MAX_PIXELS:
+                width, height = image.size
+                if width * height > MAX_PIXELS:
                     raise UserError(
-                        f"has {image.width} x {image.height} pixels, over the limit of {MAX_PIXELS}: a decompression bomb?"
+                        f"has {width} x {height} pixels, over the limit of {MAX_PIXELS}: a decompression bomb?"
                     )
                 return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError:
@@ -94,7 +101,8 @@ def _by_pillow(data: bytes) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip it at 255
+    # 16-bit grey; convert("RGB") would clip it at 255
+    if image.mode.startswith("I"):
         grey = np.asarray(image).astype(np.int64)
         return Image.fromarray(np.clip(grey >> 8, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":

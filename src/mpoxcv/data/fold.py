@@ -1,0 +1,278 @@
+"""What a fold is: its pictures as they lie on disk, read, checked and counted."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mpoxcv.audit.descriptions import Descriptions
+from mpoxcv.audit.leaks import CHOICES, settle_leaks
+from mpoxcv.data.protocol import NOTES, POOLED, PROTOCOLS, fold_table, permute_labels
+from mpoxcv.datasets.synthetic import is_synthetic
+from mpoxcv.errors import UserError, did_you_mean
+from mpoxcv.pictures.cache import PictureCache, digest_files, fingerprint, open_cache, read_file
+from mpoxcv.pictures.images import decode
+from mpoxcv.pictures.tree import SPLITS
+
+TRAIN_IMAGES = ("both", "augmented", "original")
+# what the file system changes with a file's content: inode, size, mtime, ctime
+Stamp = tuple[int, int, int, int]
+
+
+@dataclass(eq=False, repr=False)
+class Fold:
+    """One fold: its Train (with FOLDS_AUG), Valid and Test pictures, decoded once.
+
+    ``read`` fills it. Then ``audit`` holds what came of the search for leaks (None for the pooled
+    folds, where none is made), and ``originals`` the number of original pictures by split, before
+    any were left out.
+
+    Args:
+        root: the data set's folder, with FOLDS and FOLDS_AUG (see ``mpoxcv.pictures.tree``).
+        classes: in the order of their labels.
+        name_pattern: regular expression that tells patient and original from a file's name.
+        fold: its number; ``pooled`` puts all folds together, which leaks.
+        name: of the data set, written into every result.
+        citation: source, licence and labelling of the pictures, as the report states them.
+        protocol: ``published`` or ``grouped`` (see ``mpoxcv.data.protocol.fold_table``).
+        split_file: of the grouped folds.
+        train_images: to train on: the ``augmented`` pictures, the ``original`` ones, or ``both``.
+        image_size: pixels; pictures are resized to a square.
+        antialias: false resizes as ``cv2.resize`` does (see ``mpoxcv.pictures.images.resize``).
+        permute_labels: a negative control: Train's and Valid's classes are dealt out anew.
+        exclude: shell patterns of paths below ``root`` that are left out.
+        leaks: what to do with training pictures that Valid or Test know: ``stop``, ``drop`` or
+            ``allow`` (see ``mpoxcv.audit.leaks``).
+        cache_dir: folder of the decoded pictures.
+        threads: of decoding; None takes one a core.
+        seed: of the permuted labels.
+
+    Raises:
+        UserError: an argument is not one of its values.
+    """
+
+    root: str | os.PathLike[str]
+    classes: Sequence[str]
+    name_pattern: str
+    fold: int | str
+    _: KW_ONLY
+    name: str = "msld_v2"
+    citation: str | None = None
+    protocol: str = "published"
+    split_file: str | os.PathLike[str] | None = None
+    train_images: str = "both"
+    image_size: int = 32
+    antialias: bool = True
+    permute_labels: bool = False
+    exclude: Sequence[str] = ()
+    leaks: str = "stop"
+    cache_dir: str | os.PathLike[str] = "data/cache"
+    threads: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        number = self.fold
+        if number != POOLED and (type(number) is not int or number < 1):
+            raise UserError(
+                f"fold={number} is not the number of a fold. The data set has folds 1 to 5: fold=1."
+            )
+        if not self.classes:
+            raise UserError(
+                "data.classes is empty: name the class folders, for example data.classes=[Mpox,Other]."
+            )
+        check_choice("protocol", self.protocol, PROTOCOLS)
+        check_choice("data.train_images", self.train_images, TRAIN_IMAGES)
+        check_choice("data.leaks", self.leaks, CHOICES)
+        check_switch("data.antialias", self.antialias)
+        check_switch("data.permute_labels", self.permute_labels)
+        check_number("data.image_size", self.image_size, 1)
+        if self.threads is not None:
+            check_number("data.threads", self.threads, 1)
+
+        self.root = Path(self.root)
+        self.classes = [str(name) for name in self.classes]
+        self.exclude = list(self.exclude)
+        self.audit: dict[str, Any] | None = None
+        self.originals: dict[str, int] = {}
+        self._tables: dict[str, pd.DataFrame] = {}
+        self._cache: PictureCache | None = None
+        # stamp and digest of each file when it was read
+        self._read: dict[str, tuple[Stamp | None, str]] = {}
+        self._synthetic: bool | None = None
+
+    def read(self) -> None:
+        """Read the tree, look for leaks, and open the cache of decoded pictures; once.
+
+        Raises:
+            UserError: the data are not as expected, or leak.
+        """
+        if self._cache is not None:
+            return
+        table = self._index()
+        originals = table.loc[~table["augmented"], "split"].value_counts()
+        self.originals = {split: int(originals.get(split, 0)) for split in SPLITS}
+        table = self._used(table)
+
+        root, paths = Path(self.root), table["path"].tolist()
+        stamps = [self._stamp(path) for path in paths]
+        digests = digest_files(root, paths, self.threads)
+        self._read = dict(zip(paths, zip(stamps, digests.tolist(), strict=True), strict=True))
+        self._synthetic = is_synthetic(root)
+        # what the search for leaks needs is seen in passing
+        watcher = Descriptions(self.cache_dir)
+        cache = open_cache(
+            root, paths, self.image_size, self.cache_dir, self.threads, digests, self.antialias, watcher,
+        )  # fmt: skip
+
+        table = table.assign(digest=digests, row=cache.rows)
+        if self.fold != POOLED:
+            outcome = settle_leaks(table, root, self.leaks, self.cache_dir, self.threads)
+            table, self.audit = outcome
+        if self.permute_labels:
+            table = permute_labels(table, self.seed)
+        self._tables = {s: table[table["split"] == s].reset_index(drop=True) for s in SPLITS}
+        self._cache = cache
+
+    def _index(self) -> pd.DataFrame:
+        """Return the fold's pictures as they lie on disk now."""
+        table = fold_table(
+            self.root, self.classes, self.name_pattern, self.fold, self.protocol, self.split_file,
+            exclude=self.exclude, cache_dir=self.cache_dir, threads=self.threads,
+        )  # fmt: skip
+        if self.train_images != "original" and not table["augmented"].any():
+            raise UserError(
+                f"There is no folder FOLDS_AUG in {self.root}, and data.train_images={self.train_images} needs it. "
+                "Train on the originals with data.train_images=original, or make copies with scripts/make_folds.py."
+            )
+        return table
+
+    def _used(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the rows that ``train_images`` asks for."""
+        if self.train_images == "original":
+            table = table[~table["augmented"]]
+        elif self.train_images == "augmented":
+            table = table[table["augmented"] | (table["split"] != "train")]
+        return table.reset_index(drop=True)
+
+    def _stamp(self, path: str) -> Stamp | None:
+        """Return a file's stamp; None where it is gone."""
+        try:
+            status = Path(self.root, path).stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+    def changes(self) -> list[str]:
+        """Return the pictures that are changed, gone or new on disk since ``read``, a line each."""
+        try:
+            paths = set(self._used(self._index())["path"])
+            touched = [
+                path
+                for path, (stamp, _) in self._read.items()
+                if path in paths and self._stamp(path) != stamp
+            ]
+            digests = dict(
+                zip(touched, digest_files(self.root, touched, self.threads), strict=True)
+            )
+        # a folder is gone or empty, a file cannot be read
+        except UserError as error:
+            return [str(error)]
+        what = {path: "new" for path in paths - self._read.keys()}
+        what |= {path: "gone" for path in self._read.keys() - paths}
+        what |= {path: "changed" for path, now in digests.items() if now != self._read[path][1]}
+        return [f"{what[path]}: {path}" for path in sorted(what)]
+
+    @property
+    def source(self) -> str:
+        """Name of the data set (``synthetic`` by its marker), and what sets the run apart."""
+        notes = ["synthetic" if self.synthetic else self.name]
+        notes += [NOTES[key] for key in (self.protocol, self.fold) if key in NOTES]
+        if self.permute_labels:
+            notes.append("LABELS PERMUTED")
+        if self.leaks == "allow" and self.fold != POOLED:
+            notes.append("LEAKS ALLOWED")
+        return ", ".join(notes)
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the pictures are procedural, or were when they were read."""
+        return is_synthetic(self.root) if self._synthetic is None else self._synthetic
+
+    def fingerprint(self, *splits: str) -> str:
+        """Return a hex digest of the paths and contents of these splits' pictures, or of all."""
+        table = pd.concat([self.table(split) for split in splits or SPLITS])
+        return fingerprint(table["path"], table["digest"])
+
+    def table(self, split: str) -> pd.DataFrame:
+        """Return a split's index (see ``mpoxcv.pictures.tree.index_folds``).
+
+        A batch's ``index`` counts its rows; ``row`` is where a picture lies in the cache.
+        """
+        assert self._tables, "call setup() first"
+        return self._tables[split]
+
+    def class_counts(self) -> list[int]:
+        """Return the number of training pictures of each class."""
+        return np.bincount(self.table("train")["label"], minlength=len(self.classes)).tolist()
+
+    def counts(self) -> dict[str, dict[str, dict[str, int]]]:
+        """Return numbers of original ``pictures``, ``copies``, ``patients`` by split and class."""
+
+        def count(rows: pd.DataFrame) -> dict[str, int]:
+            copies = int(rows["augmented"].sum())
+            patients = rows["patient"].nunique()
+            return {"pictures": len(rows) - copies, "copies": copies, "patients": patients}
+
+        tables = {split: self.table(split) for split in SPLITS}
+        return {
+            split: {name: count(table[table["class"] == name]) for name in self.classes}
+            for split, table in tables.items()
+        }
+
+    @property
+    def cached_pixels(self) -> np.ndarray:
+        """Every distinct picture, decoded and resized: uint8 (n, S, S, 3), memory-mapped."""
+        assert self._cache is not None, "call setup() first"
+        return self._cache.pixels
+
+    def pictures(self, split: str) -> np.ndarray:
+        """Return a split's pictures, resized, before augmentation: uint8 (N, S, S, 3)."""
+        return self.cached_pixels[self.table(split)["row"].to_numpy()]
+
+    def cached_picture(self, split: str, index: int) -> np.ndarray:
+        """Return a picture, resized, before augmentation: uint8 (S, S, 3)."""
+        return np.asarray(self.cached_pixels[self.table(split)["row"][index]])
+
+    def original_picture(self, split: str, index: int) -> np.ndarray:
+        """Return a picture from its file at full size, uint8 (height, width, 3).
+
+        The cached one, if the file is gone or changed.
+        """
+        row = self.table(split).iloc[index]
+        try:
+            return decode(read_file(Path(self.root, row["path"]), row["digest"]))
+        except UserError:
+            return self.cached_picture(split, index)
+
+
+def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse a value that is not one of the choices."""
+    if value not in choices:
+        hint = did_you_mean(str(value), choices)
+        raise UserError(f"{option}={value} is not one of {', '.join(choices)}.{hint}")
+
+
+def check_switch(option: str, value: object) -> None:
+    """Refuse a value that is neither true nor false."""
+    if not isinstance(value, bool):
+        raise UserError(f"{option}={value} should be true or false.")
+
+
+def check_number(option: str, value: object, lowest: int) -> None:
+    """Refuse a value that is no whole number, or below the lowest."""
+    if not isinstance(value, int) or value < lowest:
+        raise UserError(f"{option}={value} should be a whole number from {lowest}.")
