@@ -1,4 +1,4 @@
-"""Say whether the data set is there, whole and sound, and what leaks; with ``source=…`` fetch it first."""
+"""Say whether the data set is whole and sound, and what leaks; with ``source=…`` fetch it first."""
 
 from pathlib import Path
 
@@ -26,19 +26,14 @@ def main(cfg: DictConfig) -> None:
         fetch(str(cfg.source), data.root)
     if data.generator is not None:
         instantiate(data.generator)(data.root)
-    table = check(
-        data.root,
-        data.classes,
-        data.name_pattern,
-        cfg.folds,
-        data.exclude,
-        data.cache_dir,
-        data.threads,
-    )
-    findings = audit(table, Path(data.root), data.cache_dir, data.threads)
+
+    options = (data.exclude, data.cache_dir, data.threads)
+    table = check(data.root, data.classes, data.name_pattern, cfg.folds, *options)
+    root = Path(data.root)
+    findings = audit(table, root, data.cache_dir, data.threads)
     print_findings(findings)
     if cfg.report is not None:
-        write_page(findings, Path(data.root), Path(cfg.report), is_synthetic(data.root))
+        write_page(findings, root, Path(cfg.report), is_synthetic(data.root))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,8 @@ def main(cfg: DictConfig) -> None:
             "  python scripts/make_folds.py source=pictures output=data/custom\n"
             "where pictures holds one folder a class, and output is not there yet."
         )
-    from mpoxcv.datasets.make_folds import (
-        make_folds,
-        next_command,
-    )  # here, so that --help and typos don't wait
+    # here, so that --help and typos don't wait
+    from mpoxcv.datasets.make_folds import make_folds, next_command
 
     folds = make_folds(
         source=str(cfg.source),
@@ -37,10 +35,9 @@ def main(cfg: DictConfig) -> None:
         threads=cfg.data.threads,
         augment_config=OmegaConf.to_yaml(cfg.augment),
     )
-    choice, overrides = (
-        HydraConfig.get().runtime.choices["data"],
-        list(HydraConfig.get().overrides.task),
-    )
+
+    choice = HydraConfig.get().runtime.choices["data"]
+    overrides = list(HydraConfig.get().overrides.task)
     if cfg.copies == 0:
         overrides.append("data.train_images=original")
     classes = sorted(set(folds["class"])) if cfg.data.classes is None else None

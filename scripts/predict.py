@@ -1,4 +1,4 @@
-"""Classify new pictures with a run's network, or a multirun's averaged: ``python scripts/predict.py run=DIR images=PATH``."""
+"""Classify new pictures by trained networks: ``python scripts/predict.py run=DIR images=PATH``."""
 
 from omegaconf import DictConfig
 
@@ -8,9 +8,8 @@ from mpoxcv.cli import entry_point
 @entry_point("predict")
 def main(cfg: DictConfig) -> None:
     """Write the pictures' probabilities."""
-    from mpoxcv.commands.predict import (
-        predict,
-    )  # here, so that --help and typos don't wait for torch
+    # here, so that --help and typos don't wait for torch
+    from mpoxcv.commands.predict import predict
 
     predict(cfg)
 

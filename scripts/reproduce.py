@@ -5,12 +5,11 @@ from omegaconf import DictConfig
 from mpoxcv.cli import entry_point
 
 
-@entry_point("reproduce")
+@entry_point("reproduce", trains=True)
 def main(cfg: DictConfig) -> None:
     """Train anew with the run's config, and say what differs."""
-    from mpoxcv.commands.reproduce import (
-        reproduce,
-    )  # here, so that --help and typos don't wait for torch
+    # here, so that --help and typos don't wait for torch
+    from mpoxcv.commands.reproduce import reproduce
 
     reproduce(cfg)
 

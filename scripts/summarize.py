@@ -8,9 +8,8 @@ from mpoxcv.cli import entry_point
 @entry_point("summarize")
 def main(cfg: DictConfig) -> None:
     """Write and print the summary of all runs below the folders."""
-    from mpoxcv.commands.sweep import (
-        summarize,
-    )  # here, so that --help and typos don't wait for pandas
+    # here, so that --help and typos don't wait for pandas
+    from mpoxcv.commands.summarize import summarize
 
     summarize(cfg)
 

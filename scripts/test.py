@@ -5,10 +5,11 @@ from omegaconf import DictConfig
 from mpoxcv.cli import entry_point
 
 
-@entry_point("test")
+@entry_point("test", trains=True)
 def main(cfg: DictConfig) -> None:
     """Score the run that the config names."""
-    from mpoxcv.commands.train import test  # here, so that --help and typos don't wait for torch
+    # here, so that --help and typos don't wait for torch
+    from mpoxcv.commands.train import test
 
     test(cfg)
 

@@ -5,10 +5,11 @@ from omegaconf import DictConfig
 from mpoxcv.cli import entry_point
 
 
-@entry_point("train")
+@entry_point("train", trains=True)
 def main(cfg: DictConfig) -> None:
     """Run the experiment that the config describes."""
-    from mpoxcv.commands.train import train  # here, so that --help and typos don't wait for torch
+    # here, so that --help and typos don't wait for torch
+    from mpoxcv.commands.train import train
 
     train(cfg)
 

@@ -5,11 +5,14 @@ import errno
 import functools
 import gc
 import inspect
+import logging
 import os
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +21,31 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mpoxcv.errors import UserError, did_you_mean, visible
+from mpoxcv.undocumented import (
+    CHATTY_LOGGER,
+    LIGHTNING_REFUSES,
+    NOT_DETERMINISTIC,
+    NVML_CHECK,
+    UNKNOWN_OPTION,
+    UNWANTED_WARNINGS,
+    WRONG_GROUP_VALUE,
+)
 
-WORDS_ALLOWED = frozenset(
-    {"fold", "trainer.devices"}
-)  # numbers by default, but words mean something, too
-# what joblib and submitit raise when a job's process has ended without a word; named, so that they need not be imported
+# numbers by default, but words mean something, too
+WORDS_ALLOWED = frozenset({"fold", "trainer.devices"})
+# what joblib and submitit raise when a job's process has ended without a word; named, so that they
+# need not be imported
 KILLED = frozenset({"TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError"})
 DISK_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG}
 )
-
-AT_END: list[
-    Callable[[], int]
-] = []  # what a multirun does at its end, however it ends; returns an exit code
+# what a multirun does at its end, however it ends; returns an exit code
+AT_END: list[Callable[[], int]] = []
 
 # for conf/: the number of classes, and a job's overrides as the name of one folder
 OmegaConf.register_new_resolver("len", len, replace=True)
@@ -43,33 +54,46 @@ OmegaConf.register_new_resolver(
 )
 
 
-def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
+def entry_point(
+    config_name: str, trains: bool = False
+) -> Callable[[Callable[[DictConfig], Any]], Callable[[], None]]:
     """Make a function of a composed config the main function of a script in ``scripts/``.
 
-    The config is ``conf/<config_name>.yaml`` beside the script's folder. Mistakes in the command line, in the config, in
-    the data (``UserError``) or of the disk end with a message on stderr and exit code 1; anything else is a bug and ends
-    with its traceback.
+    Mistakes in the command line, in the config, in the data (``UserError``) or of the disk end with
+    a message on stderr and exit code 1; anything else is a bug and ends with its traceback.
+    This is the one place that changes settings of the whole process.
+
+    Args:
+        config_name: ``conf/<config_name>.yaml`` beside the script's folder.
+        trains: whether the task has a Trainer.
     """
 
     def decorate(task: Callable[[DictConfig], Any]) -> Callable[[], None]:
         conf_dir = Path(inspect.getfile(task)).resolve().parent.parent / "conf"
+        typed: list[str] = []
 
         @functools.wraps(task)
-        def checked(cfg: DictConfig) -> Any:
+        def job(cfg: DictConfig) -> Any:
             check_numbers(cfg, config_name)
-            return task(cfg)
+            if trains:
+                settle_process()
+            with job_arguments(typed):
+                return task(cfg)
 
         hydra_main = hydra.main(
             version_base="1.3", config_path=str(conf_dir), config_name=config_name
-        )(checked)
+        )(job)
 
         @functools.wraps(task)
         def run() -> None:
-            os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # Hydra hands us the exception itself
-            # imports leave much that stays: looking for garbage in it takes 2 of the 30 s of five short folds
+            # Hydra hands us the exception itself
+            os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+            # imports leave much that stays: looking for garbage in it takes 2 of the 30 s of five
+            # short folds
             gc.set_threshold(50_000, 20, 20)
             AT_END.clear()
             sys.argv[1:] = map(quoted, sys.argv[1:])
+            typed[:] = sys.argv
             code = attempt(hydra_main)
             for action in AT_END:
                 code = attempt(action) or code
@@ -83,14 +107,16 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
             except KeyboardInterrupt:
                 sys.stderr.write("\ninterrupted\n")
                 return 130
-            except SystemExit as stop:  # Lightning's way to end after Ctrl-C
+            # Lightning's way to end after Ctrl-C
+            except SystemExit as stop:
                 if isinstance(stop.code, str):
                     sys.stderr.write(f"\nerror: {visible(stop.code)}\n")
                 return 1 if isinstance(stop.code, str) else stop.code or 0
             except Exception as error:
                 message = explain(error, conf_dir, config_name, sys.argv[1:])
                 sys.stdout.flush()
-                if message is None:  # a bug
+                # without a message it is a bug
+                if message is None:
                     traceback.print_exc()
                 else:
                     sys.stderr.write(f"\nerror: {visible(message)}\n")
@@ -101,14 +127,47 @@ def entry_point(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Cal
     return decorate
 
 
+def settle_process() -> None:
+    """Settle what Lightning prints and how torch looks for GPUs, in this process."""
+    # sets the variable itself when it is imported
+    import lightning  # noqa: F401
+
+    os.environ[NVML_CHECK] = "0"
+    logging.getLogger(CHATTY_LOGGER).setLevel(logging.WARNING)
+    for text in UNWANTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=text)
+
+
+@contextmanager
+def job_arguments(typed: list[str]) -> Iterator[None]:
+    """Show a job of a multirun its own command, by which ddp starts more processes.
+
+    Args:
+        typed: the multirun's command, which stands there afterwards.
+    """
+    config = HydraConfig.get()
+    if config.mode == RunMode.MULTIRUN:
+        sys.argv = [typed[0], *as_given(config.overrides.task)]
+    try:
+        yield
+    finally:
+        sys.argv = typed
+
+
 def quoted(argument: str) -> str:
-    """Quote a value that holds an equals sign, such as the folder of a multirun's fold=1; Hydra's grammar has none bare."""
+    """Quote a value that holds an equals sign, which Hydra's grammar does not take bare.
+
+    Such is the folder of a multirun's fold=1.
+    """
     match = re.fullmatch(r"([\w.+~@/-]+)=([^=\s'\"\[\]{}(),]*=[^\s'\"\[\]{}(),]*)", argument)
     return f"{match[1]}='{match[2]}'" if match else argument
 
 
 def as_given(overrides: Any) -> list[str]:
-    """Return options as they were typed; OmegaConf would put values in the place of interpolations, such as ``${seed}``."""
+    """Return options as they were typed.
+
+    OmegaConf would put values in the place of interpolations, such as ``${seed}``.
+    """
     options: Any = OmegaConf.to_container(overrides, resolve=False)
     return list(map(str, options))
 
@@ -124,19 +183,18 @@ def check_numbers(cfg: DictConfig, config_name: str) -> None:
         UserError: names the option, the word and the default.
     """
     overrides = as_given(HydraConfig.get().overrides.task)
-    words = {
-        key: value
-        for key in (override.partition("=")[0] for override in overrides)
-        if key not in WORDS_ALLOWED
-        and isinstance(value := OmegaConf.select(cfg, key, throw_on_missing=False), str)
-    }
+    words: dict[str, str] = {}
+    for key in (override.partition("=")[0] for override in overrides):
+        value = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if key not in WORDS_ALLOWED and isinstance(value, str):
+            words[key] = value
     if not words:
         return
-    chosen = [o for o in overrides if "." not in (k := o.partition("=")[0]) and k not in words]
-    own_folders = [
-        o for o in as_given(HydraConfig.get().overrides.hydra) if o.startswith("hydra.searchpath=")
-    ]
-    defaults = compose(config_name, [*chosen, *own_folders])
+
+    groups = [o for o in overrides if "." not in (k := o.partition("=")[0]) and k not in words]
+    hydra_options = as_given(HydraConfig.get().overrides.hydra)
+    folders = [option for option in hydra_options if option.startswith("hydra.searchpath=")]
+    defaults = compose(config_name, [*groups, *folders])
     for key, word in words.items():
         default = OmegaConf.select(defaults, key)
         if isinstance(default, int | float) and not isinstance(default, bool):
@@ -154,28 +212,24 @@ def explain(
         config_name: the script's config.
         arguments: the command line's arguments.
     """
-    for cause in _chain(error):
-        # Lightning's own word for a wrong option, named here so that it need not be imported
-        if isinstance(cause, UserError) or type(cause).__name__ == "MisconfigurationException":
+    causes = list(_chain(error))
+    for cause in causes:
+        if isinstance(cause, UserError) or type(cause).__name__ == LIGHTNING_REFUSES:
             return str(cause)
-    for cause in _chain(error):
-        if (
-            isinstance(cause, OSError)
-            and not isinstance(cause, HydraException)
-            and cause.errno in DISK_ERRORS
-        ):
+    for cause in causes:
+        if not isinstance(cause, OSError) or isinstance(cause, HydraException):
+            continue
+        if cause.errno in DISK_ERRORS:
             where = f": {cause.filename}" if cause.filename else ""
             ways = "make room, or take another folder (data.cache_dir=DIR, hydra.run.dir=DIR)"
             return f"{cause.strerror}{where}. What was finished before is whole; {ways}."
-    for cause in _chain(error):
-        if (
-            found := re.match(r"(\S+) does not have a deterministic implementation", str(cause))
-        ) is not None:
+    for cause in causes:
+        if operation := NOT_DETERMINISTIC.match(str(cause)):
             return (
-                f"{found[1]}, which this network needs, gives other last digits each time on this device. "
+                f"{operation[1]}, which this network needs, gives other last digits each time on this device. "
                 "Train all the same with trainer.deterministic=warn, or take another network or trainer=cpu."
             )
-    if any(type(cause).__name__ in KILLED for cause in _chain(error)):
+    if any(type(cause).__name__ in KILLED for cause in causes):
         return "A job's process was killed: by the system, for want of memory or time, or by someone. Others are kept."
     if isinstance(error, MissingConfigException) and error.options:
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
@@ -184,10 +238,10 @@ def explain(
     if isinstance(error, ConfigCompositionException) and (key := _unknown_key(error)):
         hint = _suggest_option(key, _config_keys(conf_dir, config_name, arguments))
         return f"There is no option {key!r}.{hint} All options with their values: --cfg job"
-    if isinstance(error, ValueError) and "Config group override" in str(error):
+    if isinstance(error, ValueError) and WRONG_GROUP_VALUE in str(error):
         return f"{error}. A group takes the name of one of its options, such as logger=none."
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return "\n".join(dict.fromkeys(str(cause).strip() for cause in _chain(error)))
+        return "\n".join(dict.fromkeys(str(cause).strip() for cause in causes))
     return None
 
 
@@ -207,8 +261,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _unknown_key(error: BaseException) -> str | None:
     text = "\n".join(map(str, _chain(error)))
-    match = re.search(r"Could not override '([^']+)'(\. No match in the defaults list)?", text)
-    if match and match[2]:  # a group
+    match = UNKNOWN_OPTION.search(text)
+    # where it is a group
+    if match and match[2]:
         return match[1].partition("@")[0].replace("/", ".")
     return match and match[1]
 
@@ -229,7 +284,10 @@ def _config_keys(conf_dir: Path, config_name: str, arguments: list[str]) -> list
 
 
 def _suggest_option(key: str, known: list[str]) -> str:
-    """Suggest options that look like ``key``, or whose last part does, since people leave the group out."""
+    """Suggest options that look like ``key``, or whose last part does.
+
+    People leave the group out.
+    """
     close = difflib.get_close_matches(key, known, n=2, cutoff=0.8)
     if not close:
         leaves = {name.rpartition(".")[2] for name in known}

@@ -1,4 +1,4 @@
-"""Mistakes of every kind, made through the command: one clear message, exit code not 0, nothing left that lies."""
+"""Mistakes of every kind: one clear message, exit code not 0, nothing left that lies."""
 
 import os
 import shutil

@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 
 from conftest import CLASSES, PATTERN, PROJECT, write_picture
+from mpoxcv import MSLDDataModule
 from mpoxcv.audit.descriptions import Descriptions, describe, likenesses
 from mpoxcv.audit.likeness import CERTAIN
-from mpoxcv.data import MSLDDataModule
 from mpoxcv.datasets.synthetic import MARKER
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.cache import digest_files, open_cache

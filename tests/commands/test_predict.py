@@ -14,7 +14,7 @@ from conftest import write_tree
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """A multirun of two folds, and its data set: each trains on patients of its own, Valid and Test are the same."""
+    """A multirun of two folds with patients of their own, but the same Valid and Test; its data."""
     folder = tmp_path_factory.mktemp("trained")
     tree = write_tree(folder / "set")
     for file in [*tree.glob("FOLDS/fold2/Train/*/*"), *tree.glob("FOLDS_AUG/fold2_AUG/Train/*/*")]:

@@ -20,7 +20,10 @@ NETWORK = (
 
 
 def options(root: Path, run: str, cache: str = "cache") -> list[str]:
-    """A run with everything that a resume could get wrong: dropout, augmentation, a schedule, checkpoints within epochs."""
+    """A run with everything that a resume could get wrong.
+
+    That is dropout, augmentation, a schedule, and checkpoints within epochs.
+    """
     return [
         "fold=1", f"data.root={root}", f"data.classes=[{','.join(CLASSES)}]", f"data.name_pattern='{PATTERN}'",
         f"data.cache_dir={cache}", "trainer=cpu", "trainer.max_epochs=5", "data.batch_size=8", NETWORK,

@@ -1,7 +1,8 @@
 """Training steps as CUDA graphs give what they give one by one.
 
-Where there is no GPU, a stand-in records every operation on tensors, takes back what it did, since capturing does nothing, and
-repeats it on the same tensors: whatever a step reads from Python is fixed then.
+Where there is no GPU, a stand-in records every operation on tensors, takes back what it did, since
+capturing does nothing, and repeats it on the same tensors: whatever a step reads from Python is
+fixed then.
 """
 
 import contextlib

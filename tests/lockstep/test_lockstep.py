@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from test_recovery import NETWORK
 from test_sweep import break_picture, options, summary_of
 
+from mpoxcv import LeNet
 from mpoxcv.lockstep.grouped import GroupedLeNet
-from mpoxcv.models import LeNet
 
 LOCKSTEP = "hydra/launcher=lockstep"
 

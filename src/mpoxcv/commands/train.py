@@ -1,14 +1,14 @@
 """From a composed config to a finished run."""
 
-import logging
 import math
-import os
-import warnings
+import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
+import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig, OmegaConf
@@ -26,20 +26,16 @@ from mpoxcv.training.classifier import LesionClassifier
 from mpoxcv.training.tensorboard import SplitTensorBoardLogger
 
 LOGGED_OPTIONS = (
-    "fold", "seed", "data.name", "data.train_images", "data.image_size", "data.batch_size", "data.sampler",
-    "data.augment", "model", "optimizer", "scheduler", "classifier.class_weights", "classifier.label_smoothing",
-    "trainer.max_epochs", "trainer.precision",
+    "fold", "seed", "data.name", "data.train_images", "data.image_size", "data.batch_size",
+    "data.sampler", "data.augment", "model", "optimizer", "scheduler", "classifier.class_weights",
+    "classifier.label_smoothing", "trainer.max_epochs", "trainer.precision",
 )  # fmt: skip
 HEADLINE = (
-    "f1_macro",
-    "balanced_accuracy",
-    "accuracy",
-    "auroc_macro",
-    "precision_macro",
-    "recall_macro",
-    "loss",
-    "ece",
-)
+    "f1_macro", "balanced_accuracy", "accuracy", "auroc_macro", "precision_macro", "recall_macro",
+    "loss", "ece",
+)  # fmt: skip
+# numpy's generator takes no more
+MAX_SEED = 2**32 - 1
 
 
 def train(cfg: DictConfig) -> Mapping[str, float | None]:
@@ -60,14 +56,13 @@ def train(cfg: DictConfig) -> Mapping[str, float | None]:
         return finished
     if cfg.resume and (folder / "checkpoints" / "last.ckpt").is_file():
         cfg.ckpt_path = "last"
-    cfg.output_dir = str(
-        folder
-    )  # not an interpolation any more: another run may begin before this one ends
+    # not an interpolation any more: another run may begin before this one ends
+    cfg.output_dir = str(folder)
+
     datamodule, classifier, trainer = build(cfg)
     resume = resume_path(cfg.ckpt_path, folder)
-    if (member := lockstep.current()) and (
-        reason := member.join_in(classifier, datamodule, trainer)
-    ):
+    member = lockstep.current()
+    if member and (reason := member.join_in(classifier, datamodule, trainer)):
         print(f"{folder.name} is trained alone: {reason}.")
     trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
@@ -98,51 +93,48 @@ def test(cfg: DictConfig) -> dict[str, float]:
                 f"{run} is not the folder of a trained run: it lacks {file.relative_to(run)}. "
                 "Example: python scripts/test.py run=logs/runs/lenet/2026-01-31_12-00-00-000000"
             )
+
     stored = load_config(config_file, cfg.trust)
     if cfg.data.root:
         OmegaConf.update(stored, "data.root", cfg.data.root)
     parts = {
         key: instantiable(stored, key, config_file, cfg.trust) for key in ("data", "classifier")
     }
-    own = {key: cfg[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
-    datamodule, classifier, trainer = build(
-        OmegaConf.create({"seed": stored.get("seed", 0), **parts, **own})
-    )
+    ours = {key: cfg[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
+    config = OmegaConf.create({"seed": stored.get("seed", 0), **parts, **ours})
+    datamodule, classifier, trainer = build(config)
     metrics = score(trainer, classifier, datamodule, str(checkpoint))
     if trainer.is_global_zero:
-        before = run / "metrics.json"
-        stored_metrics = read_metrics(before)
+        stored_metrics = read_metrics(run / "metrics.json")
         print_results(metrics, datamodule, Path(cfg.output_dir), stored_metrics)
     return metrics
 
 
 def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]:
-    """Seed everything and instantiate what the config names."""
-    # Lightning's advice on loader workers and unused metrics is not for batches from memory.
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
-    warnings.filterwarnings(
-        "ignore", message="Checkpoint directory .* exists and is not empty"
-    )  # of a run that goes on
-    warnings.filterwarnings(
-        "ignore", message="The `srun` command is available"
-    )  # hydra/launcher=slurm_cpu uses it
-    # Importing Lightning sets it to 1; torch's Adam then looks for a GPU's library in every step: 0.4 ms on a CPU.
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
-    L.seed_everything(cfg.seed, verbose=False)
+    """Seed the random generators and instantiate what the config names.
+
+    Raises:
+        UserError: the seed or an option is not as it must be.
+    """
+    seed = cfg.seed
+    if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        raise UserError(f"seed={seed} should be a whole number from 0 to {MAX_SEED}.")
+    torch.manual_seed(seed)
+    # for augmentation of somebody's own
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+
     datamodule = instantiate(cfg.data)
     classifier = instantiate(cfg.classifier)
-    callbacks = [
-        instantiate(callback) for callback in (cfg.get("callbacks") or {}).values() if callback
-    ]
+    callbacks = [instantiate(c) for c in (cfg.get("callbacks") or {}).values() if c]
     loggers = [instantiate(logger) for logger in (cfg.get("logger") or {}).values() if logger]
-    if not loggers:  # Lightning refuses the monitor without a logger
-        callbacks = [
-            callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)
-        ]
+    # Lightning refuses the monitor without a logger
+    if not loggers:
+        callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
     options = {}
-    if lockstep.current():  # it has a progress bar of its own
-        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
+    # lockstep has a progress bar of its own
+    if lockstep.current():
+        callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
         options["enable_progress_bar"] = False
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, **options)
     return datamodule, classifier, trainer
@@ -155,8 +147,9 @@ def score(
     checkpoint: str | None,
 ) -> dict[str, float]:
     """Validate and test a checkpoint (None: the weights as they are) and return the metrics."""
-    trainer.validate(classifier, datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
-    trainer.test(classifier, datamodule, ckpt_path=checkpoint, verbose=False, weights_only=True)
+    options: Any = {"ckpt_path": checkpoint, "verbose": False, "weights_only": True}
+    trainer.validate(classifier, datamodule, **options)
+    trainer.test(classifier, datamodule, **options)
     return classifier.metrics["val"] | classifier.metrics["test"]
 
 
@@ -166,7 +159,7 @@ def print_results(
     folder: Path,
     before: Mapping[str, float | None] | None = None,
 ) -> None:
-    """Print the headline metrics, what always naming the commonest class gives, and where everything is.
+    """Print the headline metrics, the majority class's accuracy, and where everything is.
 
     Args:
         metrics: of val and test.
@@ -185,6 +178,7 @@ def print_results(
         row += [before.get(f"test/{name}")] if before else []
         table.add_row(name, *("" if value is None else f"{value:.4f}" for value in row))
     console.print(table)
+
     counts = datamodule.class_counts()
     commonest = datamodule.classes[counts.index(max(counts))]
     share = (datamodule.table("test")["class"] == commonest).mean()
@@ -207,16 +201,12 @@ def _same(before: float | None, now: float) -> bool:
 
 
 def _log_hparams(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, float]) -> None:
-    """Give every logger the options, and TensorBoard's HPARAMS page their final metrics beside them."""
+    """Give every logger the options, and TensorBoard's HPARAMS page their final metrics."""
     options = dict(
         pair for key in LOGGED_OPTIONS for pair in _options(key, OmegaConf.select(cfg, key))
     )
-    final = {
-        f"{split}/{name}": metrics[f"{split}/{name}"]
-        for split in ("val", "test")
-        for name in HEADLINE
-    }
-    final = {name.replace("val/", "val_best/"): value for name, value in final.items()}
+    final = {f"val_best/{name}": metrics[f"val/{name}"] for name in HEADLINE}
+    final |= {f"test/{name}": metrics[f"test/{name}"] for name in HEADLINE}
     for logger in trainer.loggers:
         if isinstance(logger, SplitTensorBoardLogger):
             logger.log_final(options, final)
@@ -226,9 +216,9 @@ def _log_hparams(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, floa
 
 def _options(key: str, value: Any) -> Iterator[tuple[str, bool | int | float | str]]:
     """Yield plain options by dotted names; of a ``_target_`` its last part stands for the whole."""
-    if isinstance(value, DictConfig) and "_target_" in value:
-        yield key, value._target_.rpartition(".")[2]
     if isinstance(value, DictConfig):
+        if "_target_" in value:
+            yield key, value._target_.rpartition(".")[2]
         for name in map(str, value):
             if not name.startswith("_"):
                 yield from _options(f"{key}.{name}", value[name])

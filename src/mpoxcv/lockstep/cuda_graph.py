@@ -1,4 +1,7 @@
-"""A training step as one CUDA graph: launching a small network's kernels one by one takes the CPU longer than they run."""
+"""A training step as one CUDA graph.
+
+Launching a small network's kernels one by one takes the CPU longer than they run.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -6,33 +9,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-WARM_UP = 3  # steps; libraries and optimizers make what they keep in the first
+# steps; libraries and optimizers make what they keep in the first
+WARM_UP = 3
 
 
 def capturable(optimizers: Sequence[torch.optim.Optimizer]) -> bool:
-    """Return whether steps of these can be in a graph: on a GPU, one fused kernel that takes the learning rate as a tensor."""
+    """Return whether steps of these can be in a graph.
+
+    They can on a GPU, with one fused kernel that takes the learning rate as a tensor.
+    """
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    on_gpu = all(
-        parameter.device.type == "cuda" for group in groups for parameter in group["params"]
-    )
-    return on_gpu and all(group.get("fused") and "capturable" in group for group in groups)
+    parameters = [parameter for group in groups for parameter in group["params"]]
+    fused = all(group.get("fused") and "capturable" in group for group in groups)
+    return fused and all(parameter.device.type == "cuda" for parameter in parameters)
 
 
 class GraphedStep:
     """Does what a step does; batches of the first one's shapes from the fourth on by a graph.
 
-    The steps before are real ones. Learning rates may change between steps; where anything else of the optimizers does, such as
-    the betas by OneCycleLR, a new graph is made.
+    The steps before are real ones. Learning rates may change between steps; where anything else of
+    the optimizers does, such as the betas by OneCycleLR, a new graph is made.
 
     Args:
-        step: maps a batch's tensors to one tensor, and does nothing but launch kernels on them and on tensors that stay.
+        step: maps a batch's tensors to one tensor, and does nothing but launch kernels on them and
+            on tensors that stay.
         optimizers: that it steps, as ``capturable`` says.
     """
 
     def __init__(
         self, step: Callable[..., Tensor], optimizers: Sequence[torch.optim.Optimizer]
     ) -> None:
-        self.step, self.done = step, 0
+        self.step = step
+        self.steps = 0
         self.shapes: list[torch.Size] = []
         self.inputs: list[Tensor] = []
         self.output: Tensor
@@ -40,7 +48,8 @@ class GraphedStep:
         device = self.groups[0]["params"][0].device
         self.rates = [torch.zeros((), device=device) for _ in self.groups]
         self.last_rates = [0.0] * len(self.groups)
-        self.settings: list[dict[str, Any]] = []  # of the groups, as the graph has them
+        # of the groups, as the graph has them
+        self.settings: list[dict[str, Any]] = []
         self.graph: torch.cuda.CUDAGraph
         self.stream = torch.cuda.Stream(device)
 
@@ -48,19 +57,22 @@ class GraphedStep:
         """Do a step."""
         shapes = [tensor.shape for tensor in batch]
         self.shapes = self.shapes or shapes
-        if shapes != self.shapes:  # an epoch's last batch
+        # an epoch's last batch may be smaller
+        if shapes != self.shapes:
             return self.step(*batch)
-        self.done += 1
-        if self.done <= WARM_UP:
-            return self._beside(batch)
+        self.steps += 1
+        if self.steps <= WARM_UP:
+            return self._step_on_stream(batch)
+
         settings = [
-            {k: v for k, v in group.items() if k not in ("params", "lr")} for group in self.groups
+            {key: value for key, value in group.items() if key not in ("params", "lr")}
+            for group in self.groups
         ]
         if settings != self.settings:
             self._capture(batch)
             self.settings = settings
-        for kept, own in zip(self.inputs, batch, strict=True):
-            kept.copy_(own)
+        for target, tensor in zip(self.inputs, batch, strict=True):
+            target.copy_(tensor)
         for i, group in enumerate(self.groups):
             if group["lr"] != self.last_rates[i]:
                 self.last_rates[i] = group["lr"]
@@ -68,7 +80,7 @@ class GraphedStep:
         self.graph.replay()
         return self.output.clone()
 
-    def _beside(self, batch: Sequence[Tensor]) -> Tensor:
+    def _step_on_stream(self, batch: Sequence[Tensor]) -> Tensor:
         """Do it on the stream that captures, whose libraries set themselves up there."""
         main = torch.cuda.current_stream(self.stream.device)
         self.stream.wait_stream(main)
@@ -78,13 +90,14 @@ class GraphedStep:
         return output
 
     def _capture(self, batch: Sequence[Tensor]) -> None:
-        self.inputs, self.graph = [tensor.clone() for tensor in batch], torch.cuda.CUDAGraph()
-        own = [(group["lr"], group["capturable"]) for group in self.groups]
+        self.inputs = [tensor.clone() for tensor in batch]
+        self.graph = torch.cuda.CUDAGraph()
+        plain = [(group["lr"], group["capturable"]) for group in self.groups]
         for group, rate in zip(self.groups, self.rates, strict=True):
             group["lr"], group["capturable"] = rate, True
         try:
             with torch.cuda.graph(self.graph, stream=self.stream):
                 self.output = self.step(*self.inputs)
         finally:
-            for group, (rate, flag) in zip(self.groups, own, strict=True):
+            for group, (rate, flag) in zip(self.groups, plain, strict=True):
                 group["lr"], group["capturable"] = rate, flag

@@ -1,4 +1,7 @@
-"""A run's stored config, read as if a stranger had sent it: plain values, and nothing built that is not on the list."""
+"""A run's stored config, read as if a stranger had sent it.
+
+It gives plain values, and nothing is built of it that is not on the list.
+"""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,27 +16,47 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mpoxcv.errors import UserError
 
-MAX_BYTES, MAX_DEPTH, MAX_VALUES = 2**20, 30, 100_000
+MAX_BYTES = 2**20
+MAX_DEPTH = 30
+MAX_VALUES = 100_000
+UNREADABLE = (
+    yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError, TypeError,
+)  # fmt: skip
 PLAIN_TAGS = (None, "!", "tag:yaml.org,2002:str")
 RESOLVERS = ("len", "folder_name", "hydra")
 REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 # classes of these modules compute and neither read, write nor call what they are given
 ALLOWED = re.compile(
-    r"mpoxcv\.(data\.MSLDDataModule|data\.synthetic\.write_synthetic|data\.augment\.RandomFlip"
-    r"|classifier\.LesionClassifier|models\.create_model)"
-    r"|(torch\.optim|torch\.optim\.lr_scheduler|torch\.nn|torchvision\.transforms|torchvision\.transforms\.v2)\.[A-Z]\w*"
+    r"mpoxcv\.(MSLDDataModule|LesionClassifier|RandomFlip|create_model|write_synthetic)"
+    r"|(torch\.optim|torch\.optim\.lr_scheduler|torch\.nn|torchvision\.transforms"
+    r"|torchvision\.transforms\.v2)\.[A-Z]\w*"
 )
-ALLOWED_OBJECT = re.compile(r"torch\.(float|uint|int)\d+")  # hydra.utils.get_object of a dtype
+# hydra.utils.get_object of a dtype
+ALLOWED_OBJECT = re.compile(r"torch\.(float|uint|int)\d+")
+# what stands in the configs of runs that were made before the package had one address
+MOVED_TARGETS = {
+    "mpoxcv.classifier.LesionClassifier": "mpoxcv.LesionClassifier",
+    "mpoxcv.data.MSLDDataModule": "mpoxcv.MSLDDataModule",
+    "mpoxcv.data.augment.RandomFlip": "mpoxcv.RandomFlip",
+    "mpoxcv.data.synthetic.write_synthetic": "mpoxcv.write_synthetic",
+    "mpoxcv.models.create_model": "mpoxcv.create_model",
+}
 
 
 def read_plain(file: Path) -> Any:
-    """Return a YAML file's mapping or list: no tags, no aliases, at most 1 MiB, interpolations unresolved; else UserError."""
+    """Return a YAML file's mapping or list, interpolations unresolved.
+
+    Raises:
+        UserError: it cannot be read, has tags, aliases or more than 1 MiB, or is nested too deep.
+    """
     try:
         with file.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise ValueError(f"it has more than {MAX_BYTES} bytes")
-        text, depth = data.decode(), 0
+
+        text = data.decode()
+        depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 raise ValueError("it has aliases")
@@ -41,24 +64,15 @@ def read_plain(file: Path) -> Any:
                 raise ValueError(f"it has the tag {event.tag}")
             if isinstance(event, yaml.ScalarEvent) and not depth:
                 raise ValueError("it is a single value")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(
-                event, yaml.CollectionEndEvent
-            )
+            depth += isinstance(event, yaml.CollectionStartEvent)
+            depth -= isinstance(event, yaml.CollectionEndEvent)
             if depth > MAX_DEPTH:
                 raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
-        loaded = OmegaConf.to_container(OmegaConf.create(text))
-    except (
-        yaml.YAMLError,
-        OmegaConfBaseException,
-        ValueError,
-        RecursionError,
-        OSError,
-        TypeError,
-    ) as error:
-        raise UserError(
-            f"{file} is refused, since it is no plain config of a run: {error}"
-        ) from None
-    return loaded
+
+        return OmegaConf.to_container(OmegaConf.create(text))
+    except UNREADABLE as error:
+        refused = f"{file} is refused, since it is no plain config of a run: {error}"
+        raise UserError(refused) from None
 
 
 def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
@@ -69,21 +83,26 @@ def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
         trust: more resolvers.
 
     Raises:
-        UserError: it is not plain, interpolates something else (such as the environment), or swells when it does.
+        UserError: it is not plain, swells when it is interpolated, or interpolates something else
+            (such as the environment).
     """
     plain = read_plain(file)
     if not isinstance(plain, dict):
         raise UserError(f"{file} is refused, since it is no config of a run: it holds no options.")
-    resolver = re.compile(rf"\$\{{({'|'.join(map(re.escape, [*RESOLVERS, *trust]))}):[^{{}}$]*\}}")
+
+    names = "|".join(map(re.escape, [*RESOLVERS, *trust]))
+    resolver = re.compile(rf"\$\{{({names}):[^{{}}$]*\}}")
     for text in _nodes(plain, str):
         rest, before = text, ""
-        while rest != before:  # from the innermost; the zero byte is in no name
+        # from the innermost; the zero byte is in no name
+        while rest != before:
             rest, before = resolver.sub("\0", REFERENCE.sub("\0", rest)), rest
         if "${" in rest:
             raise UserError(
                 f"{file} is refused: {text!r} interpolates more than options of the config. If it is your own: "
                 "put the value into the file, or trust=[NAME] with the resolver's name."
             )
+
     config = OmegaConf.create(plain)
     if _size(plain) > MAX_VALUES:
         raise UserError(
@@ -108,23 +127,24 @@ def instantiable(config: DictConfig, key: str, file: Path, trust: Sequence[str] 
         node = config.get(key)
         part = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else None
     except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{file} is refused: its {key} cannot be read: {str(error).splitlines()[0]}"
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{file} is refused: its {key} cannot be read: {reason}") from None
     if not isinstance(part, dict) or "_target_" not in part:
         raise UserError(f"{file} is refused: its {key} holds no _target_.")
     if any("${" in text for text in _nodes(part, str)):
         raise UserError(f"{file} is refused: its {key} interpolates what an interpolation gave.")
-    for called in (node for node in _nodes(part, dict) if "_target_" in node):
-        fetched = called["_target_"] == "hydra.utils.get_object"
-        named, known = (
-            (called.get("path"), ALLOWED_OBJECT) if fetched else (called["_target_"], ALLOWED)
-        )
-        trusted = any(str(named) == name or str(named).startswith(f"{name}.") for name in trust)
-        if not (isinstance(named, str) and (known.fullmatch(named) or trusted)):
+
+    for call in (node for node in _nodes(part, dict) if "_target_" in node):
+        target, pattern = call["_target_"], ALLOWED
+        if target == "hydra.utils.get_object":
+            target, pattern = call.get("path"), ALLOWED_OBJECT
+        elif isinstance(target, str):
+            target = call["_target_"] = MOVED_TARGETS.get(target, target)
+        trusted = any(str(target) == name or str(target).startswith(f"{name}.") for name in trust)
+        if not (isinstance(target, str) and (pattern.fullmatch(target) or trusted)):
             raise UserError(
-                f"{file} is refused: it would call {named!r}, which is not among what a run's config may name. Nothing of "
-                f"it was run. If the run is your own, or you have read that code, go on with trust=['{named}']."
+                f"{file} is refused: it would call {target!r}, which is not among what a run's config may name. Nothing of "
+                f"it was run. If the run is your own, or you have read that code, go on with trust=['{target}']."
             )
     return OmegaConf.create(part)
 
@@ -133,19 +153,17 @@ def _nodes(node: Any, kind: type) -> Iterator[Any]:
     """Yield what is of a kind: the node itself, and keys and values below it."""
     if isinstance(node, kind):
         yield node
-    below = (
-        chain.from_iterable(node.items())
-        if isinstance(node, dict)
-        else node
-        if isinstance(node, list)
-        else ()
-    )
-    for inner in below:
-        yield from _nodes(inner, kind)
+    below = chain.from_iterable(node.items()) if isinstance(node, dict) else node
+    if isinstance(node, dict | list):
+        for inner in below:
+            yield from _nodes(inner, kind)
 
 
 def _size(plain: dict[str, Any]) -> float:
-    """Return how many values and characters a config has once resolved; infinite where it goes in circles."""
+    """Return how many values and characters a config has once resolved.
+
+    Infinite where it goes in circles.
+    """
 
     @lru_cache(None)
     def referred(name: str) -> float:
@@ -157,12 +175,9 @@ def _size(plain: dict[str, Any]) -> float:
     def size(node: Any) -> float:
         if isinstance(node, str):
             return 1 + len(node) / 100 + sum(map(referred, REFERENCE.findall(node)))
-        return 1 + sum(
-            map(
-                size,
-                node.values() if isinstance(node, dict) else node if isinstance(node, list) else (),
-            )
-        )
+        if isinstance(node, dict):
+            return 1 + sum(map(size, node.values()))
+        return 1 + sum(map(size, node)) if isinstance(node, list) else 1
 
     try:
         return size(plain)

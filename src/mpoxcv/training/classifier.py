@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -51,22 +50,25 @@ class SplitOutputs:
 class LesionClassifier(L.LightningModule):
     """Train and score a network on batches of ``mpoxcv.data.loader.Batch``.
 
-    A step only keeps its outputs; all metrics are computed once, when the split has been seen whole, over all
-    processes. They are logged as ``<split>/<metric>``, those of single classes for the test split alone, those of a
-    validation outside a fit as ``val_best/<metric>``. ``history`` holds one row an epoch of a fit; ``outputs`` and
-    ``metrics`` hold each split's last.
+    A step only keeps its outputs; all metrics are computed once, when the split has been seen
+    whole, over all processes. They are logged as ``<split>/<metric>``, those of single classes for
+    the test split alone, those of a validation outside a fit as ``val_best/<metric>``. ``history``
+    holds one row an epoch of a fit; ``outputs`` and ``metrics`` hold each split's last.
 
     Args:
         network: maps float (B, 3, S, S) to scores (B, C).
         classes: C names.
         optimizer: makes the optimizer from the parameters.
-        scheduler: makes the learning-rate scheduler from the optimizer; stepped once an epoch. ``ReduceLROnPlateau``
-            looks at ``val/loss``.
-        class_weights: weight of each class in the cross entropy (C,); ``balanced`` takes n / (C * n_class) of the
-            training pictures (King and Zeng 2001, as in scikit-learn); None weighs all pictures the same.
+        scheduler: makes the learning-rate scheduler from the optimizer; stepped once an epoch.
+            ``ReduceLROnPlateau`` looks at ``val/loss``.
+        class_weights: weight of each class in the cross entropy (C,); ``balanced`` takes
+            n / (C * n_class) of the training pictures (King and Zeng 2001, as in scikit-learn);
+            None weighs all pictures the same.
         label_smoothing: in [0, 1): share of the target that is spread over all classes.
-        compile: run the network through ``torch.compile``; a mode of it, such as ``reduce-overhead`` (CUDA graphs), or true.
-        seed: of dropout and the like, drawn anew in each step from (seed, epoch, step), so that a resumed run goes on alike.
+        compile: run the network through ``torch.compile``; a mode of it, such as
+            ``reduce-overhead`` (CUDA graphs), or true.
+        seed: of dropout and the like, drawn anew in each step from (seed, epoch, step), so that a
+            resumed run goes on alike.
 
     Raises:
         UserError: an argument has a value that it cannot have.
@@ -88,39 +90,40 @@ class LesionClassifier(L.LightningModule):
             raise UserError(
                 f"classifier.class_weights={class_weights} is not one of null, balanced, or a list of numbers."
             )
-        if (
-            not isinstance(class_weights, str)
-            and class_weights is not None
-            and len(class_weights) != len(classes)
-        ):
+        if not isinstance(class_weights, str | None) and len(class_weights) != len(classes):
             raise UserError(
-                f"classifier.class_weights has {len(class_weights)} numbers for {len(classes)} classes: {', '.join(classes)}."
+                f"classifier.class_weights has {len(class_weights)} numbers for {len(classes)} classes: "
+                f"{', '.join(classes)}."
             )
         if not 0 <= label_smoothing < 1:
             raise UserError(
                 f"classifier.label_smoothing={label_smoothing} should be at least 0 and below 1."
             )
         if compile not in COMPILE_MODES:
-            raise UserError(
-                f"classifier.compile={compile} is not one of true, false, {', '.join(COMPILE_MODES[2:])}."
-            )
+            modes = ", ".join(COMPILE_MODES[2:])
+            raise UserError(f"classifier.compile={compile} is not one of true, false, {modes}.")
+
         self.network = network.to(memory_format=torch.channels_last)
         self.classes = [str(name) for name in classes]
-        self.optimizer, self.scheduler = optimizer, scheduler
+        self.optimizer = optimizer
+        self.scheduler = scheduler
         self.class_weights = (
             class_weights if isinstance(class_weights, str | None) else list(class_weights)
         )
-        self.label_smoothing, self.seed = label_smoothing, seed
+        self.label_smoothing = label_smoothing
+        self.seed = seed
+        self.compiled = bool(compile)
+        if compile:
+            self.network.compile(mode=compile if isinstance(compile, str) else None)
+
         self.outputs: dict[str, SplitOutputs] = {}
         self.metrics: dict[str, dict[str, float]] = {}
         self.history: list[dict[str, float]] = []
         self._steps: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._fitting = False
         self._weight: Tensor | None
-        self.register_buffer(
-            "_weight", None, persistent=False
-        )  # so that it is where the network is
-        if compile:
-            self.network.compile(mode=compile if isinstance(compile, str) else None)
+        # a buffer, so that it is where the network is
+        self.register_buffer("_weight", None, persistent=False)
         # plain values: checkpoints are read with weights_only
         self.save_hyperparameters({"classes": self.classes})
 
@@ -130,8 +133,8 @@ class LesionClassifier(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Fix the class weights; ``balanced`` ones come from the DataModule's training pictures."""
-        weights = self.class_weights
-        if weights == "balanced":
+        self._fitting = stage == "fit"
+        if self.class_weights == "balanced":
             datamodule = getattr(self.trainer, "datamodule", None)
             if datamodule is None or not hasattr(datamodule, "class_counts"):
                 raise UserError(
@@ -139,34 +142,35 @@ class LesionClassifier(L.LightningModule):
                 )
             counts = torch.tensor(datamodule.class_counts(), dtype=torch.float32)
             self._weight = counts.sum() / (len(counts) * counts)
-        elif weights is not None:
-            self._weight = torch.tensor(weights, dtype=torch.float32)
+        elif self.class_weights is not None:
+            self._weight = torch.tensor(self.class_weights, dtype=torch.float32)
 
     def loss(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-        """Cross entropy with class weights and label smoothing, as in ``torch.nn.CrossEntropyLoss``."""
+        """Cross entropy with class weights and label smoothing, as torch's ``CrossEntropyLoss``."""
         weight = None if self._weight is None else self._weight.to(logits)
+        smoothing = self.label_smoothing
         return F.cross_entropy(
-            logits, labels, weight, reduction=reduction, label_smoothing=self.label_smoothing
+            logits, labels, weight, reduction=reduction, label_smoothing=smoothing
         )
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
         seed = mix(self.seed, self.current_epoch, batch_idx, 1 + self.global_rank)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes ten times as long
+        # torch.manual_seed takes ten times as long
+        torch.default_generator.manual_seed(seed)
         if self.device.type != "cpu":
             getattr(torch, self.device.type).manual_seed(seed)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the batch's loss."""
-        logits = self._step(batch)
+        logits, labels = self._step(batch), batch["label"]
         if self.trainer.world_size == 1:
-            return self.loss(logits, batch["label"])
-        # Shares of a batch may differ in size: divide by the whole batch's weight; DDP then averages over processes.
-        labels = batch["label"]
-        total = (
-            logits.new_tensor(len(labels))
-            if self._weight is None
-            else self._weight.to(logits)[labels].sum()
-        )
+            return self.loss(logits, labels)
+
+        # Shares of a batch may differ in size: divide by the whole batch's weight; DDP then
+        # averages over processes.
+        total = logits.new_tensor(len(labels))
+        if self._weight is not None:
+            total = self._weight.to(logits)[labels].sum()
         torch.distributed.all_reduce(total)
         return self.loss(logits, labels, "sum") * self.trainer.world_size / total
 
@@ -200,41 +204,42 @@ class LesionClassifier(L.LightningModule):
 
     def _step(self, batch: Batch) -> Tensor:
         logits = self(batch["image"])
-        kept = logits.detach()
-        if (
-            self.network._compiled_call_impl is not None
-        ):  # the next step's CUDA graph may write over it
-            kept = kept.clone()
-        self._steps.append((kept, batch["label"], batch["index"]))
+        # the next step's CUDA graph may write over a compiled network's
+        scores = logits.detach().clone() if self.compiled else logits.detach()
+        self.keep_step(scores, batch["label"], batch["index"])
         return logits
 
+    def keep_step(self, scores: Tensor, labels: Tensor, index: Tensor) -> None:
+        """Keep the outputs of a step until its split has been seen whole.
+
+        Args:
+            scores: (B, C), without gradients.
+            labels: int64 (B,).
+            index: int64 (B,), rows of the split's table.
+        """
+        self._steps.append((scores, labels, index))
+
     def _finish(self, split: str) -> None:
+        """Compute, keep and log the metrics of a split that has been seen whole."""
         outputs = self._gather()
         self.outputs[split] = outputs
         values = {"loss": self.loss(outputs.logits, outputs.labels).item()}
         values |= classification_metrics(outputs.logits.softmax(1), outputs.labels, self.classes)
-        named = {
-            f"{split}/{name}": value
-            for name, value in values.items()
-            if split == "test" or "/" not in name
-        }
-        self.metrics[split] = named
-        fitting = self.trainer.state.fn == TrainerFn.FITTING
-        if fitting:
-            self._remember(named)
+        if split != "test":
+            values = {name: value for name, value in values.items() if "/" not in name}
+        self.metrics[split] = {f"{split}/{name}": value for name, value in values.items()}
+        if self._fitting:
+            self._remember(self.metrics[split])
+
         # Scoring the best checkpoint after the fit must not add a point to the curve of the fit.
-        logged_as = "val_best" if split == "val" and not fitting else split
-        for name, value in named.items():
-            self.log(name.replace(split, logged_as, 1), value, prog_bar=name in PROGRESS_BAR)
+        logged_as = "val_best" if split == "val" and not self._fitting else split
+        for name, value in values.items():
+            self.log(f"{logged_as}/{name}", value, prog_bar=f"{split}/{name}" in PROGRESS_BAR)
 
     def _remember(self, values: dict[str, float]) -> None:
         if not self.history or self.history[-1]["epoch"] != self.current_epoch:
-            self.history.append(
-                {
-                    "epoch": self.current_epoch,
-                    "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
-                }
-            )
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self.history.append({"epoch": self.current_epoch, "lr": rate})
         self.history[-1] |= values
 
     def _gather(self) -> SplitOutputs:
@@ -245,20 +250,18 @@ class LesionClassifier(L.LightningModule):
 
     def _all_steps(self) -> list[Tensor]:
         """Return logits, labels and index of all steps and processes."""
-        kept = [torch.cat(parts).cpu() for parts in zip(*self._steps, strict=True)]
+        tensors = [torch.cat(parts).cpu() for parts in zip(*self._steps, strict=True)]
         if self.trainer.world_size == 1:
-            return kept
+            return tensors
         shares: list[Any] = [None] * self.trainer.world_size
-        torch.distributed.all_gather_object(shares, kept)
+        torch.distributed.all_gather_object(shares, tensors)
         return [torch.cat(parts) for parts in zip(*shares, strict=True)]
 
     def configure_optimizers(self) -> Any:
         """Build what the arguments ask for, in Lightning's form."""
         optimizer = self.optimizer(self.network.parameters())
-        if (
-            inspect.signature(optimizer.step).parameters["closure"].default
-            is inspect.Parameter.empty
-        ):
+        closure = inspect.signature(optimizer.step).parameters["closure"]
+        if closure.default is inspect.Parameter.empty:
             raise UserError(
                 f"{type(optimizer).__name__} computes a step's loss several times, which is not supported."
             )
@@ -271,7 +274,7 @@ class LesionClassifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take along the history and what a half epoch has seen, so that a resumed run's curves are whole."""
+        """Take along the history and what a half epoch has seen, for whole curves on resume."""
         checkpoint["history"] = self.history
         checkpoint["steps"] = self._all_steps() if self._steps else []
 
@@ -284,23 +287,27 @@ class LesionClassifier(L.LightningModule):
         self.history = [dict(row) for row in checkpoint.get("history", [])]
         steps = checkpoint.get("steps", [])
         self._steps = [(steps[0], steps[1], steps[2])] if steps and self.global_rank == 0 else []
+
         classes = checkpoint.get("hyper_parameters", {}).get("classes")
         if classes is not None and list(classes) != self.classes:
             raise UserError(
-                f"The checkpoint was trained on the classes [{', '.join(classes)}], and these are [{', '.join(self.classes)}]."
+                f"The checkpoint was trained on the classes [{', '.join(classes)}], "
+                f"and these are [{', '.join(self.classes)}]."
             )
-        ours = {name: tuple(value.shape) for name, value in self.state_dict().items()}
-        theirs = {
-            name: tuple(value.shape) for name, value in checkpoint.get("state_dict", {}).items()
-        }
-        if ours != theirs:
-            names = [n for n in dict.fromkeys([*ours, *theirs]) if ours.get(n) != theirs.get(n)]
-            rows = [
-                f"  {n}: {theirs.get(n, 'absent')} in the checkpoint, {ours.get(n, 'absent')} here"
-                for n in names[:5]
-            ]
-            raise UserError(
-                f"The checkpoint holds another network than {type(self.network).__name__} ({len(names)} differences):\n"
-                + "\n".join(rows)
-                + "\nChoose the network that it was trained with: model=… model.name=…"
-            )
+        ours, theirs = (
+            {name: tuple(value.shape) for name, value in weights.items()}
+            for weights in (self.state_dict(), checkpoint.get("state_dict", {}))
+        )
+        if ours == theirs:
+            return
+        names = [n for n in dict.fromkeys([*ours, *theirs]) if ours.get(n) != theirs.get(n)]
+        rows = [
+            f"  {n}: {theirs.get(n, 'absent')} in the checkpoint, {ours.get(n, 'absent')} here"
+            for n in names[:5]
+        ]
+        network = type(self.network).__name__
+        raise UserError(
+            f"The checkpoint holds another network than {network} ({len(names)} differences):\n"
+            + "\n".join(rows)
+            + "\nChoose the network that it was trained with: model=… model.name=…"
+        )

@@ -1,9 +1,14 @@
-"""This process's memory, and how the C library keeps what is freed (mallopt(3) and malloc_trim(3) of glibc alone)."""
+"""This process's memory, and how the C library keeps what is freed.
+
+mallopt(3) and malloc_trim(3) are glibc's alone.
+"""
 
 import ctypes
 import sys
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
+# of malloc.h
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
 
 
 def keep_freed_memory() -> None:
@@ -20,14 +25,16 @@ def return_freed_memory() -> None:
 
 
 def peak_mib() -> int | None:
-    """Return the most that this process has held, in MiB; None on Windows, whose Python does not say."""
+    """Return the most that this process has held, in MiB.
+
+    None on Windows, whose Python does not say.
+    """
     if sys.platform == "win32":
         return None
-    import resource  # not on Windows
+    import resource
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (
-        1024**2 if sys.platform == "darwin" else 1024
-    )
+    unit = 1024**2 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -1,16 +1,30 @@
 """The metrics of one split, by torchmetrics, under the names that every result uses."""
 
+import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor
-from torchmetrics.functional.classification import (
-    binary_auroc,
-    multiclass_calibration_error,
-    multiclass_confusion_matrix,
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassAUROC,
+    MulticlassCalibrationError,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
 )
+from torchmetrics.functional.classification import binary_auroc
+from torchmetrics.utilities import dim_zero_cat
 
 CALIBRATION_BINS = 15
+# in the order of metrics.json and learning_curves.csv
+NAMES = (
+    "accuracy", "balanced_accuracy", "ece", "precision_macro", "recall_macro", "f1_macro",
+    "precision_weighted", "recall_weighted", "f1_weighted", "auroc_macro", "auroc_weighted",
+)  # fmt: skip
 
 
 def classification_metrics(
@@ -18,10 +32,11 @@ def classification_metrics(
 ) -> dict[str, float]:
     """Compute all metrics of a split at once.
 
-    Precision, recall and F1 average over the classes that occur among labels or predictions (scikit-learn's
-    ``zero_division=0``), balanced accuracy over those among the labels (``balanced_accuracy_score``). AUROC is one class
-    against the rest; a class without positives or negatives has none, and the averages leave it out (torchmetrics'
-    multiclass AUROC would count it as 0). ``ece`` is the expected calibration error over 15 equal bins (Guo et al. 2017).
+    Precision, recall and F1 average over the classes that occur among labels or predictions
+    (scikit-learn's ``zero_division=0``), balanced accuracy over those among the labels
+    (``balanced_accuracy_score``). AUROC is one class against the rest; a class without positives or
+    negatives has none, and the averages leave it out. ``ece`` is the expected calibration error
+    over 15 equal bins (Guo et al. 2017).
 
     Args:
         probabilities: float (N, C), rows sum to 1.
@@ -29,56 +44,68 @@ def classification_metrics(
         classes: C names.
 
     Returns:
-        Values by name, those of one class as ``f1/<class>``, ``recall/<class>`` and ``auroc/<class>``; NaN where a value
-        is not defined.
+        Values by name, those of one class as ``f1/<class>``, ``recall/<class>`` and
+        ``auroc/<class>``; NaN where a value is not defined.
     """
-    n_classes = len(classes)  # nothing is validated: that takes longer than computing
-    predictions = probabilities.argmax(1)
-    matrix = multiclass_confusion_matrix(
-        predictions, labels, n_classes, validate_args=False
-    ).double()
-    hits, support, predicted = (
-        matrix.diag(),
-        matrix.sum(1),
-        matrix.sum(0),
-    )  # rows: true, columns: predicted
-    scores = {
-        "precision": hits / predicted.clamp(min=1),
-        "recall": hits / support.clamp(min=1),
-        "f1": 2 * hits / (support + predicted).clamp(min=1),
-    }
-    ece = multiclass_calibration_error(
-        probabilities, labels, n_classes, CALIBRATION_BINS, validate_args=False
-    )
-    values = {
-        "accuracy": hits.sum().item() / len(labels),
-        "balanced_accuracy": scores["recall"][support > 0].mean().item(),
-        "ece": ece.item(),
-    }
-    values |= {
-        f"{name}_macro": score[support + predicted > 0].mean().item()
-        for name, score in scores.items()
-    }
-    values |= {
-        f"{name}_weighted": (score @ support / support.sum()).item()
-        for name, score in scores.items()
-    }
-    auroc = [
-        binary_auroc(probabilities[:, label], (labels == label).long(), validate_args=False).item()
-        if 0 < n < len(labels)
-        else math.nan
-        for label, n in enumerate(support.tolist())
-    ]
-    defined = [
-        (area, n) for area, n in zip(auroc, support.tolist(), strict=True) if not math.isnan(area)
-    ]
-    areas, weights = zip(*defined, strict=True) if defined else ((math.nan,), (1,))
-    values["auroc_macro"] = sum(areas) / len(areas)
-    values["auroc_weighted"] = sum(a * n for a, n in zip(areas, weights, strict=True)) / sum(
-        weights
-    )
+    collection = split_metrics(len(classes))
+    collection.update(probabilities, labels)
+    computed = collection.compute()
+    collection.reset()
+
+    by_class = {name: computed.pop(name).tolist() for name in ("f1", "recall", "auroc")}
+    values = {name: value.item() for name, value in computed.items()}
+    support = torch.bincount(labels, minlength=len(classes)).tolist()
+
+    # torchmetrics' recall of a class that no label has is 0
+    recalls = [r if n else math.nan for r, n in zip(by_class["recall"], support, strict=True)]
+    values["balanced_accuracy"] = _mean(recalls, [1] * len(classes))
+    values["auroc_macro"] = _mean(by_class["auroc"], [1] * len(classes))
+    values["auroc_weighted"] = _mean(by_class["auroc"], support)
+    values = {name: values[name] for name in NAMES}
     for label, name in enumerate(classes):
-        values[f"f1/{name}"] = scores["f1"][label].item()
-        values[f"recall/{name}"] = scores["recall"][label].item() if support[label] else math.nan
-        values[f"auroc/{name}"] = auroc[label]
+        values[f"f1/{name}"] = by_class["f1"][label]
+        values[f"recall/{name}"] = recalls[label]
+        values[f"auroc/{name}"] = by_class["auroc"][label]
     return values
+
+
+@functools.cache
+def split_metrics(num_classes: int) -> MetricCollection:
+    """Return the collection that is updated with a whole split, of all processes together."""
+    # validating takes longer than computing; the split has been gathered already
+    options: Any = {"num_classes": num_classes, "validate_args": False, "sync_on_compute": False}
+    metrics: dict[str, Metric | MetricCollection] = {
+        "accuracy": MulticlassAccuracy(average="micro", **options),
+        "ece": MulticlassCalibrationError(n_bins=CALIBRATION_BINS, **options),
+        "auroc": AUROCByClass(average="none", **options),
+        "f1": MulticlassF1Score(average="none", **options),
+        "recall": MulticlassRecall(average="none", **options),
+    }
+    for average in ("macro", "weighted"):
+        metrics |= {
+            f"precision_{average}": MulticlassPrecision(average=average, **options),
+            f"recall_{average}": MulticlassRecall(average=average, **options),
+            f"f1_{average}": MulticlassF1Score(average=average, **options),
+        }
+    return MetricCollection(metrics)
+
+
+class AUROCByClass(MulticlassAUROC):
+    """AUROC of each class against the rest, (C,); NaN where torchmetrics would warn and say 0."""
+
+    def compute(self) -> Tensor:  # type: ignore[override]  # noqa: D102
+        scores, labels = dim_zero_cat(self.preds), dim_zero_cat(self.target)
+        areas = []
+        for label in range(self.num_classes):
+            positive = (labels == label).long()
+            if 0 < positive.sum() < len(labels):
+                areas.append(binary_auroc(scores[:, label], positive, validate_args=False))
+            else:
+                areas.append(scores.new_tensor(math.nan))
+        return torch.stack(areas)
+
+
+def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
+    """Return the weighted mean of the values that are defined, or NaN if none is."""
+    pairs = [(v, w) for v, w in zip(values, weights, strict=True) if not math.isnan(v)]
+    return sum(v * w for v, w in pairs) / sum(w for _, w in pairs) if pairs else math.nan

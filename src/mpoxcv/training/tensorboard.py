@@ -12,16 +12,18 @@ from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
-from torch.utils.tensorboard.summary import hparams
+
+from mpoxcv.undocumented import event_file, hparams_summaries
 
 SPLITS = ("train", "val", "val_best", "test")
 
 
 class SplitTensorBoardLogger(TensorBoardLogger):
-    """Log ``<split>/<metric>`` as the tag ``curves/<metric>`` of the run ``<split>`` in a folder below the run's.
+    """Log ``<split>/<metric>`` as ``curves/<metric>`` of a run ``<split>`` below the run's folder.
 
-    TensorBoard draws a chart a tag with a line a run, so that train and val share axes; Lightning's own logger would
-    give two charts. Metrics of single classes, ``<split>/<metric>/<class>``, get the tag ``per_class/<metric>/<class>``.
+    TensorBoard draws a chart a tag with a line a run, so that train and val share axes; Lightning's
+    own logger would give two charts. Metrics of single classes, ``<split>/<metric>/<class>``, get
+    the tag ``per_class/<metric>/<class>``.
 
     Args:
         save_dir: the run's folder, where names of no split are logged.
@@ -47,18 +49,18 @@ class SplitTensorBoardLogger(TensorBoardLogger):
 
         Args:
             options: numbers, booleans and text by name.
-            metrics: by ``<split>/<metric>``; each must have been logged before, which is where the page takes it from.
+            metrics: by ``<split>/<metric>``; the page takes their values from what was logged
+                before.
         """
-        experiment, start, end = hparams(dict(options), dict(metrics))
+        experiment, start, end = hparams_summaries(options, metrics)
         content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
         for info in content.experiment.metric_infos:
             info.display_name = info.name.tag
             info.name.group, info.name.tag = split_and_tag(info.name.tag)
         experiment.value[0].metadata.plugin_data.content = content.SerializeToString()
         with SummaryWriter(self.log_dir) as writer:
-            assert writer.file_writer is not None
             for summary in (experiment, start, end):
-                writer.file_writer.add_summary(summary)
+                event_file(writer).add_summary(summary)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -81,14 +83,15 @@ def write_summary_run(
     options: Mapping[str, str],
     metrics: Mapping[str, float],
 ) -> None:
-    """Write a run of its own for what several runs say together; an earlier one in ``folder`` is replaced.
+    """Write a run of its own for what several runs say together, in place of an earlier one.
 
     Args:
         folder: of the run.
         figures: PNG files by tag.
         text: Markdown, for the TEXT page.
         options: for the HPARAMS page.
-        metrics: by ``<split>/<metric>``: points in the charts of the single runs, and columns of the HPARAMS page.
+        metrics: by ``<split>/<metric>``: points in the charts of the single runs, and columns of
+            the HPARAMS page.
     """
     for old in Path(folder).rglob("events.out.tfevents.*"):
         old.unlink()
@@ -102,23 +105,21 @@ def write_summary_run(
 
 
 def add_png(writer: SummaryWriter, tag: str, file: Path, step: int) -> None:
-    """Show a PNG file as it is (``add_figure`` would draw the figure again, ``add_image`` encode it again)."""
+    """Show a PNG file as it is; ``add_figure`` would draw it again, ``add_image`` encode it."""
     with Image.open(file) as header:
         size = {"width": header.width, "height": header.height}
     image = Summary.Image(**size, colorspace=len("RGBA"), encoded_image_string=file.read_bytes())
-    writer._get_file_writer().add_summary(
-        Summary(value=[Summary.Value(tag=tag, image=image)]), step
-    )
+    event_file(writer).add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def split_and_tag(name: str) -> tuple[str, str]:
-    """Return run and tag of a metric; the tags' first parts are TensorBoard's sections, opened from the top."""
+    """Return run and tag of a metric; TensorBoard's sections are the tags' first parts."""
     split, _, metric = name.partition("/")
     return split, f"per_class/{metric}" if "/" in metric else f"curves/{metric}"
 
 
 def tensorboard_writer(trainer: L.Trainer) -> SummaryWriter | None:
-    """Return the writer of the first TensorBoard logger, in the process that writes; otherwise None."""
+    """Return the first TensorBoard logger's writer, in the process that writes, or None."""
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
             return logger.experiment

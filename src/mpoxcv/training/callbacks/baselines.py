@@ -11,12 +11,15 @@ from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.evaluation.predictions import write_predictions
 from mpoxcv.training.callbacks.results import rows_of
 
-COLOUR_BINS = 8  # a channel
-MAJORITY, COLOURS = "majority class", "colours alone"  # logistic regression on a colour histogram
+# a channel
+COLOUR_BINS = 8
+MAJORITY = "majority class"
+# logistic regression on a colour histogram
+COLOURS = "colours alone"
 
 
 class Baselines(L.Callback):
-    """Write the baselines' predictions on Valid and Test, learnt from the original pictures of Train.
+    """Write the baselines' predictions on Valid and Test, learnt from Train's original pictures.
 
     Args:
         folder: gets baselines.csv, the columns of predictions.csv after ``model``.
@@ -33,41 +36,37 @@ class Baselines(L.Callback):
 
 def baseline_predictions(datamodule: MSLDDataModule) -> pd.DataFrame:
     """Return the rows of baselines.csv; ``datamodule`` has been set up."""
-    from sklearn.linear_model import LogisticRegression  # here, since it takes a second
+    # here, since it takes a second
+    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     classes = datamodule.classes
     train = datamodule.table("train")
-    own = (
-        ~train["augmented"].to_numpy()
-        if not train["augmented"].all()
-        else np.ones(len(train), bool)
-    )
-    labels = train["label"].to_numpy()[own]
+    originals = ~train["augmented"].to_numpy()
+    if not originals.any():
+        originals[:] = True
+    labels = train["label"].to_numpy()[originals]
     shares = np.bincount(labels, minlength=len(classes)) / len(labels)
-    network = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    network.fit(colour_histograms(datamodule.pictures("train")[own]), labels)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
+    model.fit(colour_histograms(datamodule.pictures("train")[originals]), labels)
+
     parts = []
     for split in ("val", "test"):
         table = datamodule.table(split)
-        learnt = np.zeros((len(table), len(classes)))
-        learnt[:, network.classes_] = network.predict_proba(
-            colour_histograms(datamodule.pictures(split))
-        )
-        for model, probabilities in (
-            (MAJORITY, np.tile(shares, (len(table), 1))),
-            (COLOURS, learnt),
-        ):
+        by_colours = np.zeros((len(table), len(classes)))
+        histograms = colour_histograms(datamodule.pictures(split))
+        by_colours[:, model.classes_] = model.predict_proba(histograms)
+        by_majority = np.tile(shares, (len(table), 1))
+        for name, probabilities in ((MAJORITY, by_majority), (COLOURS, by_colours)):
             rows = rows_of(datamodule, table, probabilities.astype(np.float32))
-            rows.insert(0, "model", model)
+            rows.insert(0, "model", name)
             parts.append(rows)
     return pd.concat(parts, ignore_index=True)
 
 
 def colour_histograms(pictures: np.ndarray) -> np.ndarray:
-    """Return each picture's histogram of red, green and blue: float (N, 3 * 8) from uint8 (N, S, S, 3)."""
+    """Return histograms of red, green and blue: float (N, 3 * 8) from uint8 (N, S, S, 3)."""
     bins = pictures.reshape(len(pictures), -1, 3) // (256 // COLOUR_BINS)
-    return np.stack([(bins == level).mean(1) for level in range(COLOUR_BINS)], axis=1).reshape(
-        len(pictures), -1
-    )
+    shares = [(bins == level).mean(1) for level in range(COLOUR_BINS)]
+    return np.stack(shares, axis=1).reshape(len(pictures), -1)

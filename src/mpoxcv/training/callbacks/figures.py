@@ -20,7 +20,7 @@ from mpoxcv.training.tensorboard import add_png, tensorboard_writer
 
 
 class Figures(L.Callback):
-    """Draw the test predictions: confusion matrices, ROC, precision-recall, reliability, most confident mistakes.
+    """Draw the test predictions: confusion matrices, curves, reliability, surest mistakes.
 
     Args:
         folder: gets one PNG a figure.
@@ -40,9 +40,9 @@ class Figures(L.Callback):
         def picture_of(row: pd.Series) -> np.ndarray:
             return datamodule.original_picture("test", int(outputs.index[row.name]))
 
-        drawn: dict[str, Figure | Image.Image] = {**draw_all(predictions)}
-        drawn["mistakes"] = mistakes_sheet(predictions, picture_of)
-        for name, figure in drawn.items():
+        figures: dict[str, Figure | Image.Image] = {**draw_all(predictions)}
+        figures["mistakes"] = mistakes_sheet(predictions, picture_of)
+        for name, figure in figures.items():
             publish(trainer, figure, f"test/{name}", self.folder / f"{name}.png")
 
 

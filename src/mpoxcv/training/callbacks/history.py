@@ -30,7 +30,6 @@ class History(L.Callback):
         history = pd.DataFrame(pl_module.history)
         write_csv(self.folder / "learning_curves.csv", history)
         datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        synthetic = datamodule.synthetic
         title = f"Learning curves: {datamodule.source}, fold {datamodule.fold}"
-        figure = learning_curves_figure(history, title, synthetic)
+        figure = learning_curves_figure(history, title, datamodule.synthetic)
         publish(trainer, figure, "learning_curves", self.folder / "learning_curves.png")

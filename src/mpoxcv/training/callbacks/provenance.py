@@ -26,20 +26,21 @@ from mpoxcv.training.memory import peak_mib
 from mpoxcv.training.tensorboard import tensorboard_writer
 
 PACKAGES = (
-    "mpoxcv", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "numpy", "pandas",
-    "scikit-learn", "matplotlib", "pillow", "tensorboard",
+    "mpoxcv", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf",
+    "numpy", "pandas", "scikit-learn", "matplotlib", "pillow", "tensorboard",
 )  # fmt: skip
-EXAMPLES = 10  # of pictures that changed
+# of pictures that changed
+EXAMPLES = 10
+# what changes results
 ENVIRONMENT = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "CUBLAS_WORKSPACE_CONFIG",
-    "NVIDIA_TF32_OVERRIDE",
-)  # changes results
+    "OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE",
+)  # fmt: skip
 
 
 class Provenance(L.Callback):
-    """Write provenance.json when a fit starts, and again after each stage; ``status`` says how far it came.
+    """Write provenance.json when a fit starts, and again after each stage.
+
+    Its ``status`` says how far the run came.
 
     Args:
         folder: gets the file.
@@ -121,14 +122,11 @@ class Provenance(L.Callback):
             "audit": datamodule.audit,
         }
         device = trainer.strategy.root_device
-        name = (
-            torch.cuda.get_device_name(device)
-            if device.type == "cuda"
-            else platform.processor() or platform.machine()
-        )
+        on_gpu = device.type == "cuda"
+        name = torch.cuda.get_device_name(device) if on_gpu else platform.processor()
         self.content["accelerator"] = {
             "type": device.type,
-            "name": name,
+            "name": name or platform.machine(),
             "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
@@ -154,14 +152,11 @@ class Provenance(L.Callback):
 
 def _takes_own_kernels(trainer: L.Trainer) -> bool:
     """Return whether the network convolves by ``mpoxcv.models.kernels``, where there are any."""
-    network = getattr(trainer.lightning_module, "network", None)
-    compiled = getattr(network, "_compiled_call_impl", None) is not None
-    plain = (
-        trainer.strategy.root_device.type == "cpu"
-        and str(trainer.precision) == "32-true"
-        and not compiled
-    )
-    return plain and getattr(network, "own_kernels", False)
+    classifier = trainer.lightning_module
+    on_cpu = trainer.strategy.root_device.type == "cpu" and str(trainer.precision) == "32-true"
+    compiled = getattr(classifier, "compiled", False)
+    network = getattr(classifier, "network", None)
+    return on_cpu and not compiled and getattr(network, "own_kernels", False)
 
 
 def package_version(name: str) -> str | None:
@@ -173,17 +168,16 @@ def package_version(name: str) -> str | None:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Return the commit of the code that runs and whether its files differ from it; None outside a checkout."""
+    """Return the commit of the code that runs and whether its files differ from it.
+
+    None outside a checkout.
+    """
     command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    options: Any = {"cwd": Path(__file__).parent, "capture_output": True, "text": True}
     try:
-        told = subprocess.run(
-            command, cwd=Path(__file__).parent, check=True, capture_output=True, text=True
-        ).stdout
+        status = subprocess.run(command, check=True, **options).stdout
     except (OSError, subprocess.CalledProcessError):
         return None
-    commit = re.search(r"^# branch\.oid (\w+)$", told, re.MULTILINE)
-    return (
-        {"commit": commit[1], "changed": bool(re.search(r"^[^#]", told, re.MULTILINE))}
-        if commit
-        else None
-    )
+    commit = re.search(r"^# branch\.oid (\w+)$", status, re.MULTILINE)
+    changed = bool(re.search(r"^[^#]", status, re.MULTILINE))
+    return {"commit": commit[1], "changed": changed} if commit else None

@@ -6,7 +6,6 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import pandas as pd
-from lightning.pytorch.trainer.states import TrainerFn
 
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.evaluation.predictions import write_predictions
@@ -15,20 +14,24 @@ from mpoxcv.training.classifier import LesionClassifier, SplitOutputs
 
 
 class Results(L.Callback):
-    """Write what ``trainer.validate`` and ``trainer.test`` found; the validation epochs of a fit are not results.
+    """Write what ``trainer.validate`` and ``trainer.test`` give, and nothing of a fit's epochs.
 
     Args:
-        folder: gets predictions.csv (one row a scored picture, val before test) and metrics.json (name to number, null
-            where a metric is not defined).
+        folder: gets predictions.csv (one row a scored picture, val before test) and metrics.json
+            (name to number, null where a metric is not defined).
     """
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self.folder = Path(folder)
         self.predictions: dict[str, pd.DataFrame] = {}
         self.metrics: dict[str, float] = {}
+        self.stage = ""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: D102
+        self.stage = stage
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
-        if trainer.state.fn == TrainerFn.VALIDATING:
+        if self.stage == "validate":
             self._write(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
@@ -47,7 +50,7 @@ class Results(L.Callback):
 def predictions_table(
     datamodule: MSLDDataModule, split: str, outputs: SplitOutputs
 ) -> pd.DataFrame:
-    """Return the rows of predictions.csv (see ``mpoxcv.evaluation.predictions``) for a split's outputs."""
+    """Return a split's rows of predictions.csv (see ``mpoxcv.evaluation.predictions``)."""
     table = datamodule.table(split).iloc[outputs.index.numpy()]
     return rows_of(datamodule, table, outputs.logits.softmax(1).numpy())
 
@@ -55,7 +58,13 @@ def predictions_table(
 def rows_of(
     datamodule: MSLDDataModule, table: pd.DataFrame, probabilities: np.ndarray
 ) -> pd.DataFrame:
-    """Return the rows of predictions.csv for rows of a split's table and their probabilities, float32 (n, C)."""
+    """Return rows of predictions.csv for rows of a split's table.
+
+    Args:
+        datamodule: of the split.
+        table: n rows of it.
+        probabilities: float32 (n, C).
+    """
     keys = {
         "image": table["image"].to_numpy(),
         "patient": table["patient"].to_numpy(),
@@ -65,6 +74,5 @@ def rows_of(
         "label": table["class"].to_numpy(),
         "prediction": np.array(datamodule.classes)[probabilities.argmax(1)],
     }
-    return pd.DataFrame(
-        keys | {f"p_{name}": probabilities[:, i] for i, name in enumerate(datamodule.classes)}
-    )
+    scores = {f"p_{name}": probabilities[:, i] for i, name in enumerate(datamodule.classes)}
+    return pd.DataFrame(keys | scores)

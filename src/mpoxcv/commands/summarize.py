@@ -1,0 +1,91 @@
+"""The summary of several runs: of those that a multirun expects, or of a folder's."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from omegaconf import DictConfig
+
+from mpoxcv.errors import UserError
+from mpoxcv.storage.files import read_json
+
+# in a multirun's folder summary: its command and jobs
+PLAN = "expected.json"
+
+
+def summarize(cfg: DictConfig) -> None:
+    """Write and print the summary of ``cfg.runs``: ``conf/summarize.yaml`` as composed.
+
+    Raises:
+        UserError: there are no runs, or two that would count twice.
+    """
+    from mpoxcv.evaluation.summary import summarise
+    from mpoxcv.report.report import print_summary, write_report
+
+    folders = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
+    plan = read_plan(Path(folders[0])) if len(folders) == 1 else None
+    summary = summarise(folders, plan["jobs"] if plan else None, cfg.folds, cfg.replicates)
+    output = Path(cfg.output or Path(folders[0]) / "summary")
+    write_report(summary, output)
+    write_tensorboard(summary, output)
+    print_summary(summary, output)
+
+
+def read_plan(folder: Path) -> dict[str, Any] | None:
+    """Return what a multirun's folder says of the runs that it should hold; None for any other."""
+    file = folder / "summary" / PLAN
+    plan = read_json(file)
+    listed = isinstance(plan.get("arguments"), list) and isinstance(plan.get("jobs"), list)
+    if file.is_file() and not (listed and all(isinstance(job, dict) for job in plan["jobs"])):
+        wanted = "it should hold the multirun's arguments and jobs"
+        print(f"{file} is damaged, and passed over: {wanted}.", file=sys.stderr)
+        return None
+    return plan or None
+
+
+def write_summary_of(folder: Path) -> Any:
+    """Write a multirun's summary; None as long as no run began."""
+    # here, since pandas and scipy take a second
+    from mpoxcv.evaluation.summary import summarise
+    from mpoxcv.report.report import write_report
+
+    plan = read_plan(folder)
+    with FileLock(folder / "summary" / ".lock"):
+        try:
+            summary = summarise([folder], plan["jobs"] if plan else None)
+        except UserError as error:
+            print(error, file=sys.stderr)
+            return None
+        write_report(summary, folder / "summary")
+    return summary
+
+
+def write_tensorboard(summary: Any, folder: Path) -> None:
+    """Write each group's figures and mean metrics as a TensorBoard run of its own.
+
+    The figures are also kept as PNG files.
+    """
+    import pandas as pd
+
+    from mpoxcv.report import figures
+    from mpoxcv.report.tables import tables_of
+    from mpoxcv.storage.markup import folder_name, markdown
+    from mpoxcv.training.tensorboard import write_summary_run
+
+    results = tables_of(summary).get("results", pd.DataFrame())
+    cells = [list(results.columns), ["---"] * len(results.columns)]
+    cells += results.map(markdown).to_numpy().tolist()
+    text = "\n".join("|" + "|".join(row) + "|" for row in cells)
+    for group in summary.groups:
+        name = folder_name(group.name)
+        files = {}
+        for figure_name, figure in figures.draw_all(group.rows).items():
+            file = folder / "figures" / name / f"{figure_name}.png"
+            files[f"summary/{figure_name}"] = file
+            figures.save_figure(figure, file)
+
+        runs = pd.DataFrame([run["metrics"] for run in group.content["runs"]]).astype(float)
+        means = runs.mean().dropna().rename(lambda metric: metric.replace("val/", "val_best/"))
+        options = {"name": group.name, "data.name": group.content["data"]}
+        write_summary_run(folder / name, files, text, options, means.to_dict())

@@ -1,0 +1,91 @@
+"""Which runs are trained alone: those of which something asks for more than an epoch as a whole.
+
+In lockstep a run's Trainer sees one step an epoch. Whatever listens to batches or optimizer steps,
+or changes them, would silently give another result. So this is a list of what may take part.
+"""
+
+import lightning as L
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ModelSummary,
+    RichModelSummary,
+)
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities import GradClipAlgorithmType
+
+from mpoxcv.data.datamodule import MSLDDataModule
+from mpoxcv.models.lenet import LeNet
+from mpoxcv.training import callbacks as ours
+from mpoxcv.training.classifier import LesionClassifier
+from mpoxcv.training.tensorboard import SplitTensorBoardLogger
+
+CALLBACKS = {
+    EarlyStopping, LearningRateMonitor, ModelCheckpoint, ModelSummary, RichModelSummary,
+    ours.Baselines, ours.Figures, ours.History, ours.Provenance, ours.Results, ours.SamplePictures,
+}  # fmt: skip
+LOGGERS = {CSVLogger, MLFlowLogger, SplitTensorBoardLogger, TensorBoardLogger, WandbLogger}
+# options of the trainer that reach into an epoch, with the value that does not
+WHOLE_EPOCHS = {
+    "max_steps": -1, "min_steps": None, "limit_train_batches": 1.0, "overfit_batches": 0,
+    "val_check_interval": 1.0, "reload_dataloaders_every_n_epochs": 0, "barebones": False,
+}  # fmt: skip
+
+
+def why_alone(
+    classifier: LesionClassifier, datamodule: MSLDDataModule, trainer: L.Trainer
+) -> str | None:
+    """Return why a run's epochs cannot be computed with others', or None."""
+    if type(classifier) is not LesionClassifier:
+        return "its classifier is a subclass of LesionClassifier"
+    if type(datamodule) is not MSLDDataModule:
+        return "its DataModule is a subclass of MSLDDataModule"
+    if type(classifier.network) is not LeNet:
+        network = type(classifier.network).__name__
+        return f"the network is {network}, and only LeNets are grouped"
+    if datamodule.image_size != LeNet.IMAGE_SIZE:
+        return f"data.image_size={datamodule.image_size}"
+    if classifier.compiled:
+        return "classifier.compile=true"
+    return _why_alone_trainer(trainer)
+
+
+def _why_alone_trainer(trainer: L.Trainer) -> str | None:
+    processes, precision = trainer.world_size, str(trainer.precision)
+    if processes > 1 or precision != "32-true" or trainer.accumulate_grad_batches != 1:
+        return "trainer.strategy, trainer.precision or trainer.accumulate_grad_batches is not the default"
+    for option, default in WHOLE_EPOCHS.items():
+        if (value := getattr(trainer, option, default)) != default:
+            return f"trainer.{option}={value} reaches into an epoch"
+    if trainer.gradient_clip_algorithm not in (None, GradClipAlgorithmType.NORM):
+        return "trainer.gradient_clip_algorithm is not norm"
+    if not isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
+        return "trainer.profiler measures steps"
+    # no public name tells (seen in Lightning 2.6.6)
+    if trainer._detect_anomaly:
+        return "trainer.detect_anomaly=true watches steps"
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if reason := _why_alone_callback(callback):
+            return reason
+    for logger in trainer.loggers:
+        if type(logger) not in LOGGERS:
+            return f"the logger {type(logger).__name__} may listen to steps"
+    return None
+
+
+def _why_alone_callback(callback: L.Callback) -> str | None:
+    name = type(callback).__name__
+    if isinstance(callback, ours.WithinEpochCheckpoint):
+        return "callbacks=frequent writes within epochs"
+    if type(callback) not in CALLBACKS:
+        return f"the callback {name} may listen to steps"
+    if isinstance(callback, LearningRateMonitor) and callback.logging_interval != "epoch":
+        return f"the callback {name} logs steps: set its logging_interval=epoch"
+    # no public name tells them apart (seen in Lightning 2.6.6)
+    if isinstance(callback, ModelCheckpoint) and (
+        callback._every_n_train_steps or callback._train_time_interval
+    ):
+        return f"the callback {name} writes within epochs"
+    return None

@@ -1,0 +1,57 @@
+"""What this project takes of torch, Lightning and Hydra though their documentation does not promise it.
+
+For each: why, the issue upstream, and where it was seen. ``tests/test_undocumented.py`` fails where
+an upgrade takes one away. Lockstep, which stands in for a part of Lightning's loop, has its own such
+list in ``mpoxcv.lockstep.counters``. Seen in torch 2.11 and 2.15, Lightning 2.6.6, hydra-core 1.3.8.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+# torch raises a bare RuntimeError for an operation that has no deterministic implementation; its
+# text alone names the operation (pytorch #64883).
+NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
+
+# Hydra's exception for an unknown option or group does not hold its name (hydra #349).
+UNKNOWN_OPTION = re.compile(r"Could not override '([^']+)'(\. No match in the defaults list)?")
+
+# Hydra raises a ValueError where a value stands for a group's option (hydra #349).
+WRONG_GROUP_VALUE = "Config group override"
+
+# Lightning's exception for a wrong option is public, and costs seconds to import.
+LIGHTNING_REFUSES = "MisconfigurationException"
+
+# Warnings that are not for the people who run our scripts, by the beginning of their text:
+UNWANTED_WARNINGS = (
+    # Lightning on torch 2.15, in every fit (pytorch-lightning #21326)
+    r".*isinstance\(treespec, LeafSpec\).*",
+    # of a run that goes on in its own folder
+    "Checkpoint directory .* exists and is not empty",
+    # hydra/launcher=slurm_cpu uses it, and not Lightning
+    "The `srun` command is available",
+)
+# Its advice on loader workers and unused metrics is not for batches from memory.
+CHATTY_LOGGER = "lightning.pytorch.utilities.rank_zero"
+
+# Importing Lightning sets it to 1 (pytorch-lightning #15110); torch's Adam then looks for a GPU's
+# library in every step: 0.4 ms on a CPU.
+NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
+
+
+def event_file(writer: Any) -> Any:
+    """Return what a ``SummaryWriter`` writes summaries to, opened again after ``close``.
+
+    ``add_image`` takes no encoded picture, and would encode it again (pytorch #65449).
+    """
+    return writer._get_file_writer()
+
+
+def hparams_summaries(options: Mapping[str, Any], metrics: Mapping[str, float]) -> Any:
+    """Return the three summaries of TensorBoard's HPARAMS page.
+
+    ``SummaryWriter.add_hparams`` writes them into a run of their own (pytorch #32651).
+    """
+    from torch.utils.tensorboard.summary import hparams
+
+    return hparams(dict(options), dict(metrics))

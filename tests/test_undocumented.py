@@ -1,0 +1,96 @@
+"""What we take of torch, Lightning and Hydra without their promise is still there.
+
+A failure here after an upgrade names what it took away; ``mpoxcv.undocumented`` says what for.
+"""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+
+from conftest import PROJECT
+from mpoxcv import undocumented
+from mpoxcv.training.tensorboard import add_png
+
+
+def test_torch_names_an_operation_that_is_not_deterministic():
+    torch.use_deterministic_algorithms(True)
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            torch.zeros(4).put_(torch.tensor([0]), torch.ones(1), accumulate=False)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert undocumented.NOT_DETERMINISTIC.match(str(caught.value))[1].startswith("put_")
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "group"), [("seeed=1", "seeed", False), ("modell=lenet", "modell", False)]
+)
+def test_hydra_names_an_unknown_option_in_its_message(override, key, group):
+    with (
+        initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"),
+        pytest.raises(ConfigCompositionException) as caught,
+    ):
+        compose("train", [override])
+    match = undocumented.UNKNOWN_OPTION.search(str(caught.value))
+    assert match[1] == key and bool(match[2]) == group
+
+
+def test_hydra_says_so_where_a_value_stands_for_an_option_of_a_group():
+    with (
+        initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"),
+        pytest.raises(ValueError, match=undocumented.WRONG_GROUP_VALUE),
+    ):
+        compose("train", ["logger=1"])
+
+
+def test_lightnings_exception_has_its_name():
+    assert MisconfigurationException.__name__ == undocumented.LIGHTNING_REFUSES
+
+
+def test_importing_lightning_sets_the_variable():
+    code = f"import os, lightning; print(os.environ[{undocumented.NVML_CHECK!r}])"
+    environment = {k: v for k, v in os.environ.items() if k != undocumented.NVML_CHECK}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
+def test_a_closed_writer_takes_a_picture_as_it_is(tmp_path):
+    file = tmp_path / "picture.png"
+    Image.new("RGB", (3, 2)).save(file)
+    writer = SummaryWriter(tmp_path / "events")
+    writer.close()
+    add_png(writer, "tag", file, 0)
+    writer.close()
+    content = b"".join(path.read_bytes() for path in (tmp_path / "events").iterdir())
+    assert file.read_bytes() in content
+
+
+def test_the_hparams_page_takes_three_summaries():
+    experiment, start, end = undocumented.hparams_summaries({"lr": 0.1}, {"test/loss": 1.0})
+    tags = [summary.value[0].tag for summary in (experiment, start, end)]
+    assert all(tag.startswith("_hparams_/") for tag in tags) and len(set(tags)) == 3
+
+
+def test_the_warnings_patterns_match_their_warnings():
+    texts = [
+        "`isinstance(treespec, LeafSpec)` is deprecated, use `isinstance(treespec, TreeSpec)`",
+        "Checkpoint directory a/b exists and is not empty.",
+        "The `srun` command is available on your system but is not used.",
+    ]
+    with warnings.catch_warnings(record=True) as left:
+        warnings.simplefilter("always")
+        for pattern in undocumented.UNWANTED_WARNINGS:
+            warnings.filterwarnings("ignore", message=pattern)
+        for text in texts:
+            warnings.warn(text, stacklevel=1)
+    assert not left
