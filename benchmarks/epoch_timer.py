@@ -1,4 +1,4 @@
-"""A callback that says when each epoch and the first step began, and which pictures were trained on."""
+"""A callback that says when epochs and the first step began, and what pictures were trained on."""
 
 import hashlib
 import json
@@ -16,8 +16,10 @@ class EpochTimer(L.Callback):
 
     def __init__(self, file: str) -> None:
         self.file = Path(file)
-        self.epochs: list[float] = []  # begin of each
-        self.steps: list[float] = []  # end of each one's training steps
+        # when each epoch began
+        self.epochs: list[float] = []
+        # when each one's training steps ended
+        self.steps: list[float] = []
         self.first_step = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -33,18 +35,13 @@ class EpochTimer(L.Callback):
             self.steps.append(time.monotonic())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.datamodule is not None:  # ours
+        # ours has a DataModule
+        if trainer.datamodule is not None:
             paths = trainer.datamodule.table("train")["path"]
         else:
             paths = relative_paths(trainer.train_dataloader.dataset.datasets)
-        write(
-            self.file,
-            self.epochs,
-            paths,
-            steps=self.steps,
-            first_step=self.first_step,
-            end=time.monotonic(),
-        )
+        more = {"steps": self.steps, "first_step": self.first_step, "end": time.monotonic()}
+        write(self.file, self.epochs, paths, **more)
 
 
 def relative_paths(parts: Iterable[Any]) -> list[str]:
@@ -56,8 +53,5 @@ def write(file: Path, epochs: list[float], paths: Iterable[str], **more: Any) ->
     """Write the begins of epochs, and the number and a digest of the pictures."""
     paths = sorted("/".join(path.split("/")[-5:]) for path in paths)
     digest = hashlib.sha256("\n".join(paths).encode()).hexdigest()
-    file.write_text(
-        json.dumps(
-            {"epochs": epochs, "pictures": len(paths), "digest": digest, "pid": os.getpid(), **more}
-        )
-    )
+    content = {"epochs": epochs, "pictures": len(paths), "digest": digest, "pid": os.getpid()}
+    file.write_text(json.dumps(content | more))

@@ -1,9 +1,10 @@
-"""Lightning the usual way, as a competent user writes it: ImageFolder, DataLoader workers, metrics in each step.
+"""Lightning the usual way, as a competent user writes it: ImageFolder, workers, metrics in steps.
 
     python benchmarks/lightning_usual.py ROOT FOLD BATCH_SIZE EPOCHS FOLDER [NETWORK SIZE]
 
-The same network, flips, normalisation, TensorBoard and final test as in ``scripts/train.py``; one persistent worker a core;
-accuracy and macro F1 of torchmetrics, called and logged in each step as in torchmetrics' documentation.
+The same network, flips, normalisation, TensorBoard and final test as in ``scripts/train.py``; one
+persistent worker a core; accuracy and macro F1 of torchmetrics, called and logged in each step as
+in torchmetrics' documentation.
 """
 
 import json
@@ -23,11 +24,13 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from epoch_timer import EpochTimer
-from mpoxcv.models import create_model
+from mpoxcv import create_model
 from mpoxcv.pictures.tree import find_fold_folders
 
 WORKERS = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)  # as in conf/experiment/lenet.yaml
+# as in conf/experiment/lenet.yaml
+MEAN = (0.5, 0.5, 0.5)
+STD = (0.25, 0.25, 0.25)
 
 
 def train_parts(root: Path, fold: int, transform: object = None) -> list[ImageFolder]:
@@ -42,20 +45,13 @@ class Classifier(L.LightningModule):
 
     def __init__(self, classes: int, network: str = "lenet") -> None:
         super().__init__()
-        self.network = create_model(
-            network, classes, **({"own_kernels": False} if network == "lenet" else {})
-        )
-        metrics = torchmetrics.MetricCollection(
-            {
-                "accuracy": torchmetrics.classification.MulticlassAccuracy(
-                    classes, average="micro"
-                ),
-                "f1_macro": torchmetrics.classification.MulticlassF1Score(classes),
-            }
-        )
-        self.metrics = nn.ModuleDict(
-            {f"{split}_": metrics.clone(f"{split}/") for split in ("train", "val", "test")}
-        )
+        options = {"own_kernels": False} if network == "lenet" else {}
+        self.network = create_model(network, classes, **options)
+        accuracy = torchmetrics.classification.MulticlassAccuracy(classes, average="micro")
+        f1_macro = torchmetrics.classification.MulticlassF1Score(classes)
+        metrics = torchmetrics.MetricCollection({"accuracy": accuracy, "f1_macro": f1_macro})
+        splits = ("train", "val", "test")
+        self.metrics = nn.ModuleDict({f"{name}_": metrics.clone(f"{name}/") for name in splits})
 
     def training_step(self, batch: list[torch.Tensor], batch_idx: int) -> torch.Tensor:
         return self._step("train", batch)
@@ -89,41 +85,35 @@ def main(
     size: int = 32,
 ) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    plain = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
-    parts = train_parts(
-        root, fold, v2.Compose([v2.Resize((size, size)), v2.RandomHorizontalFlip(), *plain])
-    )
     workers = {"num_workers": WORKERS, "persistent_workers": True}
+    plain = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
+    flipped = v2.Compose([v2.Resize((size, size)), v2.RandomHorizontalFlip(), *plain])
+    parts = train_parts(root, fold, flipped)
     train = DataLoader(ConcatDataset(parts), batch_size, shuffle=True, **workers)
+
     base = find_fold_folders(root)[0] / f"fold{fold}"
-    scored = {
-        split: ImageFolder(base / split, v2.Compose([v2.Resize((size, size)), *plain]))
-        for split in ("Valid", "Test")
-    }
-    loaders = {split: DataLoader(dataset, 256, **workers) for split, dataset in scored.items()}
+    scored = v2.Compose([v2.Resize((size, size)), *plain])
+    valid, test = (
+        DataLoader(ImageFolder(base / split, scored), 256, **workers) for split in ("Valid", "Test")
+    )
+
+    best = ModelCheckpoint(folder, monitor="val/f1_macro", mode="max")
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=epochs,
-        callbacks=[
-            EpochTimer(folder / "times.json"),
-            ModelCheckpoint(folder, monitor="val/f1_macro", mode="max"),
-        ],
+        callbacks=[EpochTimer(folder / "times.json"), best],
         logger=TensorBoardLogger(folder),
         num_sanity_val_steps=0,
         enable_model_summary=False,
     )
-    trainer.fit(Classifier(len(parts[0].classes), network), train, loaders["Valid"])
-    metrics = trainer.test(
-        dataloaders=loaders["Test"], ckpt_path="best", weights_only=True, verbose=False
-    )
+    trainer.fit(Classifier(len(parts[0].classes), network), train, valid)
+    metrics = trainer.test(dataloaders=test, ckpt_path="best", weights_only=True, verbose=False)
     (folder / "metrics.json").write_text(json.dumps(metrics[0]))
 
 
 if __name__ == "__main__":
+    root, fold, batch_size, epochs, folder, *network_and_size = sys.argv[1:]
+    numbers = map(int, (fold, batch_size, epochs))
     main(
-        Path(sys.argv[1]),
-        *map(int, sys.argv[2:5]),
-        Path(sys.argv[5]),
-        *sys.argv[6:7],
-        *map(int, sys.argv[7:8]),
+        Path(root), *numbers, Path(folder), *network_and_size[:1], *map(int, network_and_size[1:2])
     )

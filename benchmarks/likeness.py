@@ -1,7 +1,8 @@
-"""Recall and false alarms of mpoxcv.audit.likeness on real photographs: ``python benchmarks/likeness.py DIR``.
+"""Recall and false alarms of mpoxcv.audit.likeness on photographs: ``benchmarks/likeness.py DIR``.
 
-DIR holds one folder a class, with the names of MSLD v1. Every photograph is changed once in each way and sought by its
-original; false alarms are pairs of photographs, and of a changed copy and a photograph, of different patients.
+DIR holds one folder a class, with the names of MSLD v1. Every photograph is changed once in each
+way and sought by its original; false alarms are pairs of photographs, and of a changed copy and a
+photograph, of different patients.
 """
 
 import io
@@ -64,6 +65,7 @@ def main(folder: Path) -> None:
             full(i).permute(1, 2, 0).numpy()
         ),
     }
+
     files = sorted(folder.glob("*/*.jpg"))
     patients = np.array([re.match(r"N?M\d+", file.name)[0] for file in files])
     images = [Image.open(file).convert("RGB") for file in files]
@@ -72,17 +74,14 @@ def main(folder: Path) -> None:
 
     print(f"{'':36}" + "".join(f"{t:>8}" for t in THRESHOLDS))
     begin = time.perf_counter()
-    found = likeness(thumbs, thumbs)
+    similarity = likeness(thumbs, thumbs)
     print(f"{len(files)} x {len(files)} pictures in {time.perf_counter() - begin:.2f} s")
-    report(
-        "false: photographs (pairs)",
-        np.triu(different & True) * np.maximum(found, found.T),
-        count=True,
-    )
-    for pair in sorted(zip(*np.nonzero(np.triu(different)), strict=True), key=lambda p: -found[p])[
-        :25
-    ]:
-        print(f"   {found[pair]:.3f} {files[pair[0]].name} {files[pair[1]].name}")
+    false_pairs = np.triu(different) * np.maximum(similarity, similarity.T)
+    report("false: photographs (pairs)", false_pairs, count=True)
+    pairs = zip(*np.nonzero(np.triu(different)), strict=True)
+    for i, j in sorted(pairs, key=lambda pair: -similarity[pair])[:25]:
+        print(f"   {similarity[i, j]:.3f} {files[i].name} {files[j].name}")
+
     for name, change in changes.items():
         copies = likeness(thumbs, np.stack([thumb(change(image)) for image in images]))
         report(name, copies.diagonal())
@@ -94,10 +93,10 @@ def thumb(image: Image.Image) -> np.ndarray:
 
 
 def likeness(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    found = np.zeros((len(left), len(right)))
+    similarity = np.zeros((len(left), len(right)))
     for rows, columns, values in alike(left, right, THRESHOLDS[0] - 0.1):
-        found[rows, columns] = values
-    return found
+        similarity[rows, columns] = values
+    return similarity
 
 
 def report(name: str, values: np.ndarray, count: bool = False) -> None:

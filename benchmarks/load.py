@@ -1,12 +1,15 @@
-"""Time and memory at the size of the whole data set: 50,000 picture files, and 200 runs in one summary.
+"""Time and memory at full size: 50,000 picture files, and 200 runs in one summary.
 
-The tree has MSLD v2.0's layout and names: 755 originals, split anew by patient in each of five folds, and the rest copies of
-each fold's Train, all with pixels of their own. Pictures of 96 x 96 pixels, of nobody's skin. Every part runs in a process
-of its own; cold means without the decoded pictures and the audit's records (the system's own cache of the files is warm).
-Peak memory is the process's largest resident set, with what it imports and with the mapped cache.
+The tree has MSLD v2.0's layout and names: 755 originals, split anew by patient in each of five
+folds, and the rest copies of each fold's Train, all with pixels of their own. Pictures of 96 x 96
+pixels, of nobody's skin. Every part runs in a process of its own; cold means without the decoded
+pictures and the audit's records (the system's own cache of the files is warm). Peak memory is the
+process's largest resident set, with what it imports and with the mapped cache.
 
-    python benchmarks/load.py --out benchmarks/results/load_2_cores.json       the sizes above: a few minutes
-    python benchmarks/load.py --pictures 2000 --runs 16 --sweep 5              quick
+    python benchmarks/load.py --out benchmarks/results/load_2_cores.json
+        the sizes above: a few minutes
+    python benchmarks/load.py --pictures 2000 --runs 16 --sweep 5
+        quick
 """
 
 import argparse
@@ -25,14 +28,11 @@ from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 CODES = {
-    "Chickenpox": "CHP",
-    "Cowpox": "CWP",
-    "Healthy": "HEALTHY",
-    "HFMD": "HFMD",
-    "Measles": "MSL",
+    "Chickenpox": "CHP", "Cowpox": "CWP", "Healthy": "HEALTHY", "HFMD": "HFMD", "Measles": "MSL",
     "Monkeypox": "MKP",
-}
-SHARES = (75, 66, 114, 161, 55, 284)  # of 755 originals
+}  # fmt: skip
+# of 755 originals
+SHARES = (75, 66, 114, 161, 55, 284)
 PATTERN = r"(?P<original>(?P<patient>[A-Z]+_\d+)_\d+)(?P<copy>_\w+)?"
 TESTS = (
     (9, 7, 9, 16, 6, 27),
@@ -42,6 +42,15 @@ TESTS = (
     (7, 7, 10, 15, 6, 18),
 )
 SIZE = 96
+METRICS = (
+    "loss", "accuracy", "balanced_accuracy", "f1_macro", "f1_weighted", "auroc_macro", "ece",
+)  # fmt: skip
+
+
+def patient_and_stem(name: str, i: int) -> tuple[int, str]:
+    """Return the patient, and the file name without its suffix, of the class's picture number i."""
+    patient = i // 3 * 2 + i % 3 // 2
+    return patient, f"{CODES[name]}_{patient:02d}_{i % 3 + 1:02d}"
 
 
 def write_tree(root: Path, pictures: int) -> int:
@@ -51,24 +60,16 @@ def write_tree(root: Path, pictures: int) -> int:
 
     scale = min(1.0, pictures / 15_000)
     originals = [
-        (
-            name,
-            f"{CODES[name]}_{i // 3 * 2 + i % 3 // 2:02d}_{i % 3 + 1:02d}",
-            i // 3 * 2 + i % 3 // 2,
-        )
+        (name, *patient_and_stem(name, i))
         for name, share in zip(CODES, SHARES, strict=True)
         for i in range(max(30, round(share * scale)))
     ]
-    places: list[
-        tuple[int, str, bool]
-    ] = []  # number of the original, path without suffix, whether a copy
+    # number of the original, path without suffix, whether a copy
+    places: list[tuple[int, str, bool]] = []
     for fold in range(1, 6):
-        for number, (name, stem, patient) in enumerate(originals):
-            split = (
-                ("Test", "Valid", "Valid")[turn]
-                if (turn := (patient + 2 * fold) % 10) < 3
-                else "Train"
-            )
+        for number, (name, patient, stem) in enumerate(originals):
+            turn = (patient + 2 * fold) % 10
+            split = ("Test", "Valid", "Valid")[turn] if turn < 3 else "Train"
             places.append((number, f"FOLDS/fold{fold}/{split}/{name}/{stem}", False))
     train = [(number, path) for number, path, _ in places if "/Train/" in path]
     for turn in range(pictures - len(places)):
@@ -84,9 +85,8 @@ def write_tree(root: Path, pictures: int) -> int:
         image = Image.fromarray(coarse).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
         if copy:
             shift = np.random.default_rng(seed).integers(-12, 13, 2).tolist()
-            image = image.transform(
-                image.size, Image.Transform.AFFINE, (0.9, 0.1, shift[0], -0.1, 0.9, shift[1])
-            )
+            matrix = (0.9, 0.1, shift[0], -0.1, 0.9, shift[1])
+            image = image.transform(image.size, Image.Transform.AFFINE, matrix)
             image.putpixel((seed % SIZE, seed // SIZE % SIZE), (255, seed % 251, seed % 241))
         image.save(root / f"{path}.jpg", quality=80)
 
@@ -96,7 +96,10 @@ def write_tree(root: Path, pictures: int) -> int:
 
 
 def write_runs(folder: Path, numbers: range, most: int = 150) -> None:
-    """Write what the runs with these numbers leave: five folds of each seed, MSLD v2.0's test sets, ``most`` in Valid."""
+    """Write what the runs with these numbers leave: five folds of each seed.
+
+    The test sets are as large as MSLD v2.0's; ``most`` pictures are in Valid.
+    """
     import numpy as np
     import pandas as pd
     from hydra import compose, initialize_config_dir
@@ -108,9 +111,10 @@ def write_runs(folder: Path, numbers: range, most: int = 150) -> None:
 
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         config = OmegaConf.to_container(compose("train", ["output_dir=runs"]), resolve=False)
-    classes, rng = list(CODES), np.random.default_rng(0)
+    classes = list(CODES)
+    rng = np.random.default_rng(0)
     names = [
-        f"{name}/{CODES[name]}_{i // 3 * 2 + i % 3 // 2:02d}_{i % 3 + 1:02d}.jpg"
+        f"{name}/{patient_and_stem(name, i)[1]}.jpg"
         for name, share in zip(classes, SHARES, strict=True)
         for i in range(share)
     ]
@@ -118,81 +122,61 @@ def write_runs(folder: Path, numbers: range, most: int = 150) -> None:
         c: rng.permutation([n for n in names if n.startswith(f"{c}/")]).tolist() for c in classes
     }
     for number in numbers:
-        fold, seed = number % 5 + 1, number // 5
+        fold = number % 5 + 1
+        seed = number // 5
         run = folder / f"fold={fold},seed={seed}"
         (run / ".hydra").mkdir(parents=True)
-        (run / ".hydra/config.yaml").write_text(
-            OmegaConf.to_yaml(OmegaConf.create(config | {"fold": fold, "seed": seed}))
-        )
+        text = OmegaConf.to_yaml(OmegaConf.create(config | {"fold": fold, "seed": seed}))
+        (run / ".hydra/config.yaml").write_text(text)
         (run / ".hydra/overrides.yaml").write_text(f"- fold={fold}\n- seed={seed}\n")
+
         begins = [sum(sizes[label] for sizes in TESTS[: fold - 1]) for label in range(6)]
         parts_tested = zip(classes, begins, TESTS[fold - 1], strict=True)
         tested = [
             name for c, begin, size in parts_tested for name in by_class[c][begin : begin + size]
         ]
-        drawn, parts = np.random.default_rng([fold, seed]), []
-        for split, images in (
-            ("val", [n for n in names if n not in set(tested)][:: 755 // most]),
-            ("test", tested),
-        ):
+        in_test = set(tested)
+        others = [name for name in names if name not in in_test]
+        drawn = np.random.default_rng([fold, seed])
+        parts = []
+        for split, images in (("val", others[:: 755 // most]), ("test", tested)):
             labels = [name.partition("/")[0] for name in images]
-            logits = (
-                drawn.normal(size=(len(images), 6))
-                + 1.5 * np.eye(6)[[classes.index(c) for c in labels]]
-            )
+            truth = np.eye(6)[[classes.index(label) for label in labels]]
+            logits = drawn.normal(size=(len(images), 6)) + 1.5 * truth
             p = (np.exp(logits) / np.exp(logits).sum(1, keepdims=True)).astype(np.float32)
             keys = {
                 "image": images,
-                "patient": [n.partition("/")[2].rpartition("_")[0] for n in images],
+                "patient": [name.partition("/")[2].rpartition("_")[0] for name in images],
                 "data": "msld_v2",
-            }
-            keys |= {
                 "fold": fold,
                 "split": split,
                 "label": labels,
                 "prediction": [classes[i] for i in p.argmax(1)],
             }
-            parts.append(
-                pd.concat(
-                    [pd.DataFrame(keys), pd.DataFrame(p, columns=[f"p_{c}" for c in classes])],
-                    axis=1,
-                )
-            )
+            scores = pd.DataFrame(p, columns=[f"p_{c}" for c in classes])
+            parts.append(pd.concat([pd.DataFrame(keys), scores], axis=1))
         table = pd.concat(parts, ignore_index=True)
         write_predictions(table, run / "predictions.csv")
         models = [table.assign(model=model) for model in ("majority class", "colour histogram")]
         pd.concat(models)[["model", *table.columns]].to_csv(run / "baselines.csv", index=False)
+
         losses = drawn.random((50, 2))
-        curves = pd.DataFrame(
-            {"epoch": range(50), "train/loss": losses[:, 0], "val/loss": losses[:, 1]}
-        )
-        curves.to_csv(run / "learning_curves.csv", index=False)
+        curves = {"epoch": range(50), "train/loss": losses[:, 0], "val/loss": losses[:, 1]}
+        pd.DataFrame(curves).to_csv(run / "learning_curves.csv", index=False)
         right = float((parts[1]["label"] == parts[1]["prediction"]).mean())
-        metrics = (
-            "loss",
-            "accuracy",
-            "balanced_accuracy",
-            "f1_macro",
-            "f1_weighted",
-            "auroc_macro",
-            "ece",
-        )
-        write_json(
-            run / "metrics.json",
-            {f"{s}/{m}": right + drawn.normal() / 50 for s in ("val", "test") for m in metrics},
-        )
+        metrics = {
+            f"{s}/{m}": right + drawn.normal() / 50 for s in ("val", "test") for m in METRICS
+        }
+        write_json(run / "metrics.json", metrics)
+
         cell = {"pictures": 90, "copies": 1260, "patients": 70}
         data = {"name": "msld_v2", "synthetic": False, "protocol": "published", "permuted_labels": False, "fold": fold,
                 "fingerprint": f"print{fold}", "counts": {s: dict.fromkeys(classes, cell) for s in ("train", "val", "test")},
                 "audit": {"choice": "stop", "leaks": {}, "dropped": 0}}  # fmt: skip
         packages = dict.fromkeys(("torch", "torchvision", "lightning", "numpy", "pandas"), "1.0")
-        provenance = {
-            "status": "finished",
-            "data": data,
-            "packages": packages,
-            "command": "python train.py",
-        }
-        provenance |= {"durations": {"total_s": 15.0}, "accelerator": {"type": "cpu"}}
+        provenance = {"status": "finished", "data": data, "packages": packages}
+        provenance |= {"command": "python train.py", "durations": {"total_s": 15.0}}
+        provenance |= {"accelerator": {"type": "cpu"}}
         write_json(run / "provenance.json", provenance)
         write_json(run / "job.json", {"status": "completed"})
 
@@ -215,12 +199,13 @@ def part_audit(root: Path) -> Iterator[str]:
 
     table = index(root)
     yield "imported"
-    found = audit(table, root, root.parent / "work/cache")
-    yield f"{len(found)} findings, {sum(f.severity == 'leak' for f in found)} leaks"
+    findings = audit(table, root, root.parent / "work/cache")
+    leaks = sum(finding.severity == "leak" for finding in findings)
+    yield f"{len(findings)} findings, {leaks} leaks"
 
 
 def part_data(root: Path, fold: int | str, cache: str) -> Iterator[str]:
-    from mpoxcv.data import MSLDDataModule
+    from mpoxcv import MSLDDataModule
 
     data = MSLDDataModule(root, list(CODES), PATTERN, fold, cache_dir=root.parent / "work" / cache)
     yield "imported"
@@ -229,11 +214,10 @@ def part_data(root: Path, fold: int | str, cache: str) -> Iterator[str]:
 
 
 def part_changes(root: Path) -> Iterator[str]:
-    from mpoxcv.data import MSLDDataModule
+    from mpoxcv import MSLDDataModule
 
-    data = MSLDDataModule(
-        root, list(CODES), PATTERN, "pooled", cache_dir=root.parent / "work/cache"
-    )
+    cache = root.parent / "work/cache"
+    data = MSLDDataModule(root, list(CODES), PATTERN, "pooled", cache_dir=cache)
     data.setup()
     yield "imported"
     yield f"{len(data.changes())} changes"
@@ -273,7 +257,8 @@ def part_summary(folder: Path, count: int) -> Iterator[str]:
     from mpoxcv.report.report import write_report
 
     write_runs(folder, range(count))
-    write_report(summarise([folder], replicates=10), folder / "warm")  # what is imported late
+    # what is imported late
+    write_report(summarise([folder], replicates=10), folder / "warm")
     yield "imported"
     begin = time.perf_counter()
     summary = summarise([folder])
@@ -285,7 +270,7 @@ def part_summary(folder: Path, count: int) -> Iterator[str]:
 
 
 def part_sweep(folder: Path, count: int) -> Iterator[str]:
-    from mpoxcv.commands.sweep import write_summary_of
+    from mpoxcv.commands.summarize import write_summary_of
 
     (folder / "summary").mkdir(parents=True)
     yield "imported"
@@ -318,18 +303,15 @@ def alone(name: str, part: Callable[..., Iterator[str]], *arguments: Any) -> dic
     """Run a part in a process of its own; print and return its time and peak memory."""
     load = os.getloadavg()[0]
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        row = {
-            "part": name,
-            **pool.submit(work, part, *arguments).result(),
-            "load_average": round(load, 2),
-        }
+        result = pool.submit(work, part, *arguments).result()
+    row = {"part": name, **result, "load_average": round(load, 2)}
     memory = f"{row['before_mib']:>6} -> {row['peak_mib']:>6} MiB"
-    shown = f"{name:44}{row['seconds']:>9.2f} s {memory}  load {load:4.1f}  {row['note']}"
-    print(shown, flush=True)
+    line = f"{name:44}{row['seconds']:>9.2f} s {memory}  load {load:4.1f}  {row['note']}"
+    print(line, flush=True)
     return row
 
 
-def made(root: Path, pictures: int) -> Iterator[str]:
+def part_tree(root: Path, pictures: int) -> Iterator[str]:
     yield "imported"
     yield f"{write_tree(root, pictures)} files"
 
@@ -338,29 +320,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--pictures", type=int, default=50_000, help="files in the tree; 0 leaves these parts out"
-    )
-    parser.add_argument(
-        "--runs", type=int, default=200, help="in one summary; 0 leaves these parts out"
-    )
-    parser.add_argument(
-        "--sweep", type=int, default=0, help="jobs of a multirun, the summary written after each"
-    )
-    parser.add_argument(
-        "--keep",
-        type=Path,
-        help="folder that keeps the tree (in set/, made where it is not there); work/ is made anew",
-    )
+    pictures = "files in the tree; 0 leaves these parts out"
+    runs = "in one summary; 0 leaves these parts out"
+    sweep = "jobs of a multirun, the summary written after each"
+    keep = "folder that keeps the tree (in set/, made where it is not there); work/ is made anew"
+    parser.add_argument("--pictures", type=int, default=50_000, help=pictures)
+    parser.add_argument("--runs", type=int, default=200, help=runs)
+    parser.add_argument("--sweep", type=int, default=0, help=sweep)
+    parser.add_argument("--keep", type=Path, help=keep)
     parser.add_argument("--out", type=Path, help="JSON file for the result")
     chosen = parser.parse_args()
+
     with tempfile.TemporaryDirectory() as temporary:
         base = (chosen.keep or Path(temporary)).resolve()
-        root, folder, rows = base / "set", base / "work", []
-        shutil.rmtree(folder, ignore_errors=True)  # of a run before: nothing is warm
+        root = base / "set"
+        folder = base / "work"
+        rows = []
+        # of a run before: nothing is warm
+        shutil.rmtree(folder, ignore_errors=True)
         if chosen.pictures:
             if not root.is_dir():
-                alone("(the tree is made)", made, root, chosen.pictures)
+                alone("(the tree is made)", part_tree, root, chosen.pictures)
             rows += [
                 alone("index of all folds", part_index, root),
                 alone("audit, cold", part_audit, root),
@@ -372,31 +352,23 @@ def main() -> None:
                 alone("what changed since the start, fold=pooled", part_changes, root),
                 alone("fit of one epoch, fold=pooled, batch 64", part_epoch, root),
             ]
-        counts = [
-            n for n in (chosen.runs // 8, chosen.runs // 4, chosen.runs // 2, chosen.runs) if n
-        ]
+        counts = [chosen.runs // parts for parts in (8, 4, 2, 1)]
         rows += [
-            alone(f"summary of {n} runs", part_summary, folder / f"runs{n}", n) for n in counts
+            alone(f"summary of {n} runs", part_summary, folder / f"runs{n}", n) for n in counts if n
         ]
         if chosen.sweep:
-            rows.append(
-                alone(
-                    f"summaries of a multirun of {chosen.sweep} jobs",
-                    part_sweep,
-                    folder / "sweep",
-                    chosen.sweep,
-                )
-            )
-    machine = {
-        "cores": os.cpu_count(),
-        "processor": platform.machine(),
-        "python": platform.python_version(),
-    }
+            name = f"summaries of a multirun of {chosen.sweep} jobs"
+            rows.append(alone(name, part_sweep, folder / "sweep", chosen.sweep))
+
     if chosen.out:
+        machine = {
+            "cores": os.cpu_count(),
+            "processor": platform.machine(),
+            "python": platform.python_version(),
+        }
         sizes = {"pictures": chosen.pictures, "runs": chosen.runs, "pixels": SIZE}
-        chosen.out.write_text(
-            json.dumps({**sizes, "machine": machine, "parts": rows}, indent=2) + "\n"
-        )
+        content = {**sizes, "machine": machine, "parts": rows}
+        chosen.out.write_text(json.dumps(content, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: commands in fresh processes, alternated; medians; machine and versions; tables and files."""
+"""What the benchmarks share: fresh processes, alternated; medians; machine, versions; tables."""
 
 import argparse
 import itertools
@@ -26,24 +26,18 @@ from mpoxcv.storage.files import write_json
 HERE = Path(__file__).resolve().parent
 TRAIN = HERE.parent / "scripts" / "train.py"
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "timm",
-    "numpy",
-    "pillow",
-    "hydra-core",
-)
+    "torch", "torchvision", "lightning", "torchmetrics", "timm", "numpy", "pillow", "hydra-core",
+)  # fmt: skip
 # A terminal for those who ask, so that progress bars are drawn, into a file.
 TERMINAL = {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "120"}
 T = TypeVar("T")
 
 
 class Run(NamedTuple):
-    """A finished process: when it began, its wall time, and the peak memory of its largest process."""
+    """A finished process: when it began, its wall time, and its largest process's peak memory."""
 
-    begin: float  # time.monotonic, the same clock in all processes
+    # time.monotonic, the same clock in all processes
+    begin: float
     seconds: float
     mib: float
 
@@ -51,7 +45,8 @@ class Run(NamedTuple):
 def run(*command: str | Path) -> Run:
     """Run Python with these arguments and wait for its end.
 
-    A child's peak memory is at least its parent's at the start: whoever calls this must not have imported torch.
+    A child's peak memory is at least its parent's at the start: whoever calls this must not have
+    imported torch.
 
     Raises:
         SystemExit: it failed; with the end of what it printed.
@@ -59,6 +54,7 @@ def run(*command: str | Path) -> Run:
     paths = [str(HERE), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | TERMINAL | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     full = [sys.executable, *map(str, command)]
+
     with tempfile.TemporaryFile() as output:
         begin = time.monotonic()
         process = subprocess.Popen(
@@ -75,7 +71,10 @@ def run(*command: str | Path) -> Run:
 
 
 def alternate(jobs: Mapping[str, Callable[[int], T]], rounds: int) -> dict[str, list[T]]:
-    """Call every job once a round, with its number, and return what each gave; Ctrl-C ends with the last whole round."""
+    """Call every job once a round, with the round's number, and return what each gave.
+
+    Ctrl-C ends with the last whole round.
+    """
     results: dict[str, list[T]] = {name: [] for name in jobs}
     for number in range(rounds):
         try:
@@ -102,63 +101,50 @@ def spread(values: Iterable[float]) -> dict[str, float]:
 
 def shown(values: Mapping[str, float], digits: int = 2) -> str:
     """Return a spread as text."""
-    return (
-        f"{values['median']:,.{digits}f} ({values['min']:,.{digits}f}-{values['max']:,.{digits}f})"
-    )
+    median, smallest, largest = (f"{values[key]:,.{digits}f}" for key in ("median", "min", "max"))
+    return f"{median} ({smallest}-{largest})"
 
 
 def conditions() -> dict[str, Any]:
     """Return the machine, its load, and the versions."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = (
-        [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        if cpuinfo.exists()
-        else []
-    )
-    there = {
-        package.metadata["Name"].lower(): package.version for package in metadata.distributions()
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(": ")[2] for line in lines if line.startswith("model name")]
+    has_affinity = hasattr(os, "sched_getaffinity")
+    machine = {
+        "cores": len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count(),
+        "processor": names[0] if names else platform.machine(),
+        "system": platform.system(),
+        "load_average_at_start": [round(load, 2) for load in os.getloadavg()],
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
     }
-    return {
-        "machine": {
-            "cores": len(os.sched_getaffinity(0))
-            if hasattr(os, "sched_getaffinity")
-            else os.cpu_count(),
-            "processor": names[0].partition(": ")[2] if names else platform.machine(),
-            "system": platform.system(),
-            "load_average_at_start": [round(load, 2) for load in os.getloadavg()],
-            "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
-        },
-        "versions": {
-            "python": platform.python_version(),
-            **{p: there[p] for p in PACKAGES if p in there},
-        },
-    }
+
+    installed = {p.metadata["Name"].lower(): p.version for p in metadata.distributions()}
+    versions = {name: installed[name] for name in PACKAGES if name in installed}
+    return {"machine": machine, "versions": {"python": platform.python_version(), **versions}}
 
 
 def parser(doc: str | None, out: str, rounds: int, data: bool = True) -> argparse.ArgumentParser:
     """Return a parser with the options that the benchmarks share."""
-    made = argparse.ArgumentParser(
+    shared = argparse.ArgumentParser(
         description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--rounds", type=int, default=rounds)
-    made.add_argument(
-        "--out", type=Path, default=HERE / "results" / out, help="JSON file; a chart goes beside it"
-    )
+    path = HERE / "results" / out
+    shared.add_argument("--rounds", type=int, default=rounds)
+    shared.add_argument("--out", type=Path, default=path, help="JSON file; a chart goes beside it")
     if data:
-        made.add_argument(
-            "--data", type=Path, help="folder with FOLDS and FOLDS_AUG; none generates one"
-        )
-        made.add_argument("--fold", type=int, default=3)
-    made.add_argument(
-        "options", nargs="*", help="options of scripts/train.py, such as data=msld_v1"
-    )
-    return made
+        tree = "folder with FOLDS and FOLDS_AUG; none generates one"
+        shared.add_argument("--data", type=Path, help=tree)
+        shared.add_argument("--fold", type=int, default=3)
+    options = "options of scripts/train.py, such as data=msld_v1"
+    shared.add_argument("options", nargs="*", help=options)
+    return shared
 
 
 def fold_tree(
     arguments: argparse.Namespace, folder: Path, folds: Sequence[int] = ()
 ) -> tuple[Path, dict[str, Any]]:
-    """Return the tree that was asked for, or one generated in ``folder``, and what the result says of it."""
+    """Return the tree asked for, or one generated in ``folder``, and what the result says of it."""
     root = arguments.data or folder / "generated"
     if not arguments.data:
         write_synthetic(root, size=224, copies=14, folds=tuple(folds) or (arguments.fold,))
@@ -177,8 +163,8 @@ def train(
         where += [f"+callbacks.timer.file={out}/times.json"]
     else:
         where = ["-m", *where, f"hydra.sweep.dir={out}"]
-    done = run(TRAIN, *where, *options)
-    return done, times_of(out) if timed else {}
+    process = run(TRAIN, *where, *options)
+    return process, times_of(out) if timed else {}
 
 
 def times_of(folder: Path) -> dict[str, Any]:
@@ -199,14 +185,15 @@ def report(
     rows: Iterable[Sequence[str]],
     chart: Figure | None,
 ) -> None:
-    """Write the JSON file and the chart beside it, and print the table; its first column is text."""
+    """Write the JSON file and the chart beside it, print the table; its first column is text."""
     write_json(out, result)
     if chart:
         chart.savefig(out.with_suffix(".png"))
-    caption = "{cores} cores, load average {load_average_at_start[0]} at the start".format(
-        **result["machine"]
-    )
-    table = Table(title=title, caption=f"{caption}; {out.name}", title_justify="left")
+
+    machine = result["machine"]
+    load = machine["load_average_at_start"][0]
+    caption = f"{machine['cores']} cores, load average {load} at the start; {out.name}"
+    table = Table(title=title, caption=caption, title_justify="left")
     for number, name in enumerate(columns):
         table.add_column(name, justify="right" if number else "left")
     for row in rows:

@@ -1,8 +1,9 @@
 """Training loops of plain PyTorch, and the limit that the matrix product sets.
 
-    python benchmarks/plain_loops.py WAY ROOT FOLD BATCH_SIZE EPOCHS FOLDER [options of scripts/train.py]
+    python benchmarks/plain_loops.py WAY ROOT FOLD BATCH_SIZE EPOCHS FOLDER [options of train.py]
 
-They train, and do nothing else: no validation, metrics, logging or checkpoints. ``limit`` trains nothing.
+They train, and do nothing else: no validation, metrics, logging or checkpoints. ``limit`` trains
+nothing.
 """
 
 import json
@@ -23,9 +24,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mpoxcv.cli  # noqa: F401  registers what the configs need
 from epoch_timer import relative_paths, write
-from mpoxcv.models import LeNet, create_model
+from mpoxcv import LeNet, create_model
 
-SIZE = 2048  # of the matrices: 2 * SIZE^3 floating-point operations a product
+# of the matrices: 2 * SIZE^3 floating-point operations a product
+SIZE = 2048
 
 
 def loop(
@@ -48,19 +50,17 @@ def loop(
 def bare(root: Path, fold: int, batch_size: int, epochs: int, folder: Path, *options: str) -> None:
     """Our cache, augmentation, network and optimizer, with whole batches by index."""
     overrides = [f"fold={fold}", f"data.root={root}", f"data.batch_size={batch_size}", *options]
-    with initialize_config_dir(
-        str(Path(__file__).resolve().parents[1] / "conf"), version_base="1.3"
-    ):
+    conf = Path(__file__).resolve().parents[1] / "conf"
+    with initialize_config_dir(str(conf), version_base="1.3"):
         cfg = compose("train", overrides)
     data = instantiate(cfg.data)
     data.prepare_data()
+    data.setup()
     loader = data.train_dataloader()
-    pixels, rows, labels, augment = (
-        loader.pixels,
-        loader.rows,
-        loader.labels,
-        loader.augment or (lambda images: images),
-    )
+    pixels = loader.pixels
+    rows = loader.rows
+    labels = loader.labels
+    augment = loader.augment or (lambda images: images)
     mean = 0 if data.mean is None else 255 * data.mean.repeat(pixels.shape[2])
     std = 255 if data.std is None else 255 * data.std.repeat(pixels.shape[2])
     torch.manual_seed(cfg.seed)
@@ -83,7 +83,7 @@ def timm(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) -> N
 
     from lightning_usual import MEAN, STD, WORKERS, train_parts
 
-    class Both(ConcatDataset):
+    class OriginalsAndAugmented(ConcatDataset):
         """Hands timm's transform on to the parts."""
 
         def __setattr__(self, name: str, value: object) -> None:
@@ -91,18 +91,18 @@ def timm(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) -> N
                 part.transform = value
             super().__setattr__(name, value)
 
-    both = Both(train_parts(root, fold))
+    pictures = OriginalsAndAugmented(train_parts(root, fold))
     loader = create_loader(
-        both, (3, 32, 32), batch_size, is_training=True, scale=(1, 1), ratio=(1, 1), color_jitter=None,
+        pictures, (3, 32, 32), batch_size, is_training=True, scale=(1, 1), ratio=(1, 1), color_jitter=None,
         mean=MEAN, std=STD, num_workers=WORKERS, device=torch.device("cpu"), persistent_workers=True,
     )  # fmt: skip
-    network = LeNet(len(both.datasets[0].classes), own_kernels=False)
+    network = LeNet(len(pictures.datasets[0].classes), own_kernels=False)
     begins = loop(network, torch.optim.AdamW(network.parameters(), lr=1e-3), lambda: loader, epochs)
-    write(folder / "times.json", begins, relative_paths(both.datasets))
+    write(folder / "times.json", begins, relative_paths(pictures.datasets))
 
 
 def original(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) -> None:
-    """The original scripts' way: all pictures decoded into a list of float64 arrays, batch 4, plain SGD.
+    """The original scripts' way: all pictures decoded into a list of float64 arrays, plain SGD.
 
     They resize by OpenCV without antialiasing; Pillow's affine transform takes the same pixels.
     """
@@ -113,9 +113,8 @@ def original(root: Path, fold: int, batch_size: int, epochs: int, folder: Path) 
     for file, target in (sample for part in parts for sample in part.samples):
         with Image.open(file) as image:
             matrix = (image.width / 32, 0, 0, 0, image.height / 32, 0)
-            small = image.convert("RGB").transform(
-                (32, 32), Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR
-            )
+            how = (Image.Transform.AFFINE, matrix, Image.Resampling.BILINEAR)
+            small = image.convert("RGB").transform((32, 32), *how)
         images.append(np.asarray(small, np.float64) / 255)
         targets.append(target)
 
@@ -138,26 +137,27 @@ def limit(
     name: str = "lenet",
     size: str = "32",
 ) -> None:
-    """The best of the products of two large float32 matrices, and a network's operations a picture, forward and backward."""
+    """The best of the products of two large float32 matrices, and a network's operations a picture.
+
+    The operations are those forward and backward.
+    """
     left, right = torch.rand(2, SIZE, SIZE)
     begins = []
     for _ in range(12):
         begins.append(time.monotonic())
         left @ right
     best = np.diff(begins).min()
-    network, few = (
-        create_model(name, 6, **({"own_kernels": False} if name == "lenet" else {})),
-        min(batch_size, 8),
-    )
+
+    few = min(batch_size, 8)
+    options = {"own_kernels": False} if name == "lenet" else {}
+    network = create_model(name, 6, **options)
+    images = torch.rand(few, 3, int(size), int(size))
+    labels = torch.zeros(few, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
-        F.cross_entropy(
-            network(torch.rand(few, 3, int(size), int(size))), torch.zeros(few, dtype=torch.long)
-        ).backward()
-    found = {
-        "gflops": 2 * SIZE**3 / best / 1e9,
-        "mflop_a_picture": counter.get_total_flops() / few / 1e6,
-    }
-    (folder / "times.json").write_text(json.dumps(found))
+        F.cross_entropy(network(images), labels).backward()
+    mflop = counter.get_total_flops() / few / 1e6
+    content = {"gflops": 2 * SIZE**3 / best / 1e9, "mflop_a_picture": mflop}
+    (folder / "times.json").write_text(json.dumps(content))
 
 
 def card(
@@ -171,15 +171,15 @@ def card(
     trainer: str,
     precision: str,
 ) -> None:
-    """Pictures a second of a network on one batch that stays where it is, with our optimizer, for epochs of 20 steps."""
+    """Pictures a second of a network on one batch that stays where it is; an epoch has 20 steps."""
     device = torch.device("cuda" if trainer == "gpu" else "cpu")
     torch.backends.cudnn.benchmark = True
     network = create_model(name, 6).to(device, memory_format=torch.channels_last)
-    images = torch.rand(batch_size, 3, int(size), int(size), device=device).to(
-        memory_format=torch.channels_last
-    )
+    images = torch.rand(batch_size, 3, int(size), int(size), device=device)
+    images = images.to(memory_format=torch.channels_last)
     labels = torch.randint(6, (batch_size,), device=device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
+
     seconds = []
     for _ in range(epochs):
         begin = time.monotonic()
@@ -189,14 +189,15 @@ def card(
                 loss = F.cross_entropy(network(images), labels)
             loss.backward()
             optimizer.step()
-        loss.item()  # waits for the GPU
+        # waits for the GPU
+        loss.item()
         seconds.append(time.monotonic() - begin)
-    found = {"pictures_a_second": 20 * batch_size / float(np.median(seconds[1:]))}
-    (folder / "times.json").write_text(json.dumps(found))
+    speed = 20 * batch_size / float(np.median(seconds[1:]))
+    (folder / "times.json").write_text(json.dumps({"pictures_a_second": speed}))
 
 
 if __name__ == "__main__":
-    way = {function.__name__: function for function in (bare, timm, original, limit, card)}[
-        sys.argv[1]
-    ]
-    way(Path(sys.argv[2]).resolve(), *map(int, sys.argv[3:6]), Path(sys.argv[6]), *sys.argv[7:])
+    ways = {function.__name__: function for function in (bare, timm, original, limit, card)}
+    way, root, fold, batch_size, epochs, folder, *options = sys.argv[1:]
+    numbers = map(int, (fold, batch_size, epochs))
+    ways[way](Path(root).resolve(), *numbers, Path(folder), *options)

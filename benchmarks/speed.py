@@ -1,16 +1,21 @@
-"""Seconds an epoch, pictures a second, time to the metrics and memory: our training path against others, on one processor.
+"""Our training path against others, on one processor: speed, time to the metrics, and memory.
 
-    python benchmarks/speed.py                            a generated fold of MSLD v2.0's size, 8,070 JPEGs of 224 x 224
-    python benchmarks/speed.py --data DIR data=msld_v1    a tree made by scripts/make_folds.py
+    python benchmarks/speed.py
+        a generated fold of MSLD v2.0's size, 8,070 JPEGs of 224 x 224
+    python benchmarks/speed.py --data DIR data=msld_v1
+        a tree made by scripts/make_folds.py
     python benchmarks/speed.py --network resnet18 --size 224 --ways ours usual bare --batch-size 32
 
-All train one network, LeNet at 32 x 32 unless told otherwise, on the same files, alternating, each time in a new process.
-``ours`` is scripts/train.py as it is, which decodes the pictures anew in each round; ``usual`` is lightning_usual.py; of the
-others see plain_loops.py. Our own kernels convolve in ``ours`` and ``bare``, torch's in the others, ``bare torch`` among them.
-An epoch of ``ours`` and ``usual`` is training, validation, metrics, TensorBoard and checkpoint; plain loops only train. The
-first epoch is left out (it starts workers and fills caches), and the last, which runs into the end. ``limit`` is what the
-matrix product of this machine would allow, for as many operations as torch's convolutions take; ``import torch`` is what of
-the memory, that of the largest process, is torch itself.
+All train one network, LeNet at 32 x 32 unless told otherwise, on the same files, alternating, each
+time in a new process. ``ours`` is scripts/train.py as it is, which decodes the pictures anew in
+each round; ``usual`` is lightning_usual.py; of the others see plain_loops.py. Our own kernels
+convolve in ``ours`` and ``bare``, torch's in the others, ``bare torch`` among them.
+
+An epoch of ``ours`` and ``usual`` is training, validation, metrics, TensorBoard and checkpoint;
+plain loops only train. The first epoch is left out (it starts workers and fills caches), and the
+last, which runs into the end. ``limit`` is what the matrix product of this machine would allow, for
+as many operations as torch's convolutions take; ``import torch`` is what of the memory, that of the
+largest process, is torch itself.
 """
 
 import itertools
@@ -29,22 +34,19 @@ from mpoxcv.report.figures import COLOURS, new_figure
 
 WAYS = ("ours", "usual", "bare", "bare torch", "timm", "original")
 ORIGINAL_BATCH = 4
-Rounds = dict[
-    str, list[tuple[Run, dict[str, Any]]]
-]  # by way: the process, and the times that it wrote
+# by way: the process, and the times that it wrote
+Rounds = dict[str, list[tuple[Run, dict[str, Any]]]]
 
 
 def measure(root: Path, folder: Path, ways: list[str], arguments: Any) -> Rounds:
     """Run every way once a round."""
-    fold, epochs = str(arguments.fold), str(arguments.epochs + 2)
-    which = [arguments.network, str(arguments.size)]
+    fold = str(arguments.fold)
+    epochs = str(arguments.epochs + 2)
+    network = [arguments.network, str(arguments.size)]
     options = [*arguments.options]
     if arguments.network != "lenet":
-        options += [
-            "model=torchvision",
-            f"model.name={arguments.network}",
-            f"data.image_size={arguments.size}",
-        ]
+        options += ["model=torchvision", f"model.name={arguments.network}"]
+        options += [f"data.image_size={arguments.size}"]
 
     def once(way: str, number: int) -> tuple[Run, dict[str, Any]]:
         out = folder / f"{way.replace(' ', '-')}{number}"
@@ -53,23 +55,20 @@ def measure(root: Path, folder: Path, ways: list[str], arguments: Any) -> Rounds
         if way == "torch":
             return measuring.run("-c", "import torch"), {}
         if way == "ours":
-            own = [
-                f"fold={fold}",
-                f"data.batch_size={size}",
-                f"trainer.max_epochs={epochs}",
-                *options,
-            ]
-            return measuring.train(root, out, Path(f"{out}-cache"), *own)
+            recipe = [f"fold={fold}", f"data.batch_size={size}", f"trainer.max_epochs={epochs}"]
+            return measuring.train(root, out, Path(f"{out}-cache"), *recipe, *options)
+
+        place = (root, fold, size, epochs, out)
         if way == "usual":
-            done = measuring.run(HERE / "lightning_usual.py", root, fold, size, epochs, out, *which)
+            process = measuring.run(HERE / "lightning_usual.py", *place, *network)
         else:
-            own = [f"data.cache_dir={folder}/cache", *options] if way.startswith("bare") else []
-            own += ["model.own_kernels=false"] if way == "bare torch" else []
-            own = which if way == "limit" else own
-            done = measuring.run(
-                HERE / "plain_loops.py", way.split()[0], root, fold, size, epochs, out, *own
-            )
-        return done, measuring.times_of(out)
+            more = network if way == "limit" else []
+            if way.startswith("bare"):
+                more = [f"data.cache_dir={folder}/cache", *options]
+            if way == "bare torch":
+                more += ["model.own_kernels=false"]
+            process = measuring.run(HERE / "plain_loops.py", way.split()[0], *place, *more)
+        return process, measuring.times_of(out)
 
     jobs = {way: lambda number, way=way: once(way, number) for way in ("torch", "limit", *ways)}
     return measuring.alternate(jobs, arguments.rounds)
@@ -80,16 +79,15 @@ def summarise(rounds: Rounds, epochs: int) -> dict[str, Any]:
     rounds = dict(rounds)
     torch_mib = spread(run.mib for run, _ in rounds.pop("torch"))
     machine = [times for _, times in rounds.pop("limit")]
+    allowed = [1000 * times["gflops"] / times["mflop_a_picture"] for times in machine]
     limit = {
         "gflops": spread(times["gflops"] for times in machine),
         "mflop_a_picture": machine[0]["mflop_a_picture"],
-        "pictures_a_second": spread(
-            1000 * times["gflops"] / times["mflop_a_picture"] for times in machine
-        ),
+        "pictures_a_second": spread(allowed),
     }
-    seen = {
-        (times["pictures"], times["digest"]) for results in rounds.values() for _, times in results
-    }
+
+    written = [times for results in rounds.values() for _, times in results]
+    seen = {(times["pictures"], times["digest"]) for times in written}
     if len(seen) > 1:
         raise SystemExit(f"The ways did not train on the same pictures: {seen}")
     pictures = seen.pop()[0]
@@ -97,85 +95,61 @@ def summarise(rounds: Rounds, epochs: int) -> dict[str, Any]:
         way: [epochs_of(times)[:epochs] for _, times in results] for way, results in rounds.items()
     }
     first = [statistics.median(seconds) for seconds in next(iter(timed.values()))]
+
     ways: dict[str, dict[str, Any]] = {}
     for way, results in rounds.items():
         seconds = list(itertools.chain(*timed[way]))
-        middle, wall = statistics.median(seconds), [run.seconds for run, _ in results]
+        middle = statistics.median(seconds)
+        medians = [statistics.median(values) for values in timed[way]]
+        wall = [run.seconds for run, _ in results]
+        extrapolated = [value + (50 - epochs - 2) * middle for value in wall]
         ways[way] = {
             "seconds_an_epoch": spread(seconds),
             "pictures_a_second": spread(pictures / value for value in seconds),
             "share_of_limit": round(pictures / middle / limit["pictures_a_second"]["median"], 4),
-            "over_first_way": spread(
-                statistics.median(own) / a for own, a in zip(timed[way], first, strict=True)
-            ),
+            "over_first_way": spread(a / b for a, b in zip(medians, first, strict=True)),
             "wall_s": spread(wall),
-            "wall_s_50_epochs_extrapolated": spread(
-                value + (50 - epochs - 2) * middle for value in wall
-            ),
+            "wall_s_50_epochs_extrapolated": spread(extrapolated),
             "peak_mib": spread(run.mib for run, _ in results),
         }
-        if "steps" in results[0][1]:  # of the epoch the training steps alone
+        # of the epoch the training steps alone
+        if "steps" in results[0][1]:
             pairs = [zip(times["epochs"], times["steps"], strict=True) for _, times in results]
-            steps = itertools.chain(
-                *([end - begin for begin, end in own][1 : epochs + 1] for own in pairs)
-            )
-            ways[way]["seconds_of_steps"] = spread(steps)
+            steps = [[end - begin for begin, end in epoch][1 : epochs + 1] for epoch in pairs]
+            ways[way]["seconds_of_steps"] = spread(itertools.chain(*steps))
     return {"pictures": pictures, "limit": limit, "import_torch_mib": torch_mib, "ways": ways}
 
 
 def chart(result: dict[str, Any]) -> Figure:
     """Draw pictures a second beside the limit, and the time to the metrics and the memory."""
-    figure = new_figure(
-        f"{result['conditions']['network']}, {result['pictures']:,} {result['conditions']['data']}",
-        result["conditions"]["synthetic"],
-        11,
-        3.6,
-    )
+    conditions = result["conditions"]
+    title = f"{conditions['network']}, {result['pictures']:,} {conditions['data']}"
+    figure = new_figure(title, conditions["synthetic"], 11, 3.6)
     names = list(result["ways"])
+    limit = result["limit"]["pictures_a_second"]
+    torch_mib = result["import_torch_mib"]
     panels = (
-        (
-            "pictures_a_second",
-            "training pictures a second",
-            result["limit"]["pictures_a_second"],
-            "matrix product",
-        ),
+        ("pictures_a_second", "training pictures a second", limit, "matrix product"),
         ("wall_s_50_epochs_extrapolated", "s for 50 epochs, from Enter (extrapolated)", None, ""),
-        (
-            "peak_mib",
-            "peak memory of the largest process, MiB",
-            result["import_torch_mib"],
-            "import torch",
-        ),
+        ("peak_mib", "peak memory of the largest process, MiB", torch_mib, "import torch"),
     )
-    for axes, (key, label, line, line_name) in zip(
-        figure.subplots(1, 3, sharey=True), panels, strict=True
-    ):
+    colours = [COLOURS[0], *[COLOURS[5]] * (len(names) - 1)]
+    style = {"xytext": (2, 6), "textcoords": "offset points", "fontsize": 8}
+    all_axes = figure.subplots(1, 3, sharey=True)
+    for axes, (key, label, line, line_name) in zip(all_axes, panels, strict=True):
         values = [result["ways"][name][key] for name in names]
         middle = [value["median"] for value in values]
-        errors = [
-            [v["median"] - v["min"] for v in values],
-            [v["max"] - v["median"] for v in values],
-        ]
-        axes.barh(
-            names,
-            middle,
-            xerr=errors,
-            color=[COLOURS[0], *[COLOURS[5]] * (len(names) - 1)],
-            capsize=3,
-        )
+        below = [value["median"] - value["min"] for value in values]
+        above = [value["max"] - value["median"] for value in values]
+        axes.barh(names, middle, xerr=[below, above], color=colours, capsize=3)
         for place, value in enumerate(middle):
-            axes.annotate(
-                f" {value:,.0f}",
-                (value, place),
-                xytext=(2, 6),
-                textcoords="offset points",
-                fontsize=8,
-            )
+            axes.annotate(f" {value:,.0f}", (value, place), **style)
         if line:
             axes.axvline(line["median"], color="black", linestyle="--")
             label += f"\n(dashed: {line_name}, {line['median']:,.0f})"
         axes.locator_params(axis="x", nbins=5)
-        axes.set(xlabel=label, xlim=(0, 1.25 * max([*middle, *([line["median"]] if line else [])])))
+        largest = max([*middle, line["median"]] if line else middle)
+        axes.set(xlabel=label, xlim=(0, 1.25 * largest))
         axes.grid(axis="x", alpha=0.3)
     figure.axes[0].invert_yaxis()
     return figure
@@ -185,34 +159,30 @@ def main() -> None:
     parser = measuring.parser(__doc__, "speed.json", rounds=3)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs a round")
-    parser.add_argument(
-        "--network", default="lenet", help="or one of torchvision, such as resnet18"
-    )
+    or_another = "or one of torchvision, such as resnet18"
+    parser.add_argument("--network", default="lenet", help=or_another)
     parser.add_argument("--size", type=int, default=32, help="pixels a side that it takes")
-    parser.add_argument(
-        "--ways", nargs="+", default=WAYS, choices=WAYS, help="ratios are to the first"
-    )
+    to_first = "ratios are to the first"
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, help=to_first)
     arguments = parser.parse_intermixed_args()
     if arguments.network != "lenet" and {"bare torch", "timm", "original"} & set(arguments.ways):
         parser.error("bare torch, timm and original train LeNet alone: --ways ours usual bare")
-    result = measuring.conditions()
     ways = [way for way in arguments.ways if way != "timm" or find_spec("timm")]
     if len(ways) < len(arguments.ways):
-        print(
-            "timm is not installed: its loader is left out (uv pip install --group benchmark).",
-            file=sys.stderr,
-        )
+        hint = "its loader is left out (uv pip install --group benchmark)."
+        print(f"timm is not installed: {hint}", file=sys.stderr)
+
+    result = measuring.conditions()
     with tempfile.TemporaryDirectory() as folder:
-        root, result["conditions"] = measuring.fold_tree(arguments, Path(folder))
-        result["conditions"]["network"] = (
-            f"{arguments.network} at {arguments.size} x {arguments.size}"
-        )
-        result["conditions"]["batch_size"] = {
-            "original": ORIGINAL_BATCH,
-            "others": arguments.batch_size,
+        root, conditions = measuring.fold_tree(arguments, Path(folder))
+        size = f"{arguments.size} x {arguments.size}"
+        result["conditions"] = conditions | {
+            "network": f"{arguments.network} at {size}",
+            "batch_size": {"original": ORIGINAL_BATCH, "others": arguments.batch_size},
+            "epochs": {"run": arguments.epochs + 2, "timed": arguments.epochs},
         }
-        result["conditions"]["epochs"] = {"run": arguments.epochs + 2, "timed": arguments.epochs}
         result |= summarise(measure(root, Path(folder), ways, arguments), arguments.epochs)
+
     rows = [
         [way, shown(r["seconds_an_epoch"]), f"{r['pictures_a_second']['median']:,.0f}", f"{r['share_of_limit']:.1%}",
          shown(r["over_first_way"]), shown(r["wall_s"], 1), f"{r['wall_s_50_epochs_extrapolated']['median']:,.0f}",
@@ -225,15 +195,8 @@ def main() -> None:
         f"Limit: {limit['gflops']['median']:,.0f} GFLOP/s at {limit['mflop_a_picture']:.2f} MFLOP a picture = "
         f"{limit['pictures_a_second']['median']:,.0f} pictures/s. Import torch: {shown(result['import_torch_mib'], 0)} MiB"
     )
-    columns = [
-        "way",
-        "s an epoch",
-        "pictures/s",
-        "of limit",
-        f"x {ways[0]}",
-        f"wall s, {arguments.epochs + 2} epochs",
-    ]
-    columns += ["50 epochs (extrapolated)", "peak MiB"]
+    columns = ["way", "s an epoch", "pictures/s", "of limit", f"x {ways[0]}"]
+    columns += [f"wall s, {arguments.epochs + 2} epochs", "50 epochs (extrapolated)", "peak MiB"]
     measuring.report(arguments.out, result, title, columns, rows, chart(result))
 
 

@@ -1,8 +1,11 @@
-"""From Enter to the answer of scripts/train.py, and to its first training step, beside what Python and its imports take.
+"""From Enter to the answer of scripts/train.py, and to its first training step.
 
-    python benchmarks/startup.py [--data DIR --fold 3]    on a generated fold of MSLD v2.0's size, or another
+What Python and its imports take stands beside it.
 
-The pictures are in the cache already, and the files in memory. Each time is that of a new process; they alternate.
+    python benchmarks/startup.py [--data DIR --fold 3]
+
+Without ``--data`` on a generated fold of MSLD v2.0's size. The pictures are in the cache already,
+and the files in memory. Each time is that of a new process; they alternate.
 """
 
 import tempfile
@@ -24,7 +27,8 @@ def main() -> None:
             run, times = measuring.train(root, Path(folder) / f"run{number}", cache, *options)
             return times["first_step"] - run.begin
 
-        first_step(-1)  # fills the cache
+        # fills the cache
+        first_step(-1)
         commands: dict[str, tuple[str | Path, ...]] = {
             "python -c pass": ("-c", "pass"),
             "import torch, torchvision, lightning": ("-c", "import torch, torchvision, lightning"),
@@ -35,14 +39,13 @@ def main() -> None:
             name: lambda _, command=command: measuring.run(*command).seconds
             for name, command in commands.items()
         }
-        found = measuring.alternate(
-            jobs | {"train.py, to its first step": first_step}, arguments.rounds
-        )
-    result["seconds"] = {name: spread(values) for name, values in found.items()}
+        jobs["train.py, to its first step"] = first_step
+        seconds = measuring.alternate(jobs, arguments.rounds)
+
+    result["seconds"] = {name: spread(values) for name, values in seconds.items()}
     rows = [[name, shown(value)] for name, value in result["seconds"].items()]
-    measuring.report(
-        arguments.out, result, "Start-up: median (smallest-largest)", ["command", "s"], rows, None
-    )
+    title = "Start-up: median (smallest-largest)"
+    measuring.report(arguments.out, result, title, ["command", "s"], rows, None)
 
 
 if __name__ == "__main__":

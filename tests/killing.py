@@ -31,7 +31,7 @@ MOMENTS = (
 def start(
     arguments: list[str], folder: Path, moment: str | None = None, count: int = 0
 ) -> multiprocessing.Process:
-    """Start ``scripts/train.py``; the process ends itself at the ``count``-th occurrence of ``moment``."""
+    """Start ``scripts/train.py``, which ends itself at the ``count``-th ``moment``."""
     process = PROCESSES.Process(target=_train, args=(arguments, folder, moment, count))
     process.start()
     return process

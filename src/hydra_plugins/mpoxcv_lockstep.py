@@ -1,4 +1,4 @@
-"""The Hydra launcher ``lockstep``: all runs of a multirun in this process, their networks trained as one."""
+"""The Hydra launcher ``lockstep``: all runs of a multirun in one process, trained as one."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,39 +10,35 @@ from omegaconf import DictConfig, open_dict
 
 
 class LockstepLauncher(Launcher):
-    """Launch the jobs by ``mpoxcv.lockstep.lockstep.run_together``; folders and files are those of Hydra's own launcher."""
+    """Launch the jobs by ``mpoxcv.lockstep.lockstep.run_together``.
+
+    Folders and files are those of Hydra's own launcher.
+    """
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Take over what Hydra gives."""
-        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+        self.hydra_context = hydra_context
+        self.task_function = task_function
+        self.config = config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int
     ) -> Sequence[JobReturn]:
         """Run the jobs; return how each ended."""
-        from mpoxcv.lockstep.lockstep import (
-            run_together,
-        )  # here, since Hydra imports its plugins for every command
+        # here, since Hydra imports its plugins for every command
+        from mpoxcv.lockstep.lockstep import run_together
 
         setup_globals()
-
-        def job(number: int, overrides: Sequence[str]) -> Callable[[], Any]:
-            config = self.hydra_context.config_loader.load_sweep_config(
-                self.config, list(overrides)
-            )
-            with open_dict(config):
-                config.hydra.job.id = config.hydra.job.num = number
-            return lambda: run_job(
-                self.task_function,
-                config,
-                "hydra.sweep.dir",
-                "hydra.sweep.subdir",
-                self.hydra_context,
-            )
-
         configure_log(self.config.hydra.hydra_logging, self.config.hydra.verbose)
-        return run_together(
-            [job(number, own) for number, own in enumerate(job_overrides, initial_job_idx)]
-        )
+        jobs = [self._job(*job) for job in enumerate(job_overrides, initial_job_idx)]
+        return run_together(jobs)
+
+    def _job(self, number: int, overrides: Sequence[str]) -> Callable[[], Any]:
+        loader = self.hydra_context.config_loader
+        config = loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        folders = ("hydra.sweep.dir", "hydra.sweep.subdir")
+        return lambda: run_job(self.task_function, config, *folders, self.hydra_context)

@@ -20,24 +20,23 @@ INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\
 
 
 def visible(text: str) -> str:
-    r"""Return the text with what would steer a terminal, hide or not encode written as its escape, such as ``\x1b``."""
-    return INVISIBLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    r"""Return text with what would steer a terminal, hide or not encode escaped (``\x1b``)."""
+    return INVISIBLE.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def holds_invisible(name: str) -> bool:
-    """Tell whether a name has what :func:`visible` escapes, a newline or a tab: no table or report holds it as it is."""
+    """Tell whether a name has what :func:`visible` escapes, a newline or a tab."""
     return visible(name) != name or "\n" in name or "\t" in name
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the closest known words, or ``""`` if none is close."""
     close = difflib.get_close_matches(word, list(dict.fromkeys(known)), n=3, cutoff=0.6)
-    return f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
+    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def shorten(items: Iterable[object], limit: int = 10) -> str:
     """Return the items one a line, indented, cut after ``limit`` with a count of the rest."""
     rows = [f"  {item}" for item in items]
-    if len(rows) > limit:
-        rows = [*rows[:limit], f"  … and {len(rows) - limit} more"]
-    return "\n".join(rows)
+    rest = [f"  … and {len(rows) - limit} more"] if len(rows) > limit else []
+    return "\n".join(rows[:limit] + rest)

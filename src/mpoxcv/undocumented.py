@@ -1,8 +1,8 @@
-"""What this project takes of torch, Lightning and Hydra though their documentation does not promise it.
+"""What we take of torch, Lightning and Hydra though their documentation does not promise it.
 
-For each: why, the issue upstream, and where it was seen. ``tests/test_undocumented.py`` fails where
-an upgrade takes one away. Lockstep, which stands in for a part of Lightning's loop, has its own such
-list in ``mpoxcv.lockstep.counters``. Seen in torch 2.11 and 2.15, Lightning 2.6.6, hydra-core 1.3.8.
+For each: why, and the issue upstream. ``tests/test_undocumented.py`` fails where an upgrade takes
+one away. Lockstep, which stands in for a part of Lightning's loop, has its own such list in
+``mpoxcv.lockstep.counters``. Seen in torch 2.15, Lightning 2.6.6 and hydra-core 1.3.8.
 """
 
 import re

@@ -1,4 +1,7 @@
-"""The ways that are compared train on the same pictures, and their numbers hang together; times are not tested."""
+"""The ways that are compared train on the same pictures, and their numbers hang together.
+
+Times are not tested.
+"""
 
 import json
 import runpy
@@ -85,7 +88,7 @@ def test_the_bare_loop_sees_every_picture_once_an_epoch_as_our_loader_gives_it(
 
     with initialize_config_dir(str(BENCHMARKS.parent / "conf"), version_base="1.3"):
         data = instantiate(compose("train", ["fold=1", f"data.root={tree}", *DATA, *plain]).data)
-    data.prepare_data()
+    data.setup()
     ours = torch.cat([batch["image"] for batch in data.train_dataloader()])
     assert torch.allclose(
         images.sum((1, 2, 3)).sort().values, ours.sum((1, 2, 3)).sort().values, atol=1e-2

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mpoxcv.models import LeNet, kernels
+from mpoxcv import LeNet
+from mpoxcv.models import kernels
 
 needs_kernels = pytest.mark.skipif(
     kernels.name() is None, reason="the kernels were not built, or not for this processor"

@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mpoxcv import LeNet, create_model
 from mpoxcv.errors import UserError
-from mpoxcv.models import LeNet, create_model
 
 
 class OriginalLeNet(nn.Module):

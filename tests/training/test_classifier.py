@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from conftest import CLASSES
+from mpoxcv import LeNet
 from mpoxcv.errors import UserError
-from mpoxcv.models import LeNet
 from mpoxcv.training.classifier import LesionClassifier
 
 

@@ -1,6 +1,5 @@
 """What is wrong with a data set and its folds, and what each finding does to a result."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from mpoxcv.audit.leaks import KINDS, leaks_of
 from mpoxcv.audit.likeness import CERTAIN, SUSPECTED
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.cache import digest_files
+from mpoxcv.storage.files import StrPath
 
 # kept of each finding
 EXAMPLES = 24
@@ -45,7 +45,7 @@ class Finding:
 
 
 def audit(
-    table: pd.DataFrame, root: Path, cache_dir: str | os.PathLike[str], threads: int | None = None
+    table: pd.DataFrame, root: Path, cache_dir: StrPath, threads: int | None = None
 ) -> list[Finding]:
     """Return the findings, leaks first.
 

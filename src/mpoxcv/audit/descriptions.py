@@ -17,7 +17,7 @@ from mpoxcv.audit.surface import SURFACE, grey, surface
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.cache import digest_files, read_file, unreadable
 from mpoxcv.pictures.images import decode
-from mpoxcv.storage.files import write_atomically
+from mpoxcv.storage.files import StrPath, write_atomically
 
 # raise it when the same bytes would give another description
 VERSION = 3
@@ -31,7 +31,7 @@ RECORD = np.dtype([
 class Descriptions:
     """One ``RECORD`` a distinct file content, kept in ``cache_dir``, which may be deleted."""
 
-    def __init__(self, cache_dir: str | os.PathLike[str]) -> None:
+    def __init__(self, cache_dir: StrPath) -> None:
         self.file = Path(cache_dir) / f"audit-{VERSION}.npy"
         self._records = self._read()
         self._digests = set(self._records["digest"].tolist())
@@ -75,7 +75,7 @@ def describe(
     root: Path,
     paths: Sequence[str],
     digests: np.ndarray,
-    cache_dir: str | os.PathLike[str],
+    cache_dir: StrPath,
     threads: int | None = None,
 ) -> np.ndarray:
     """Return one ``RECORD`` a path; each distinct file content is decoded once, ever.
@@ -117,7 +117,7 @@ def describe(
 
 
 def likenesses(
-    left: np.ndarray, right: np.ndarray, threshold: float, cache_dir: str | os.PathLike[str]
+    left: np.ndarray, right: np.ndarray, threshold: float, cache_dir: StrPath
 ) -> pd.DataFrame:
     """Return pairs of distinct pictures: their ``pixels`` (``left``, ``right``) and ``likeness``.
 
@@ -155,7 +155,7 @@ def _compare(left: np.ndarray, right: np.ndarray, threshold: float) -> np.ndarra
 
 
 def same_pictures(
-    root: Path, paths: Sequence[str], cache_dir: str | os.PathLike[str], threads: int | None = None
+    root: Path, paths: Sequence[str], cache_dir: StrPath, threads: int | None = None
 ) -> np.ndarray:
     """Return int (len(paths),), equal for one picture, changed or not; errors as ``describe``."""
     # here, since it takes a while

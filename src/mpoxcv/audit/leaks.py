@@ -1,6 +1,5 @@
 """Training pictures that a fold's Valid and Test know: found, then refused, dropped or allowed."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pandas as pd
 from mpoxcv.audit.descriptions import describe, likenesses
 from mpoxcv.audit.likeness import CERTAIN
 from mpoxcv.errors import UserError, shorten
+from mpoxcv.storage.files import StrPath
 
 CHOICES = ("stop", "drop", "allow")
 KINDS = {
@@ -23,11 +23,7 @@ COLUMNS = ["kind", "fold", "train", "held", "likeness"]
 
 
 def settle_leaks(
-    table: pd.DataFrame,
-    root: Path,
-    choice: str,
-    cache_dir: str | os.PathLike[str],
-    threads: int | None = None,
+    table: pd.DataFrame, root: Path, choice: str, cache_dir: StrPath, threads: int | None = None
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Look for leaks in one fold and do with them what was chosen.
 

@@ -1,4 +1,4 @@
-"""A run's folder: whether it may be used, what is finished in it, and the checkpoint to go on from."""
+"""A run's folder: whether it may be used, what is finished in it, and where to go on from."""
 
 import shlex
 import sys
@@ -20,40 +20,35 @@ MAY_CHANGE = frozenset({
 
 
 def refuse_used(config: DictConfig) -> None:
-    """Refuse to overwrite a run, and to go on with it under other options; before Hydra writes into its folder.
-
-    Args:
-        config: of the new run, with Hydra's own part.
+    """Refuse to overwrite a run or go on with it under other options, before Hydra writes there.
 
     Raises:
         SystemExit: says which command goes on (Hydra swallows other errors of callbacks).
     """
     folder = Path(config.hydra.run.dir).absolute()
     stored = folder / ".hydra" / "overrides.yaml"
-    if not stored.is_file() or not any(
-        (folder / name).exists() for name in ("provenance.json", "checkpoints")
-    ):
+    begun = (folder / "provenance.json").exists() or (folder / "checkpoints").exists()
+    if not stored.is_file() or not begun:
         return
+
     before = [str(option) for option in read_plain(stored)]
-    own = as_given(config.hydra.overrides.task)
-    kept = [option for option in before if option_name(option) not in ("resume", "ckpt_path")]
-    command = f"python {shlex.join([sys.argv[0], *kept, f'hydra.run.dir={folder}', 'resume=true'])}"
+    typed = as_given(config.hydra.overrides.task)
+    again = [option for option in before if option_name(option) not in ("resume", "ckpt_path")]
+    arguments = [sys.argv[0], *again, f"hydra.run.dir={folder}", "resume=true"]
+    command = f"python {shlex.join(arguments)}"
     if not config.resume and config.ckpt_path != "last":
-        raise SystemExit(
-            f"{folder} holds a run already. Choose another folder, or go on with it:\n  {command}"
-        )
-    if differing := [
-        o
-        for o in [*own, *before]
-        if (o in own) != (o in before) and option_name(o) not in MAY_CHANGE
-    ]:
-        raise SystemExit(
-            f"{folder} holds a run with other options ({', '.join(differing)}). Go on with it:\n  {command}"
-        )
+        hint = f"Choose another folder, or go on with it:\n  {command}"
+        raise SystemExit(f"{folder} holds a run already. {hint}")
+
+    changed = [o for o in [*typed, *before] if (o in typed) != (o in before)]
+    refused = ", ".join(option for option in changed if option_name(option) not in MAY_CHANGE)
+    if refused:
+        hint = f"Go on with it:\n  {command}"
+        raise SystemExit(f"{folder} holds a run with other options ({refused}). {hint}")
 
 
 def claim(folder: Path) -> FileLock:
-    """Keep other processes out of a run's folder until the lock is released or this process ends, however it ends.
+    """Keep other processes out of a run's folder until the lock is released or this process ends.
 
     Raises:
         SystemExit: another process is at work there (Hydra swallows other errors of callbacks).
@@ -63,24 +58,22 @@ def claim(folder: Path) -> FileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise SystemExit(
-            f"Another process is at work in {folder}. Wait until it has ended, or choose another."
-        ) from None
+        hint = "Wait until it has ended, or choose another."
+        raise SystemExit(f"Another process is at work in {folder}. {hint}") from None
     return lock
 
 
 def finished_metrics(folder: Path) -> dict[str, float | None] | None:
     """Return metrics.json of a run's folder if the run is finished."""
-    provenance, metrics = folder / "provenance.json", folder / "metrics.json"
-    if not (provenance.is_file() and metrics.is_file()):
-        return None
-    return read_metrics(metrics) if read_json(provenance).get("status") == "finished" else None
+    finished = read_json(folder / "provenance.json").get("status") == "finished"
+    metrics = folder / "metrics.json"
+    return read_metrics(metrics) if finished and metrics.is_file() else None
 
 
 def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
     """Return the checkpoint to go on from: None, ``last`` of this run's folder, or a file.
 
-    A last.ckpt that cannot be read is passed over for the one before it, and a line on stderr says so.
+    A last.ckpt that cannot be read is passed over for the one before it, as stderr says.
 
     Raises:
         UserError: it is not there, or cannot be read and there is none before it.
@@ -88,19 +81,16 @@ def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
     if ckpt_path is None:
         return None
     if "://" in str(ckpt_path):
-        raise UserError(
-            f"ckpt_path={ckpt_path} is refused: only files are read. Fetch it, look at it, and give its path."
-        )
+        hint = "Fetch it, look at it, and give its path."
+        raise UserError(f"ckpt_path={ckpt_path} is refused: only files are read. {hint}")
     if ckpt_path != "last":
         if not Path(str(ckpt_path)).is_file():
             hint = "Give a file, or ckpt_path=last with hydra.run.dir=DIR of an interrupted run."
             raise UserError(f"There is no checkpoint {ckpt_path}. {hint}")
         return str(ckpt_path)
-    from mpoxcv.storage.checkpoint_io import (
-        LAST,
-        PREVIOUS,
-        AtomicCheckpointIO,
-    )  # here, since Lightning takes seconds
+
+    # here, since Lightning takes seconds
+    from mpoxcv.storage.checkpoint_io import LAST, PREVIOUS, AtomicCheckpointIO
 
     last, previous = (output_dir / "checkpoints" / name for name in (LAST, PREVIOUS))
     if not last.is_file():

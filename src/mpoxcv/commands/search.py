@@ -18,17 +18,12 @@ KINDS = {"float": "suggest_float", "int": "suggest_int", "categorical": "suggest
 
 
 def search(cfg: DictConfig) -> dict[str, Any]:
-    """Run trials until the study has ``cfg.hparams_search.trials``, and write what was found.
+    """Run trials until the study has ``cfg.hparams_search.trials``; return the best one's options.
 
-    A trial trains every fold in turn; its value is the mean over folds of the metric, averaged over a fit's last epochs
-    (the best epoch's value would reward luck). After each fold a trial that is worse than the median of the earlier ones
-    ends. The study lies in ``study.db`` of the output folder: the same command on the same folder goes on with it.
-
-    Args:
-        cfg: ``conf/search.yaml`` as composed.
-
-    Returns:
-        The best trial's options.
+    A trial trains every fold in turn; its value is the mean over folds of the metric, averaged over
+    a fit's last epochs (the best epoch's value would reward luck). After each fold a trial that is
+    worse than the median of the earlier ones ends. The study lies in ``study.db`` of the output
+    folder: the same command on the same folder goes on with it.
 
     Raises:
         UserError: optuna is missing, or the search space is not as it must be.
@@ -37,7 +32,8 @@ def search(cfg: DictConfig) -> dict[str, Any]:
         import optuna
     except ImportError:
         raise UserError('A search needs the package optuna: pip install "mpoxcv[search]"') from None
-    plan, folder = cfg.hparams_search, Path(cfg.output_dir)
+    plan = cfg.hparams_search
+    folder = Path(cfg.output_dir)
     for name, space in plan.space.items():
         if space.get("type") not in KINDS:
             raise UserError(
@@ -47,6 +43,7 @@ def search(cfg: DictConfig) -> dict[str, Any]:
             raise UserError(
                 f"hparams_search.space names {name}, which is no option. All options: --cfg job"
             )
+
     optuna.logging.set_verbosity(logging.WARNING)
     study = optuna.create_study(
         study_name=str(plan.name),
@@ -61,17 +58,14 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     def objective(trial: Any) -> float:
         options = {}
         for name, space in plan.space.items():
-            arguments = {
-                str(k): list(v) if k == "choices" else v for k, v in space.items() if k != "type"
-            }
-            options[str(name)] = getattr(trial, KINDS[space["type"]])(str(name), **arguments)
+            arguments: Any = OmegaConf.to_container(space, resolve=True)
+            suggest = getattr(trial, KINDS[arguments.pop("type")])
+            options[str(name)] = suggest(str(name), **arguments)
+
         values: list[float] = []
         for fold in plan.folds:
-            values.append(
-                validated(
-                    cfg, options | {"fold": fold}, folder / f"trial={trial.number}" / f"fold={fold}"
-                )
-            )
+            run = folder / f"trial={trial.number}" / f"fold={fold}"
+            values.append(validated(cfg, options | {"fold": fold}, run))
             trial.report(float(np.mean(values)), step=len(values))
             print(f"trial {trial.number}, fold {fold}: {plan.metric} {values[-1]:.4f}")
             if trial.should_prune() and len(values) < len(plan.folds):
@@ -81,28 +75,23 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
     study.optimize(objective, n_trials=max(0, plan.trials - len(study.get_trials(states=finished))))
     study.trials_dataframe().to_csv(folder / "trials.csv", index=False)
+
     best = dict(study.best_params)
     nested = OmegaConf.create()
     for name, value in best.items():
         OmegaConf.update(nested, name, value)
-    found = f"{plan.metric} {study.best_value:.4f}, mean over folds on Valid, trial {study.best_trial.number}"
-    head = f"# @package _global_\n# Found by a search: {found}.\n"
+    score = f"{plan.metric} {study.best_value:.4f}"
+    result = f"{score}, mean over folds on Valid, trial {study.best_trial.number}"
+    head = f"# @package _global_\n# Found by a search: {result}.\n"
     write_atomically(folder / "best.yaml", head + OmegaConf.to_yaml(nested))
-    print(f"Best of {len(study.trials)} trials: {found}")
-    own = [
-        o
-        for o in as_given(HydraConfig.get().overrides.task)
-        if not o.startswith(("hparams_search", "callbacks", "logger"))
-    ]
-    folds = ",".join(map(str, plan.folds))
-    command = [
-        "scripts/train.py",
-        "-m",
-        f"fold={folds}",
-        *own,
-        *(f"{k}={v}" for k, v in best.items()),
-    ]
-    print(f"Now test it, once:\n  python {shlex.join(command)}")
+    print(f"Best of {len(study.trials)} trials: {result}")
+
+    search_only = ("hparams_search", "callbacks", "logger")
+    typed = as_given(HydraConfig.get().overrides.task)
+    overrides = [f"fold={','.join(map(str, plan.folds))}"]
+    overrides += [option for option in typed if not option.startswith(search_only)]
+    overrides += [f"{name}={value}" for name, value in best.items()]
+    print(f"Now test it, once:\n  python {shlex.join(['scripts/train.py', '-m', *overrides])}")
     return best
 
 
@@ -110,7 +99,8 @@ def validated(cfg: DictConfig, options: dict[str, Any], folder: Path) -> float:
     """Train one fold and return the metric on Valid, averaged over the last epochs."""
     from mpoxcv.commands.train import build
 
-    plan, cfg = cfg.hparams_search, copy.deepcopy(cfg)
+    plan = cfg.hparams_search
+    cfg = copy.deepcopy(cfg)
     with open_dict(cfg):
         cfg.output_dir = str(folder)
         for name, value in options.items():

@@ -1,6 +1,5 @@
 """The folds of the Mpox Skin Lesion Dataset as a LightningDataModule."""
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from mpoxcv.data.fold import Fold, check_choice, check_number
 from mpoxcv.data.loader import BatchLoader
 from mpoxcv.errors import UserError
+from mpoxcv.storage.files import StrPath
 
 SAMPLERS = ("shuffle", "fixed", "weighted")
 
@@ -46,7 +46,7 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
 
     def __init__(
         self,
-        root: str | os.PathLike[str],
+        root: StrPath,
         classes: Sequence[str],
         name_pattern: str,
         fold: int | str,
@@ -59,7 +59,7 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         sampler: str = "shuffle",
         prefetch: int = 2,
         gpu_cache_mb: int = 8192,
-        generator: Callable[[str | os.PathLike[str]], None] | None = None,
+        generator: Callable[[StrPath], None] | None = None,
         seed: int = 0,
         **options: Any,
     ) -> None:

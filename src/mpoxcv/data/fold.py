@@ -1,6 +1,5 @@
 """What a fold is: its pictures as they lie on disk, read, checked and counted."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from mpoxcv.errors import UserError, did_you_mean
 from mpoxcv.pictures.cache import PictureCache, digest_files, fingerprint, open_cache, read_file
 from mpoxcv.pictures.images import decode
 from mpoxcv.pictures.tree import SPLITS
+from mpoxcv.storage.files import StrPath
 
 TRAIN_IMAGES = ("both", "augmented", "original")
 # what the file system changes with a file's content: inode, size, mtime, ctime
@@ -55,7 +55,7 @@ class Fold:
         UserError: an argument is not one of its values.
     """
 
-    root: str | os.PathLike[str]
+    root: StrPath
     classes: Sequence[str]
     name_pattern: str
     fold: int | str
@@ -63,14 +63,14 @@ class Fold:
     name: str = "msld_v2"
     citation: str | None = None
     protocol: str = "published"
-    split_file: str | os.PathLike[str] | None = None
+    split_file: StrPath | None = None
     train_images: str = "both"
     image_size: int = 32
     antialias: bool = True
     permute_labels: bool = False
     exclude: Sequence[str] = ()
     leaks: str = "stop"
-    cache_dir: str | os.PathLike[str] = "data/cache"
+    cache_dir: StrPath = "data/cache"
     threads: int | None = None
     seed: int = 0
 

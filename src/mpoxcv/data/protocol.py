@@ -1,6 +1,5 @@
 """Which pictures a fold trains, validates and tests on."""
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from mpoxcv.audit.descriptions import same_pictures
 from mpoxcv.datasets.folds import assign_folds, join_twins
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.tree import fold_numbers, index_folds
-from mpoxcv.storage.files import write_csv
+from mpoxcv.storage.files import StrPath, write_csv
 
 PROTOCOLS = ("published", "grouped")
 # in place of a fold's number
@@ -24,15 +23,15 @@ NOTES = {
 
 
 def fold_table(
-    root: str | os.PathLike[str],
+    root: StrPath,
     classes: Sequence[str],
     name_pattern: str,
     fold: int | str,
     protocol: str = "published",
-    split_file: str | os.PathLike[str] | None = None,
+    split_file: StrPath | None = None,
     seed: int = 42,
     exclude: Sequence[str] = (),
-    cache_dir: str | os.PathLike[str] = "data/cache",
+    cache_dir: StrPath = "data/cache",
     threads: int | None = None,
 ) -> pd.DataFrame:
     """Return the pictures of one fold, as ``mpoxcv.pictures.tree.index_folds`` does.

@@ -1,6 +1,5 @@
 """Whether a data set can be used: its counts beside the published ones, every picture decoded."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from mpoxcv.datasets.synthetic import is_synthetic
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.cache import digest_files
 from mpoxcv.pictures.tree import index_folds
+from mpoxcv.storage.files import StrPath
 
 PARTS = {"train": "Train", "val": "Valid", "test": "Test", "augmented": "FOLDS_AUG"}
 # columns, where the output is no terminal
@@ -24,12 +24,12 @@ DIFFERS = "≠"
 
 
 def check(
-    root: str | os.PathLike[str],
+    root: StrPath,
     classes: Sequence[str],
     name_pattern: str,
     folds: int = 5,
     exclude: Sequence[str] = (),
-    cache_dir: str | os.PathLike[str] = "data/cache",
+    cache_dir: StrPath = "data/cache",
     threads: int | None = None,
 ) -> pd.DataFrame:
     """Print the counts, beside the published ones if the classes are MSLD v2.0's; decode all files.

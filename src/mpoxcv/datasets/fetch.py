@@ -2,7 +2,6 @@
 
 import errno
 import glob
-import os
 import shutil
 import tempfile
 from http.client import HTTPException
@@ -16,6 +15,7 @@ from rich.progress import track
 from mpoxcv.datasets.unzip import CHUNK, MAX_BYTES, progress, unpack
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.tree import find_fold_folders
+from mpoxcv.storage.files import StrPath
 
 KAGGLE_SLUG = "joydippaul/mpox-skin-lesion-dataset-version-20-msld-v20"
 # seconds without a byte
@@ -23,7 +23,7 @@ TIMEOUT = 60
 BROWSER = "Get the archive in a browser and give source=ARCHIVE.zip"
 
 
-def fetch(source: str, root: str | os.PathLike[str]) -> None:
+def fetch(source: str, root: StrPath) -> None:
     """Fetch the data set into ``root``; do nothing if one is there.
 
     Everything happens in a folder ``<root>.partial-…`` beside ``root``, renamed at the end and

@@ -25,14 +25,14 @@ from mpoxcv.datasets import folds as splitting
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.images import decode, resize
 from mpoxcv.pictures.tree import FOLDERS, index_flat
-from mpoxcv.storage.files import write_json, write_linked
+from mpoxcv.storage.files import StrPath, write_json, write_linked
 
 RECORDED = ("scikit-learn", "torch", "torchvision", "pillow")
 
 
 def make_folds(
-    source: str | os.PathLike[str],
-    output: str | os.PathLike[str],
+    source: StrPath,
+    output: StrPath,
     classes: Sequence[str] | None,
     name_pattern: str,
     augment: Callable[[np.ndarray], Any],
@@ -41,7 +41,7 @@ def make_folds(
     n_folds: int = 5,
     seed: int = 42,
     exclude: Sequence[str] = (),
-    cache_dir: str | os.PathLike[str] = "data/cache",
+    cache_dir: StrPath = "data/cache",
     threads: int | None = None,
     augment_config: str = "",
 ) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from mpoxcv.datasets.folds import make_folders
 from mpoxcv.datasets.lesions import LOOKS, augment, draw
 from mpoxcv.datasets.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COUNTS
 from mpoxcv.errors import UserError
-from mpoxcv.storage.files import read_json, write_json, write_linked
+from mpoxcv.storage.files import StrPath, read_json, write_json, write_linked
 
 # raise it when the same options would give other files
 VERSION = 1
@@ -43,7 +43,7 @@ class Picture(NamedTuple):
 
 
 def write_synthetic(
-    root: str | os.PathLike[str],
+    root: StrPath,
     seed: int = 0,
     size: int = 96,
     copies: int = 4,
@@ -88,7 +88,7 @@ def write_synthetic(
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def is_synthetic(root: str | os.PathLike[str]) -> bool:
+def is_synthetic(root: StrPath) -> bool:
     """Tell whether the folder holds pictures from :func:`write_synthetic`."""
     return (Path(root) / MARKER).is_file()
 

@@ -1,13 +1,12 @@
 """predictions.csv, the table between training and evaluation: one row a scored picture."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mpoxcv.errors import UserError
-from mpoxcv.storage.files import write_csv
+from mpoxcv.storage.files import StrPath, write_csv
 
 KEYS = ["image", "patient", "data", "fold", "split", "label", "prediction"]
 # also where a class or patient is called 1
@@ -30,7 +29,7 @@ def is_synthetic(predictions: pd.DataFrame) -> bool:
     return bool(predictions["data"].str.startswith(SYNTHETIC).any())
 
 
-def write_predictions(predictions: pd.DataFrame, path: str | os.PathLike[str]) -> None:
+def write_predictions(predictions: pd.DataFrame, path: StrPath) -> None:
     """Write predictions.csv in one piece.
 
     The columns are ``image`` (``<class>/<file name>``), ``patient``, ``data`` (the data set's
@@ -40,7 +39,7 @@ def write_predictions(predictions: pd.DataFrame, path: str | os.PathLike[str]) -
     write_csv(path, predictions, float_format="%.9g")
 
 
-def read_predictions(path: str | os.PathLike[str]) -> pd.DataFrame:
+def read_predictions(path: StrPath) -> pd.DataFrame:
     """Read predictions.csv; UserError where the file is not there or is no table of predictions."""
     if not Path(path).is_file():
         raise UserError(

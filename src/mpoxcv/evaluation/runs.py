@@ -1,7 +1,6 @@
 """Finished and unfinished runs as they lie on disk, and which of them belong together."""
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import pandas as pd
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import TEXTS, classes_of, read_predictions
 from mpoxcv.evaluation.process import why_unfinished
-from mpoxcv.storage.files import read_json, read_metrics
+from mpoxcv.storage.files import StrPath, read_json, read_metrics
 from mpoxcv.storage.stored_config import REFERENCE, read_plain
 
 # options that do not make another experiment: where things lie, and what the report tells apart
@@ -92,7 +91,7 @@ def tells_apart(option: str) -> bool:
     return not any(option == name or option.startswith(f"{name}.") for name in NEUTRAL)
 
 
-def find_runs(folders: Iterable[str | os.PathLike[str]]) -> list[Run]:
+def find_runs(folders: Iterable[StrPath]) -> list[Run]:
     """Return the runs in and below these folders; UserError without a folder, or a run in any."""
     runs: dict[Path, Run] = {}
     for top in map(Path, folders):

@@ -4,7 +4,6 @@ Legend: N rows (scored pictures), C classes, R bootstrap replicates.
 """
 
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from mpoxcv.evaluation.groups import (
 )
 from mpoxcv.evaluation.predictions import classes_of, probabilities_of
 from mpoxcv.evaluation.runs import Run, find_runs, group_runs, plain_options, tells_apart
+from mpoxcv.storage.files import StrPath
 
 # pictures of a class, below which its numbers say little
 FEW = 10
@@ -43,7 +43,7 @@ class Summary:
 
 
 def summarise(
-    folders: Iterable[str | os.PathLike[str]],
+    folders: Iterable[StrPath],
     expected: Sequence[Mapping[str, str]] | None = None,
     folds: int = 5,
     replicates: int = 2000,

@@ -7,12 +7,14 @@ from torch import nn
 from mpoxcv.errors import UserError, did_you_mean
 from mpoxcv.models.lenet import LeNet
 
+# These warn unless told how to initialise, and their auxiliary heads would return tuples.
+QUIET = {n: {"init_weights": True, "aux_logits": False} for n in ("googlenet", "inception_v3")}
+
 
 def model_names() -> list[str]:
     """Return all names that ``create_model`` takes."""
-    from torchvision import (
-        models,
-    )  # here, since importing it takes a second that LeNet need not pay
+    # here, since importing it takes a second that LeNet need not pay
+    from torchvision import models
 
     return ["lenet", *models.list_models(module=models)]
 
@@ -33,19 +35,12 @@ def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
             return LeNet(num_classes, **options)
         from torchvision import models
 
-        if name not in (known := model_names()):
+        names = model_names()
+        if name not in names:
             raise UserError(
-                f"model.name={name} is not a classification network of torchvision.{did_you_mean(name, known)}"
+                f"model.name={name} is not a classification network of torchvision.{did_you_mean(name, names)}"
             )
-        return models.get_model(
-            name, weights=None, num_classes=num_classes, **_quiet(name), **options
-        )
+        quiet = QUIET.get(name, {})
+        return models.get_model(name, weights=None, num_classes=num_classes, **quiet, **options)
     except TypeError as error:
         raise UserError(f"model.name={name} does not take these options: {error}") from None
-
-
-def _quiet(name: str) -> dict[str, bool]:
-    # These two warn unless told how to initialise, and their auxiliary heads would return tuples.
-    return (
-        {"init_weights": True, "aux_logits": False} if name in {"googlenet", "inception_v3"} else {}
-    )

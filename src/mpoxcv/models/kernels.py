@@ -1,7 +1,7 @@
-"""LeNet's convolutions on a CPU by kernels of our own (lenet_kernels.c), five times as fast as torch's.
+"""LeNet's convolutions on a CPU by kernels of our own, five times as fast as torch's.
 
-Installing compiles them where there is a C compiler; without them, or on another processor, torch computes the same but for
-float noise. They take the threads that torch has brought.
+Installing compiles them (lenet_kernels.c) where there is a C compiler; without them, or on another
+processor, torch computes the same but for float noise. They take the threads that torch has.
 
 Legend: F networks, B batch.
 """
@@ -18,37 +18,37 @@ from torch.autograd.function import once_differentiable
 
 from mpoxcv.storage.native import library
 
-HIDDEN, FEATURES = (14, 14, 8), 16 * 5 * 5  # of a picture, as in lenet_kernels.c
+# of a picture, as in lenet_kernels.c
+HIDDEN = (14, 14, 8)
+FEATURES = 16 * 5 * 5
 
 
 def name() -> str | None:
-    """Return which kernels this processor uses: ``avx512``, ``avx2``, or None where there are none."""
+    """Return which kernels this processor uses: ``avx512``, ``avx2``, or None for torch's."""
     return _load()[0]
 
 
 def usable(images: Tensor, weight: Tensor) -> bool:
-    """Return whether ``convolve`` takes these: float32 on a CPU, no gradient of the pictures asked for, nothing that traces."""
-    return (
-        all(
-            tensor.device.type == "cpu" and tensor.dtype == torch.float32
-            for tensor in (images, weight)
-        )
-        and not images.requires_grad
-        and not torch.compiler.is_compiling()
-        and not torch.is_autocast_enabled("cpu")
-        and name() is not None
-    )
+    """Return whether ``convolve`` takes these.
+
+    They are float32 on a CPU, no gradient of the pictures is asked for, and nothing traces.
+    """
+    floats = images.dtype == weight.dtype == torch.float32
+    on_cpu = images.device.type == weight.device.type == "cpu"
+    traced = torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
+    return floats and on_cpu and not images.requires_grad and not traced and name() is not None
 
 
 def convolve(images: Sequence[Tensor], *weights: Tensor) -> Tensor:
-    """Return what F LeNets hand on to their first linear layers: float32 (F, B, 400), B that of the largest batch.
+    """Return what F LeNets hand on to their first linear layers: float32 (F, B, 400).
 
-    Rows that a smaller batch lacks are zero. Gradients go to the weights alone, and once; they are the same for any number of
-    threads.
+    Rows that a smaller batch lacks are zero. Gradients go to the weights alone, and once; they are
+    the same for any number of threads.
 
     Args:
         images: F batches, float32 (at most B, 3, 32, 32), best in channels_last order.
-        weights: conv1.weight (6 F, 3, 5, 5), conv1.bias (6 F,), conv2.weight (16 F, 6, 5, 5), conv2.bias (16 F,).
+        weights: conv1.weight (6 F, 3, 5, 5), conv1.bias (6 F,), conv2.weight (16 F, 6, 5, 5) and
+            conv2.bias (16 F,).
     """
     return _Convolutions.apply(*weights, *images)
 
@@ -57,8 +57,9 @@ def convolve(images: Sequence[Tensor], *weights: Tensor) -> Tensor:
 def _load() -> tuple[str | None, Any]:
     capability = torch.backends.cpu.get_cpu_capability()
     for kind in {"AVX512": ("avx512", "avx2"), "AVX2": ("avx2",)}.get(capability, ()):
-        if found := library(Path(__file__).with_name(f"_lenet_{kind}")):
-            return kind, found
+        compiled = library(Path(__file__).with_name(f"_lenet_{kind}"))
+        if compiled:
+            return kind, compiled
     return None, None
 
 
@@ -69,40 +70,36 @@ class _Convolutions(torch.autograd.Function):
     ) -> Tensor:
         pixels = [image.permute(0, 2, 3, 1).contiguous() for image in images]
         w1, w2 = (w.contiguous(memory_format=torch.channels_last) for w in (w1, w2))
-        networks, most = len(pixels), max(map(len, pixels))
-        features = torch.empty(networks, most, FEATURES)
-        kept: list[Tensor | None] = [None, None, features, None]
-        if train := any(ctx.needs_input_grad):
-            hidden = torch.empty(networks, most, *HIDDEN)
-            kept[:2] = hidden, torch.empty_like(hidden, dtype=torch.int16)
-            kept[3] = torch.empty_like(features, dtype=torch.int16)
-        _call("lenet_forward", pixels, most, w1, b1, w2, b2, *kept)
-        if train:
-            ctx.save_for_backward(w1, w2, *kept, *pixels)
+        largest = max(map(len, pixels))
+        features = torch.empty(len(pixels), largest, FEATURES)
+        if not any(ctx.needs_input_grad):
+            _call("lenet_forward", pixels, largest, w1, b1, w2, b2, None, None, features, None)
+            return features
+
+        hidden = torch.empty(len(pixels), largest, *HIDDEN)
+        sources = [torch.empty_like(values, dtype=torch.int16) for values in (hidden, features)]
+        outputs = (hidden, sources[0], features, sources[1])
+        _call("lenet_forward", pixels, largest, w1, b1, w2, b2, *outputs)
+        ctx.save_for_backward(w1, w2, *outputs, *pixels)
         return features
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         w1, w2, hidden, source1, features, source2, *pixels = ctx.saved_tensors
-        found = [
-            torch.empty_like(w1),
-            w1.new_empty(len(w1)),
-            torch.empty_like(w2),
-            w2.new_empty(len(w2)),
-        ]
-        kept = (w2, hidden, source1, features, source2)
-        _call("lenet_backward", pixels, features.shape[1], *kept, grad.contiguous(), *found)
-        return *found, *[None] * len(pixels)
+        biases = w1.new_empty(len(w1)), w2.new_empty(len(w2))
+        gradients = (torch.empty_like(w1), biases[0], torch.empty_like(w2), biases[1])
+        inputs = (w2, hidden, source1, features, source2, grad.contiguous())
+        _call("lenet_backward", pixels, features.shape[1], *inputs, *gradients)
+        return *gradients, *[None] * len(pixels)
 
 
-def _call(function: str, pixels: Sequence[Tensor], most: int, *arrays: Tensor | None) -> None:
+def _call(function: str, pixels: Sequence[Tensor], largest: int, *arrays: Tensor | None) -> None:
     n = len(pixels)
     counts = (ctypes.c_int64 * n)(*map(len, pixels))
     addresses = (ctypes.c_void_p * n)(*(p.data_ptr() for p in pixels))
     pointers = (ctypes.c_void_p(None if array is None else array.data_ptr()) for array in arrays)
     kernel = getattr(_load()[1], function)
-    if kernel(n, ctypes.c_int64(most), counts, addresses, *pointers, torch.get_num_threads()):
-        raise MemoryError(
-            "There is no memory left for a step's gradients. Set a smaller data.batch_size."
-        )
+    if kernel(n, ctypes.c_int64(largest), counts, addresses, *pointers, torch.get_num_threads()):
+        hint = "Set a smaller data.batch_size."
+        raise MemoryError(f"There is no memory left for a step's gradients. {hint}")

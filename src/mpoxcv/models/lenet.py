@@ -10,11 +10,12 @@ from mpoxcv.models import kernels
 class LeNet(nn.Module):
     """LeNet (after LeCun et al. 1998) for colour pictures of 32 x 32 pixels.
 
-    Convolution 3 to 6 at 5x5, pooling, convolution 6 to 16 at 5x5, pooling, then 400, 120, 84 and ``num_classes`` units.
+    Convolution 3 to 6 at 5x5, pooling, convolution 6 to 16 at 5x5, pooling, then 400, 120, 84 and
+    ``num_classes`` units.
 
     Args:
         num_classes: number of scores.
-        own_kernels: convolve by ``mpoxcv.models.kernels`` where they are usable; false always takes torch's.
+        own_kernels: convolve by ``mpoxcv.models.kernels`` where they are usable, else by torch.
     """
 
     IMAGE_SIZE = 32
@@ -38,7 +39,7 @@ class LeNet(nn.Module):
         if self.own_kernels and kernels.usable(x, self.conv1.weight):
             x = kernels.convolve([x], *self.conv1.parameters(), *self.conv2.parameters())[0]
         else:
-            # Pooling before the ReLU gives the same values and gradients with a quarter of the ReLU's work.
+            # Pooling before the ReLU gives the same numbers with a quarter of the ReLU's work.
             x = F.relu(F.max_pool2d(self.conv1(x), 2))
             x = F.relu(F.max_pool2d(self.conv2(x), 2)).flatten(1)
         x = F.relu(self.fc1(x))

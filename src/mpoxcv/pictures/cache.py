@@ -19,7 +19,7 @@ from rich.progress import track
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.ahead import map_ahead
 from mpoxcv.pictures.images import decode, resize
-from mpoxcv.storage.files import write_atomically
+from mpoxcv.storage.files import StrPath, write_atomically
 
 # raise it when the same bytes and settings would give other pixels
 VERSION = 2
@@ -42,10 +42,10 @@ class PictureCache:
 
 
 def open_cache(
-    root: str | os.PathLike[str],
+    root: StrPath,
     paths: Sequence[str],
     size: int,
-    cache_dir: str | os.PathLike[str],
+    cache_dir: StrPath,
     threads: int | None = None,
     digests: np.ndarray | None = None,
     antialias: bool = True,
@@ -96,9 +96,7 @@ def open_cache(
     return PictureCache(pixels, rows.astype(np.int64))
 
 
-def digest_files(
-    root: str | os.PathLike[str], paths: Sequence[str], threads: int | None = None
-) -> np.ndarray:
+def digest_files(root: StrPath, paths: Sequence[str], threads: int | None = None) -> np.ndarray:
     """Return str (len(paths),), 32 hexadecimal digits a file; UserError if one cannot be read."""
 
     def digests_of(start: int) -> list[str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from mpoxcv.errors import UserError, did_you_mean, holds_invisible, shorten
+from mpoxcv.storage.files import StrPath
 
 SPLITS = ("train", "val", "test")
 # as they are written, and as they are read
@@ -30,7 +31,7 @@ COLUMNS = ["path", "image", "class", "label"]
 
 
 def index_folds(
-    root: str | os.PathLike[str],
+    root: StrPath,
     classes: Sequence[str],
     name_pattern: str,
     folds: Iterable[int] = range(1, 6),
@@ -78,10 +79,7 @@ def index_folds(
 
 
 def index_flat(
-    root: str | os.PathLike[str],
-    classes: Sequence[str] | None,
-    name_pattern: str,
-    exclude: Sequence[str] = (),
+    root: StrPath, classes: Sequence[str] | None, name_pattern: str, exclude: Sequence[str] = ()
 ) -> pd.DataFrame:
     """Read a flat folder ``<class>/<picture>`` into a table, sorted by label and path.
 
@@ -162,7 +160,7 @@ def find_fold_folders(root: Path) -> tuple[Path, Path | None]:
     return by_name["folds"][0], next(iter(by_name["folds_aug"]), None)
 
 
-def fold_numbers(root: str | os.PathLike[str]) -> list[int]:
+def fold_numbers(root: StrPath) -> list[int]:
     """Return the numbers of the folds in FOLDS; UserError if there is none, or no FOLDS."""
     folder = find_fold_folders(Path(root))[0]
     numbers = sorted(_numbered(folder))

@@ -1,6 +1,5 @@
 """A summary as people read it: in the terminal, as a page, and as tables for a paper."""
 
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -16,14 +15,14 @@ from mpoxcv.pictures.images import thumbnail
 from mpoxcv.report.figures import figures_of, folds_figure, svg_url
 from mpoxcv.report.statements import gaps_of, notes_of, protocol_of, verdict, warnings_of
 from mpoxcv.report.tables import NAMES, TITLES, tables_of
-from mpoxcv.storage.files import write_atomically, write_csv, write_json
+from mpoxcv.storage.files import StrPath, write_atomically, write_csv, write_json
 from mpoxcv.storage.markup import for_spreadsheets, markdown, one_line
 
 # Of the most confident mistakes, and the pixels of a picture's side.
 MISTAKES, THUMBNAIL = 12, 112
 
 
-def write_report(summary: Summary, folder: str | os.PathLike[str]) -> None:
+def write_report(summary: Summary, folder: StrPath) -> None:
     """Write summary.json, folds.csv, predictions.csv, tables/, report.html and report.md.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mpoxcv.errors import UserError
-from mpoxcv.storage.files import write_atomically
+from mpoxcv.storage.files import StrPath, write_atomically
 
 # of what Lightning and our classifier read
 KINDS: dict[str, type] = {
@@ -31,7 +31,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+        self, checkpoint: dict[str, Any], path: StrPath, storage_options: Any = None
     ) -> None:
         """Save ``checkpoint`` under ``path``; a ``last.ckpt`` before it stays as ``previous.ckpt``.
 
@@ -51,10 +51,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_atomically(path, buffer.getbuffer())
 
     def load_checkpoint(
-        self,
-        path: str | os.PathLike[str],
-        map_location: Any = None,
-        weights_only: bool | None = None,
+        self, path: StrPath, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Load a checkpoint of tensors and plain values, whatever ``weights_only`` says.
 
@@ -79,7 +76,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise UserError(f"{path} is not a checkpoint of a run: {fault}.")
         return checkpoint
 
-    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+    def remove_checkpoint(self, path: StrPath) -> None:
         """Remove a checkpoint, and nothing else.
 
         Which ones are old stands in a checkpoint that someone may have sent.

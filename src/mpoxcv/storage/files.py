@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-MAPPINGS = frozenset({"data", "durations", "git", "packages", "accelerator"})  # of provenance.json
+StrPath = str | os.PathLike[str]
+# of provenance.json
+MAPPINGS = frozenset({"data", "durations", "git", "packages", "accelerator"})
 
 
-def write_atomically(path: str | os.PathLike[str], content: str | bytes | memoryview) -> None:
-    """Write a file (text as UTF-8) beside ``path`` and rename it, so that no reader ever sees half of it.
+def write_atomically(path: StrPath, content: str | bytes | memoryview) -> None:
+    """Write a file (text as UTF-8) beside ``path`` and rename it: no reader ever sees half of it.
 
     Raises:
-        OSError: the disk is full or the folder cannot be written to; what was under ``path`` is still there.
+        OSError: the disk is full or the folder cannot be written to; ``path`` is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,16 +31,15 @@ def write_atomically(path: str | os.PathLike[str], content: str | bytes | memory
         partial.unlink(missing_ok=True)
 
 
-def write_csv(path: str | os.PathLike[str], table: Any, **options: Any) -> None:
-    """Write a DataFrame without its index as CSV, the same on every system; ``options`` are more of ``to_csv``."""
+def write_csv(path: StrPath, table: Any, **options: Any) -> None:
+    """Write a DataFrame as CSV, the same on every system; ``options`` are more of ``to_csv``."""
     write_atomically(path, table.to_csv(index=False, lineterminator="\n", **options))
 
 
-def write_json(path: str | os.PathLike[str], content: Mapping[str, Any]) -> None:
+def write_json(path: StrPath, content: Mapping[str, Any]) -> None:
     """Write JSON; numbers that are not finite become null, which every JSON reader takes."""
-    write_atomically(
-        path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    )
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, f"{text}\n")
 
 
 def _finite(value: Any) -> Any:
@@ -49,31 +50,25 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return a JSON file's mapping; empty where the file is not there, damaged, or something else.
-
-    Where our own writing has a mapping (``data`` of provenance.json, for example), anything else is left out.
-    """
+def read_json(path: StrPath) -> dict[str, Any]:
+    """Return a JSON file's mapping, empty if there is none; MAPPINGS that are none are left out."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    return {k: v for k, v in content.items() if k not in MAPPINGS or isinstance(v, dict)}
+        content = None
+    pairs = content.items() if isinstance(content, dict) else ()
+    return {key: value for key, value in pairs if key not in MAPPINGS or isinstance(value, dict)}
 
 
-def read_metrics(path: str | os.PathLike[str]) -> dict[str, float | None]:
-    """Return the numbers of metrics.json, null for those that are not finite; what is no number is left out."""
-    return {
-        k: v
-        for k, v in read_json(path).items()
-        if v is None or (isinstance(v, int | float) and abs(v) < 1e300)
-    }
+def read_metrics(path: StrPath) -> dict[str, float | None]:
+    """Return the numbers of metrics.json, null for those that are not finite, and nothing else."""
+    content = read_json(path)
+    numbers = {k: v for k, v in content.items() if v is None or isinstance(v, int | float)}
+    return {k: v for k, v in numbers.items() if v is None or abs(v) < 1e300}
 
 
 def write_linked(paths: Sequence[Path], content: bytes) -> None:
-    """Write a file under the first path and link the others to it; copies where the disk has no links."""
+    """Write a file under the first path and link the others; copies where the disk has no links."""
     paths[0].write_bytes(content)
     for path in paths[1:]:
         try:

@@ -17,24 +17,22 @@ def one_line(text: str) -> str:
 
 
 def markdown(text: object) -> str:
-    """Return text for Markdown, in one line: no HTML, no link or picture, no code, no cell of a table begins in it."""
+    """Return text for Markdown, in one line: no HTML, link, picture, code or cell begins in it."""
     return re.sub(r"([\\\[\]|`])", r"\\\1", one_line(str(text))).replace("<", "&lt;")
 
 
 def folder_name(text: str) -> str:
     """Return a name for one folder that every system takes, which differs for different texts."""
     name = re.sub(r"[^\w=,.+ ()\[\]-]", "_", text)
-    if (
-        name == text.replace("/", "_")
-        and len(name.encode()) <= 150
-        and not name.startswith((".", "-"))
-    ):
+    unchanged = name == text.replace("/", "_") and not name.startswith((".", "-"))
+    if unchanged and len(name.encode()) <= 150:
         return name
-    return f"{name.lstrip('.-')[:60]}_{hashlib.blake2b(text.encode(errors='replace'), digest_size=4).hexdigest()}"
+    digest = hashlib.blake2b(text.encode(errors="replace"), digest_size=4).hexdigest()
+    return f"{name.lstrip('.-')[:60]}_{digest}"
 
 
 def for_spreadsheets(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table for a CSV file: text that a spreadsheet would take for a formula begins with an apostrophe."""
+    """Return the table for a CSV file: an apostrophe is set before what looks like a formula."""
 
     def safe(value: Any) -> Any:
         formula = isinstance(value, str) and re.match(r"\s*[=+\-@|%]|[\t\r\n]", value)

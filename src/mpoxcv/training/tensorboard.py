@@ -1,6 +1,5 @@
 """TensorBoard with train and val on the same axes."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 
+from mpoxcv.storage.files import StrPath
 from mpoxcv.undocumented import event_file, hparams_summaries
 
 SPLITS = ("train", "val", "val_best", "test")
@@ -29,7 +29,7 @@ class SplitTensorBoardLogger(TensorBoardLogger):
         save_dir: the run's folder, where names of no split are logged.
     """
 
-    def __init__(self, save_dir: str | os.PathLike[str]) -> None:
+    def __init__(self, save_dir: StrPath) -> None:
         super().__init__(str(save_dir), name="", version="", default_hp_metric=False)
         self._writers: dict[str, SummaryWriter] = {}
 
@@ -77,7 +77,7 @@ class SplitTensorBoardLogger(TensorBoardLogger):
 
 
 def write_summary_run(
-    folder: str | os.PathLike[str],
+    folder: StrPath,
     figures: Mapping[str, Path],
     text: str,
     options: Mapping[str, str],

@@ -1,6 +1,5 @@
 """What a network must beat: the majority vote, and a classifier that sees nothing but colours."""
 
-import os
 from pathlib import Path
 
 import lightning as L
@@ -9,6 +8,7 @@ import pandas as pd
 
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.evaluation.predictions import write_predictions
+from mpoxcv.storage.files import StrPath
 from mpoxcv.training.callbacks.results import rows_of
 
 # a channel
@@ -25,7 +25,7 @@ class Baselines(L.Callback):
         folder: gets baselines.csv, the columns of predictions.csv after ``model``.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: StrPath) -> None:
         self.folder = Path(folder)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102

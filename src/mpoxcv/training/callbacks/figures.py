@@ -1,6 +1,5 @@
 """Pictures and figures, as PNG files and in TensorBoard."""
 
-import os
 from pathlib import Path
 
 import lightning as L
@@ -13,6 +12,7 @@ from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.pictures.tree import SPLITS
 from mpoxcv.report.contact_sheet import contact_sheet, mistakes_sheet
 from mpoxcv.report.figures import draw_all, save_figure
+from mpoxcv.storage.files import StrPath
 from mpoxcv.training.callbacks.results import predictions_table
 from mpoxcv.training.classifier import LesionClassifier
 from mpoxcv.training.memory import return_freed_memory
@@ -26,7 +26,7 @@ class Figures(L.Callback):
         folder: gets one PNG a figure.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: StrPath) -> None:
         self.folder = Path(folder)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
@@ -54,7 +54,7 @@ class SamplePictures(L.Callback):
         per_class: pictures of each class.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], per_class: int = 5) -> None:
+    def __init__(self, folder: StrPath, per_class: int = 5) -> None:
         self.folder, self.per_class = Path(folder), per_class
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102

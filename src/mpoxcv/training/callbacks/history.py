@@ -1,6 +1,5 @@
 """The metrics of every epoch: learning_curves.csv and the figure drawn from it."""
 
-import os
 from pathlib import Path
 
 import lightning as L
@@ -8,7 +7,7 @@ import pandas as pd
 
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.report.figures import learning_curves_figure
-from mpoxcv.storage.files import write_csv
+from mpoxcv.storage.files import StrPath, write_csv
 from mpoxcv.training.callbacks.figures import publish
 from mpoxcv.training.classifier import LesionClassifier
 
@@ -20,7 +19,7 @@ class History(L.Callback):
         folder: gets learning_curves.csv, one row an epoch, and learning_curves.png.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: StrPath) -> None:
         self.folder = Path(folder)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102

@@ -21,7 +21,7 @@ from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import shorten
 from mpoxcv.models import kernels
 from mpoxcv.report.figures import SYNTHETIC_NOTE
-from mpoxcv.storage.files import write_json
+from mpoxcv.storage.files import StrPath, write_json
 from mpoxcv.training.memory import peak_mib
 from mpoxcv.training.tensorboard import tensorboard_writer
 
@@ -48,7 +48,7 @@ class Provenance(L.Callback):
         overrides: the command line's overrides.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], seed: int, overrides: list[str]) -> None:
+    def __init__(self, folder: StrPath, seed: int, overrides: list[str]) -> None:
         self.folder = Path(folder)
         self.content: dict[str, Any] = {
             "status": "started",

@@ -1,6 +1,5 @@
 """predictions.csv and metrics.json."""
 
-import os
 from pathlib import Path
 
 import lightning as L
@@ -9,7 +8,7 @@ import pandas as pd
 
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.evaluation.predictions import write_predictions
-from mpoxcv.storage.files import write_json
+from mpoxcv.storage.files import StrPath, write_json
 from mpoxcv.training.classifier import LesionClassifier, SplitOutputs
 
 
@@ -21,7 +20,7 @@ class Results(L.Callback):
             (name to number, null where a metric is not defined).
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: StrPath) -> None:
         self.folder = Path(folder)
         self.predictions: dict[str, pd.DataFrame] = {}
         self.metrics: dict[str, float] = {}
