@@ -20,6 +20,8 @@ from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.utilities import dim_zero_cat
 
 CALIBRATION_BINS = 15
+# torchmetrics counts in float32: what follows is noise, and would choose between equal epochs
+DECIMALS = 7
 # in the order of metrics.json and learning_curves.csv
 NAMES = (
     "accuracy", "balanced_accuracy", "ece", "precision_macro", "recall_macro", "f1_macro",
@@ -66,7 +68,7 @@ def classification_metrics(
         values[f"f1/{name}"] = by_class["f1"][label]
         values[f"recall/{name}"] = recalls[label]
         values[f"auroc/{name}"] = by_class["auroc"][label]
-    return values
+    return {name: round(value, DECIMALS) for name, value in values.items()}
 
 
 @functools.cache

@@ -8,11 +8,6 @@ from mpoxcv.training.callbacks.results import Results
 from mpoxcv.training.callbacks.within_epoch import WithinEpochCheckpoint
 
 __all__ = [
-    "Baselines",
-    "Figures",
-    "History",
-    "Provenance",
-    "Results",
-    "SamplePictures",
+    "Baselines", "Figures", "History", "Provenance", "Results", "SamplePictures",
     "WithinEpochCheckpoint",
-]
+]  # fmt: skip

@@ -61,34 +61,34 @@ class SamplePictures(L.Callback):
         if not trainer.is_global_zero:
             return
         datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        size = f"{datamodule.image_size} x {datamodule.image_size} pixels"
         for split in SPLITS:
             table = datamodule.table(split)
-            rows: list[int | None] = []
-            for label in range(len(datamodule.classes)):
+            pictures: list[np.ndarray | None] = []
+            captions: list[str] = []
+            for label, name in enumerate(datamodule.classes):
                 of_class = np.flatnonzero(table["label"] == label)
-                chosen = np.linspace(
-                    0, len(of_class) - 1, min(self.per_class, len(of_class))
-                ).astype(int)
-                rows += [*of_class[chosen].tolist(), *[None] * (self.per_class - len(chosen))]
-            sheet = contact_sheet(
-                [None if row is None else datamodule.cached_picture(split, row) for row in rows],
-                [
-                    ""
-                    if row is None
-                    else f"{table['class'][row]}\n{Path(table['image'][row]).name}"
-                    for row in rows
-                ],
+                number = min(self.per_class, len(of_class))
+                rows = of_class[np.linspace(0, len(of_class) - 1, number).astype(int)].tolist()
+                lacking = self.per_class - number
+                pictures += [
+                    *(datamodule.cached_picture(split, row) for row in rows),
+                    *[None] * lacking,
+                ]
+                files = (Path(table["image"][row]).name for row in rows)
+                captions += [*(f"{name}\n{file}" for file in files), *[""] * lacking]
+            title = (
                 f"{datamodule.source}, fold {datamodule.fold}, {split}: {len(table)} pictures\n"
-                f"as the network gets them, {datamodule.image_size} x {datamodule.image_size} pixels",
-                datamodule.synthetic,
-                columns=self.per_class,
+                f"as the network gets them, {size}"
             )
+            sheet = contact_sheet(pictures, captions, title, datamodule.synthetic, self.per_class)
             publish(trainer, sheet, f"samples/{split}", self.folder / f"samples_{split}.png")
 
 
 def publish(trainer: L.Trainer, figure: Figure | Image.Image, tag: str, path: Path) -> None:
     """Save a figure as a PNG file and, if the run has a TensorBoard logger, show it there."""
     save_figure(figure, path)
-    return_freed_memory()  # a canvas has tens of MB, and training would come on top
+    # a canvas has tens of MB, and training would come on top
+    return_freed_memory()
     if writer := tensorboard_writer(trainer):
         add_png(writer, tag, path, trainer.global_step)
