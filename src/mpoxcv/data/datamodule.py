@@ -94,7 +94,8 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
 
     def train_dataloader(self) -> BatchLoader:
         """Return the training batches."""
-        return self._loader("train", self.batch_size, self.sampler, self.augment)
+        options: Any = {"sampler": self.sampler, "augment": self.augment}
+        return self._loader("train", self.batch_size, **options)
 
     def val_dataloader(self) -> BatchLoader:
         """Return the validation batches."""
@@ -104,28 +105,16 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         """Return the test batches."""
         return self._loader("test", self.eval_batch_size)
 
-    def _loader(
-        self,
-        split: str,
-        batch_size: int,
-        sampler: str = "sequential",
-        augment: Callable[[Tensor], Tensor] | None = None,
-    ) -> BatchLoader:
+    def _loader(self, split: str, batch_size: int, **options: Any) -> BatchLoader:
         table = self.table(split)
+        rows = torch.from_numpy(table["row"].to_numpy(copy=True))
+        labels = torch.from_numpy(table["label"].to_numpy(np.int64, copy=True))
+        if self.trainer:
+            options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
         return BatchLoader(
-            pixels=self._pixels_on_device(),
-            rows=torch.from_numpy(table["row"].to_numpy(copy=True)),
-            labels=torch.from_numpy(table["label"].to_numpy(np.int64, copy=True)),
-            batch_size=batch_size,
-            sampler=sampler,
-            seed=self.seed,
-            mean=self.mean,
-            std=self.std,
-            augment=augment,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
-            prefetch=self.prefetch,
-        )
+            self._pixels_on_device(), rows, labels, batch_size, seed=self.seed, mean=self.mean,
+            std=self.std, prefetch=self.prefetch, **options,
+        )  # fmt: skip
 
     def _pixels_on_device(self) -> Tensor:
         """Return the cache's pixels: on the GPU that trains, if they are not too many."""

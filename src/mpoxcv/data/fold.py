@@ -13,7 +13,7 @@ from mpoxcv.audit.leaks import CHOICES, settle_leaks
 from mpoxcv.data.protocol import NOTES, POOLED, PROTOCOLS, fold_table, permute_labels
 from mpoxcv.datasets.synthetic import is_synthetic
 from mpoxcv.errors import UserError, did_you_mean
-from mpoxcv.pictures.cache import PictureCache, digest_files, fingerprint, open_cache, read_file
+from mpoxcv.pictures.cache import digest_files, fingerprint, open_cache, read_file
 from mpoxcv.pictures.images import decode
 from mpoxcv.pictures.tree import SPLITS
 from mpoxcv.storage.files import StrPath
@@ -28,8 +28,8 @@ class Fold:
     """One fold: its Train (with FOLDS_AUG), Valid and Test pictures, decoded once.
 
     ``read`` fills it. Then ``audit`` holds what came of the search for leaks (None for the pooled
-    folds, where none is made), and ``originals`` the number of original pictures by split, before
-    any were left out.
+    folds, where none is made), ``originals`` the number of original pictures by split, before any
+    were left out, and ``cached_pixels`` every distinct picture, uint8 (n, S, S, 3).
 
     Args:
         root: the data set's folder, with FOLDS and FOLDS_AUG (see ``mpoxcv.pictures.tree``).
@@ -99,7 +99,7 @@ class Fold:
         self.audit: dict[str, Any] | None = None
         self.originals: dict[str, int] = {}
         self._tables: dict[str, pd.DataFrame] = {}
-        self._cache: PictureCache | None = None
+        self.cached_pixels = np.zeros((0, self.image_size, self.image_size, 3), np.uint8)
         # stamp and digest of each file when it was read
         self._read: dict[str, tuple[Stamp | None, str]] = {}
         self._synthetic: bool | None = None
@@ -110,7 +110,7 @@ class Fold:
         Raises:
             UserError: the data are not as expected, or leak.
         """
-        if self._cache is not None:
+        if self._tables:
             return
         table = self._index()
         originals = table.loc[~table["augmented"], "split"].value_counts()
@@ -128,14 +128,14 @@ class Fold:
             root, paths, self.image_size, self.cache_dir, self.threads, digests, self.antialias, watcher,
         )  # fmt: skip
 
+        self.cached_pixels = cache.pixels
         table = table.assign(digest=digests, row=cache.rows)
         if self.fold != POOLED:
-            outcome = settle_leaks(table, root, self.leaks, self.cache_dir, self.threads)
-            table, self.audit = outcome
+            settled = settle_leaks(table, root, self.leaks, self.cache_dir, self.threads)
+            table, self.audit = settled
         if self.permute_labels:
             table = permute_labels(table, self.seed)
         self._tables = {s: table[table["split"] == s].reset_index(drop=True) for s in SPLITS}
-        self._cache = cache
 
     def _index(self) -> pd.DataFrame:
         """Return the fold's pictures as they lie on disk now."""
@@ -170,20 +170,16 @@ class Fold:
         """Return the pictures that are changed, gone or new on disk since ``read``, a line each."""
         try:
             paths = set(self._used(self._index())["path"])
-            touched = [
-                path
-                for path, (stamp, _) in self._read.items()
-                if path in paths and self._stamp(path) != stamp
-            ]
-            digests = dict(
-                zip(touched, digest_files(self.root, touched, self.threads), strict=True)
-            )
+            touched = [p for p in paths & self._read.keys() if self._stamp(p) != self._read[p][0]]
+            digests = digest_files(self.root, touched, self.threads)
         # a folder is gone or empty, a file cannot be read
         except UserError as error:
             return [str(error)]
         what = {path: "new" for path in paths - self._read.keys()}
         what |= {path: "gone" for path in self._read.keys() - paths}
-        what |= {path: "changed" for path, now in digests.items() if now != self._read[path][1]}
+        for path, digest in zip(touched, digests, strict=True):
+            if digest != self._read[path][1]:
+                what[path] = "changed"
         return [f"{what[path]}: {path}" for path in sorted(what)]
 
     @property
@@ -232,12 +228,6 @@ class Fold:
             split: {name: count(table[table["class"] == name]) for name in self.classes}
             for split, table in tables.items()
         }
-
-    @property
-    def cached_pixels(self) -> np.ndarray:
-        """Every distinct picture, decoded and resized: uint8 (n, S, S, 3), memory-mapped."""
-        assert self._cache is not None, "call setup() first"
-        return self._cache.pixels
 
     def pictures(self, split: str) -> np.ndarray:
         """Return a split's pictures, resized, before augmentation: uint8 (N, S, S, 3)."""

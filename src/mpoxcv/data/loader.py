@@ -22,15 +22,12 @@ PART = 2**20
 class Batch(TypedDict):
     """One batch.
 
-    ``image`` is in channels_last order, and in [0, 1] unless normalised; ``index`` is the position
-    in the split's table.
+    ``image`` is float32 (B, 3, S, S) in channels_last order, in [0, 1] unless normalised; ``label``
+    int64 (B,); ``index`` int64 (B,), the position in the split's table.
     """
 
-    # float32 (B, 3, S, S)
     image: Tensor
-    # int64 (B,)
     label: Tensor
-    # int64 (B,)
     index: Tensor
 
 
@@ -77,10 +74,8 @@ class BatchLoader:
         world_size: int = 1,
         prefetch: int = 2,
     ) -> None:
-        self.pixels = pixels
-        self.device = pixels.device
-        self.rows = rows.to(self.device)
-        self.labels = labels.to(self.device)
+        self.pixels, self.device = pixels, pixels.device
+        self.rows, self.labels = rows.to(self.device), labels.to(self.device)
         self.weights = 1.0 / torch.bincount(labels)[labels] if sampler == "weighted" else None
         self.batch_size = batch_size
         self.sampler_name = sampler

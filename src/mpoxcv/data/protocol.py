@@ -16,10 +16,8 @@ from mpoxcv.storage.files import StrPath, write_csv
 PROTOCOLS = ("published", "grouped")
 # in place of a fold's number
 POOLED = "pooled"
-NOTES = {
-    "grouped": "folds made anew by patient",
-    POOLED: "POOLED FOLDS: TEST PICTURES WERE TRAINED ON",
-}
+LEAKING = "POOLED FOLDS: TEST PICTURES WERE TRAINED ON"
+NOTES = {"grouped": "folds made anew by patient", POOLED: LEAKING}
 
 
 def fold_table(
@@ -44,8 +42,8 @@ def fold_table(
 
     Args:
         root: as in ``index_folds``.
-        classes: as in ``index_folds``.
-        name_pattern: as in ``index_folds``.
+        classes: likewise.
+        name_pattern: likewise.
         fold: number of the fold, or ``pooled``.
         protocol: ``published`` or ``grouped``.
         split_file: CSV file of the grouped folds; made where it is not there, and the truth from

@@ -64,10 +64,8 @@ class GraphedStep:
         if self.steps <= WARM_UP:
             return self._step_on_stream(batch)
 
-        settings = [
-            {key: value for key, value in group.items() if key not in ("params", "lr")}
-            for group in self.groups
-        ]
+        apart = ("params", "lr")
+        settings = [{k: v for k, v in g.items() if k not in apart} for g in self.groups]
         if settings != self.settings:
             self._capture(batch)
             self.settings = settings
