@@ -5,14 +5,8 @@ or changes them, would silently give another result. So this is a list of what m
 """
 
 import lightning as L
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    ModelSummary,
-    RichModelSummary,
-)
-from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch import callbacks as theirs
+from lightning.pytorch import loggers
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities import GradClipAlgorithmType
 
@@ -23,10 +17,14 @@ from mpoxcv.training.classifier import LesionClassifier
 from mpoxcv.training.tensorboard import SplitTensorBoardLogger
 
 CALLBACKS = {
-    EarlyStopping, LearningRateMonitor, ModelCheckpoint, ModelSummary, RichModelSummary,
-    ours.Baselines, ours.Figures, ours.History, ours.Provenance, ours.Results, ours.SamplePictures,
+    theirs.EarlyStopping, theirs.LearningRateMonitor, theirs.ModelCheckpoint, theirs.ModelSummary,
+    theirs.RichModelSummary, ours.Baselines, ours.Figures, ours.History, ours.Provenance,
+    ours.Results, ours.SamplePictures,
 }  # fmt: skip
-LOGGERS = {CSVLogger, MLFlowLogger, SplitTensorBoardLogger, TensorBoardLogger, WandbLogger}
+LOGGERS = {
+    loggers.CSVLogger, loggers.MLFlowLogger, loggers.TensorBoardLogger, loggers.WandbLogger,
+    SplitTensorBoardLogger,
+}  # fmt: skip
 # options of the trainer that reach into an epoch, with the value that does not
 WHOLE_EPOCHS = {
     "max_steps": -1, "min_steps": None, "limit_train_batches": 1.0, "overfit_batches": 0,
@@ -81,10 +79,10 @@ def _why_alone_callback(callback: L.Callback) -> str | None:
         return "callbacks=frequent writes within epochs"
     if type(callback) not in CALLBACKS:
         return f"the callback {name} may listen to steps"
-    if isinstance(callback, LearningRateMonitor) and callback.logging_interval != "epoch":
+    if isinstance(callback, theirs.LearningRateMonitor) and callback.logging_interval != "epoch":
         return f"the callback {name} logs steps: set its logging_interval=epoch"
     # no public name tells them apart (seen in Lightning 2.6.6)
-    if isinstance(callback, ModelCheckpoint) and (
+    if isinstance(callback, theirs.ModelCheckpoint) and (
         callback._every_n_train_steps or callback._train_time_interval
     ):
         return f"the callback {name} writes within epochs"

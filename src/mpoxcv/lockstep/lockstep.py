@@ -52,11 +52,7 @@ class Member(greenlet):
         self.outputs: tuple[Tensor, Tensor, Tensor]
 
     def run(self) -> None:
-        """Run the job.
-
-        ``switch`` goes on with it until its next epoch of training, or its end, and raises what it
-        raises.
-        """
+        """Run the job; ``switch`` goes on with it until its next epoch of training, or its end."""
         self.result = self.job()
 
     def join_in(

@@ -36,10 +36,7 @@ DEFAULT_OPTIMIZER = functools.partial(torch.optim.AdamW, lr=1e-3)
 class SplitOutputs:
     """What the network said of a whole split, in the order of the split's table, on the CPU.
 
-    Attributes:
-        logits: float32 (N, C).
-        labels: int64 (N,).
-        index: int64 (N,), row of the split's table.
+    ``logits`` is float32 (N, C), ``labels`` int64 (N,), ``index`` int64 (N,), row of the table.
     """
 
     logits: Tensor
@@ -210,13 +207,7 @@ class LesionClassifier(L.LightningModule):
         return logits
 
     def keep_step(self, scores: Tensor, labels: Tensor, index: Tensor) -> None:
-        """Keep the outputs of a step until its split has been seen whole.
-
-        Args:
-            scores: (B, C), without gradients.
-            labels: int64 (B,).
-            index: int64 (B,), rows of the split's table.
-        """
+        """Keep a step's outputs: (B, C) without gradients, int64 (B,), and rows of the table."""
         self._steps.append((scores, labels, index))
 
     def _finish(self, split: str) -> None:

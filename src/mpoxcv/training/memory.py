@@ -9,19 +9,21 @@ import sys
 # of malloc.h
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
+GLIBC = LIBC if hasattr(LIBC, "malloc_trim") else None
 
 
 def keep_freed_memory() -> None:
     """Keep what is freed: without, every step's tensors are pages that the system zeroes anew."""
-    if library := _glibc():
-        library.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
-        library.mallopt(M_TRIM_THRESHOLD, 512 * 2**20)
+    if GLIBC:
+        GLIBC.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+        GLIBC.mallopt(M_TRIM_THRESHOLD, 512 * 2**20)
 
 
 def return_freed_memory() -> None:
     """Give back what is free now, after something large such as a figure."""
-    if library := _glibc():
-        library.malloc_trim(0)
+    if GLIBC:
+        GLIBC.malloc_trim(0)
 
 
 def peak_mib() -> int | None:
@@ -35,8 +37,3 @@ def peak_mib() -> int | None:
 
     unit = 1024**2 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
-
-
-def _glibc() -> ctypes.CDLL | None:
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    return library if hasattr(library, "malloc_trim") else None

@@ -8,14 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassAUROC,
-    MulticlassCalibrationError,
-    MulticlassF1Score,
-    MulticlassPrecision,
-    MulticlassRecall,
-)
+from torchmetrics import classification as tm
 from torchmetrics.functional.classification import binary_auroc
 from torchmetrics.utilities import dim_zero_cat
 
@@ -77,22 +70,22 @@ def split_metrics(num_classes: int) -> MetricCollection:
     # validating takes longer than computing; the split has been gathered already
     options: Any = {"num_classes": num_classes, "validate_args": False, "sync_on_compute": False}
     metrics: dict[str, Metric | MetricCollection] = {
-        "accuracy": MulticlassAccuracy(average="micro", **options),
-        "ece": MulticlassCalibrationError(n_bins=CALIBRATION_BINS, **options),
+        "accuracy": tm.MulticlassAccuracy(average="micro", **options),
+        "ece": tm.MulticlassCalibrationError(n_bins=CALIBRATION_BINS, **options),
         "auroc": AUROCByClass(average="none", **options),
-        "f1": MulticlassF1Score(average="none", **options),
-        "recall": MulticlassRecall(average="none", **options),
+        "f1": tm.MulticlassF1Score(average="none", **options),
+        "recall": tm.MulticlassRecall(average="none", **options),
     }
     for average in ("macro", "weighted"):
         metrics |= {
-            f"precision_{average}": MulticlassPrecision(average=average, **options),
-            f"recall_{average}": MulticlassRecall(average=average, **options),
-            f"f1_{average}": MulticlassF1Score(average=average, **options),
+            f"precision_{average}": tm.MulticlassPrecision(average=average, **options),
+            f"recall_{average}": tm.MulticlassRecall(average=average, **options),
+            f"f1_{average}": tm.MulticlassF1Score(average=average, **options),
         }
     return MetricCollection(metrics)
 
 
-class AUROCByClass(MulticlassAUROC):
+class AUROCByClass(tm.MulticlassAUROC):
     """AUROC of each class against the rest, (C,); NaN where torchmetrics would warn and say 0."""
 
     def compute(self) -> Tensor:  # type: ignore[override]  # noqa: D102

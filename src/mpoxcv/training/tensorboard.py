@@ -49,8 +49,7 @@ class SplitTensorBoardLogger(TensorBoardLogger):
 
         Args:
             options: numbers, booleans and text by name.
-            metrics: by ``<split>/<metric>``; the page takes their values from what was logged
-                before.
+            metrics: by ``<split>/<metric>``; the page shows the values that were logged.
         """
         experiment, start, end = hparams_summaries(options, metrics)
         content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)

@@ -108,33 +108,25 @@ class Provenance(L.Callback):
 
     def _describe(self, trainer: L.Trainer) -> None:
         datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        fingerprint, test_fingerprint = datamodule.fingerprint(), datamodule.fingerprint("test")
         self.content["data"] = {
-            "name": datamodule.source,
-            "synthetic": datamodule.synthetic,
-            "fold": datamodule.fold,
-            "fingerprint": datamodule.fingerprint(),
-            "test_fingerprint": datamodule.fingerprint("test"),
-            "citation": datamodule.citation,
-            "protocol": datamodule.protocol,
-            "permuted_labels": datamodule.permute_labels,
-            "counts": datamodule.counts(),
-            "originals": datamodule.originals,
-            "audit": datamodule.audit,
-        }
+            "name": datamodule.source, "synthetic": datamodule.synthetic, "fold": datamodule.fold,
+            "fingerprint": fingerprint, "test_fingerprint": test_fingerprint,
+            "citation": datamodule.citation, "protocol": datamodule.protocol,
+            "permuted_labels": datamodule.permute_labels, "counts": datamodule.counts(),
+            "originals": datamodule.originals, "audit": datamodule.audit,
+        }  # fmt: skip
         device = trainer.strategy.root_device
         on_gpu = device.type == "cuda"
         name = torch.cuda.get_device_name(device) if on_gpu else platform.processor()
         self.content["accelerator"] = {
-            "type": device.type,
-            "name": name or platform.machine(),
-            "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
-            "processes": trainer.world_size,
-            "precision": str(trainer.precision),
-            "threads": torch.get_num_threads(),
+            "type": device.type, "name": name or platform.machine(),
+            "visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "processes": trainer.world_size,
+            "precision": str(trainer.precision), "threads": torch.get_num_threads(),
             "own_kernels": kernels.name() if _takes_own_kernels(trainer) else None,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "float32_matmul": torch.get_float32_matmul_precision(),
-        }
+        }  # fmt: skip
 
     def _stage_ends(self, trainer: L.Trainer, stage: str, status: str) -> None:
         now = time.perf_counter()
