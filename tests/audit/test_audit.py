@@ -71,6 +71,17 @@ def test_leaks_of_every_kind(tree: Path) -> None:
     assert likeness.examples == [("FOLDS_AUG/fold1_AUG/Train/Cowpox/COW_1_01_9_1.jpg", TEST)]
 
 
+def test_a_mirrored_picture_is_nearly_the_same_however_likeness_rounds(tree: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        picture = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
+        picture.save(tree / f"FOLDS/fold1/Train/Cowpox/COW_{50 + i}_01.png")
+        ImageOps.mirror(picture).save(tree / f"FOLDS/fold1/Train/Measles/MEA_{50 + i}_01.png")
+    kinds = found(tree)
+    assert kinds["nearly the same picture under two labels"].count == 12
+    assert "the same picture under two labels" not in kinds
+
+
 def test_a_patient_in_two_classes_is_one_person(tree: Path) -> None:
     patient = Path(TEST).name.rpartition("_")[0]
     write_picture(tree / f"FOLDS/fold1/Train/Measles/{patient}_02.jpg", 77)

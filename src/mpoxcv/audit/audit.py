@@ -96,7 +96,8 @@ def _leaks(leaks: pd.DataFrame, severity: str = "leak") -> Iterator[Finding]:
 def _twins(first: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
     """Tell originals that lie there twice: equal, alike, and perhaps alike."""
     rows = first[["pixels", "path", "class", "patient"]]
-    same = rows.merge(rows, on="pixels", suffixes=("", "_b")).assign(likeness=1.0)
+    # equal pixels have no likeness here: that of others may round to 1, or above
+    same = rows.merge(rows, on="pixels", suffixes=("", "_b"))
     near = pairs.merge(rows, left_on="left", right_on="pixels")
     near = near.merge(rows, left_on="right", right_on="pixels", suffixes=("", "_b"))
     twins = pd.concat([same, near]).sort_values("likeness", ascending=False, kind="stable")
@@ -113,8 +114,8 @@ def _twins(first: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
         "twice for one patient": "It counts twice; intervals are too narrow.",
     }
     degrees = {
-        "the same picture": twins["likeness"] == 1.0,
-        "nearly the same picture": (twins["likeness"] >= CERTAIN) & (twins["likeness"] < 1.0),
+        "the same picture": twins["likeness"].isna(),
+        "nearly the same picture": twins["likeness"] >= CERTAIN,
         "perhaps the same picture": twins["likeness"] < CERTAIN,
     }
     for degree, of_degree in degrees.items():
