@@ -24,8 +24,6 @@ SHORTCUTS = {
     "the file alone (size, quantisation, resolution, borders)": slice(0, 6),
     "overall colour": slice(6, None),
 }
-
-
 # of pictures that belong together
 Paths = tuple[str, ...]
 
@@ -41,7 +39,7 @@ class Finding:
     count: int
     # where it belongs to folds
     by_fold: dict[int, int] = field(default_factory=dict)
-    examples: list[Paths] = field(default_factory=list)
+    examples: Sequence[Paths] = field(default_factory=list)
 
 
 def audit(
@@ -49,28 +47,26 @@ def audit(
 ) -> list[Finding]:
     """Return the findings, leaks first.
 
-    Args:
-        table: of all folds, as from ``mpoxcv.pictures.tree.index_folds``.
-        root: folder that its paths are relative to; holds datalog.xlsx or not.
-        cache_dir: as in ``mpoxcv.audit.descriptions.describe``.
-        threads: of decoding.
+    ``table`` is of all folds, as from ``mpoxcv.pictures.tree.index_folds``, and its paths are
+    relative to ``root``, where datalog.xlsx may lie; the rest as in
+    ``mpoxcv.audit.descriptions.describe``.
     """
     paths = table["path"].tolist()
     records = describe(root, paths, digest_files(root, paths, threads), cache_dir, threads)
     is_original = ~table["augmented"].to_numpy()
     pairs = likenesses(records[is_original], records, SUSPECTED, cache_dir)
     originals = table[is_original]
-    first = table.assign(row=np.arange(len(table)))[is_original].drop_duplicates("image")
+    first = originals.drop_duplicates("image")
 
     suspected = leaks_of(table, records, pairs, SUSPECTED)
     findings = (
         *_leaks(leaks_of(table, records, pairs)),
         *_leaks(suspected[suspected["likeness"] < CERTAIN], "warning"),
-        *_twins(first.assign(pixels=records["pixels"][first["row"]]), pairs),
+        *_twins(first.assign(pixels=records["pixels"][first.index]), pairs),
         _val_and_test(originals),
         *_datalog(originals, root),
         *_coverage(originals),
-        *_shortcuts(first, records["surface"][first["row"]]),
+        *_shortcuts(first, records["surface"][first.index]),
     )
     return [finding for finding in findings if finding.count]
 
@@ -79,8 +75,7 @@ def _finding(
     kind: str, severity: str, effect: str, cases: Sequence[Paths], folds: Iterable[int] = ()
 ) -> Finding:
     """Count all cases, by fold where they have one, and keep the first as examples."""
-    examples = list(cases[:EXAMPLES])
-    return Finding(kind, severity, effect, len(cases), dict(Counter(folds)), examples)
+    return Finding(kind, severity, effect, len(cases), dict(Counter(folds)), cases[:EXAMPLES])
 
 
 def _leaks(leaks: pd.DataFrame, severity: str = "leak") -> Iterator[Finding]:
@@ -135,20 +130,18 @@ def _val_and_test(originals: pd.DataFrame) -> Finding:
     pairs = val.merge(test, on=["fold", "patient"], suffixes=("", "_b"))
     pairs = pairs.drop_duplicates(["fold", "path"])
     kind = "a patient has pictures in Valid and in Test"
-    effect = (
-        "The checkpoint is chosen on patients that it is tested on: the score is slightly too high."
-    )
+    cause = "The checkpoint is chosen on patients that it is tested on"
+    effect = f"{cause}: the score is slightly too high."
     paths = list(zip(pairs["path"], pairs["path_b"], strict=True))
     return _finding(kind, "warning", effect, paths, pairs["fold"])
 
 
 def _datalog(originals: pd.DataFrame, root: Path) -> Iterator[Finding]:
     """Compare with datalog.xlsx: a sheet a fold, names in columns train, validation and test."""
-    depths = ("", "*/", "*/*/")
-    files = (file for depth in depths for file in sorted(root.glob(f"{depth}datalog.xlsx")))
-    file = next(files, None)
-    if file is None:
+    files = [f for depth in ("", "*/", "*/*/") for f in sorted(root.glob(f"{depth}datalog.xlsx"))]
+    if not files:
         return
+    file = files[0]
     try:
         sheets = pd.read_excel(file, sheet_name=None, dtype=str)
     # openpyxl and zipfile raise a dozen kinds for damaged files
@@ -197,9 +190,7 @@ def _coverage(originals: pd.DataFrame) -> Iterator[Finding]:
     yield Finding(kind, "note", effect, int((apart >= SHARES_APART).any(axis=1).sum()))
 
 
-def _shortcuts(
-    first: pd.DataFrame, measured: np.ndarray, folds: int = 5, draws: int = 1000
-) -> Iterator[Finding]:
+def _shortcuts(first: pd.DataFrame, measured: np.ndarray) -> Iterator[Finding]:
     """Tell whether ``SURFACE`` predicts other patients' class: the interval's end over chance."""
     # here, since it takes a second
     from sklearn.linear_model import LogisticRegression
@@ -208,15 +199,16 @@ def _shortcuts(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    labels = first["label"].to_numpy()
-    classes = np.unique(labels)
-    patients = pd.factorize(pd.MultiIndex.from_frame(first[["class", "patient"]]))[0]
-    if min(len(np.unique(patients[labels == label])) for label in classes) < folds:
+    folds = 5
+    if first.groupby("label")["patient"].nunique().min() < folds:
         return
 
     rng = np.random.default_rng(0)
-    n = patients.max() + 1
+    labels = first["label"].to_numpy()
+    classes = np.unique(labels)
     chance = 1 / len(classes)
+    patients = first.groupby(["class", "patient"], sort=False).ngroup().to_numpy()
+    n = patients.max() + 1
     # (N, C)
     of_class = (labels[:, None] == classes).astype(float)
     regression = LogisticRegression(class_weight="balanced", max_iter=1000)
@@ -227,9 +219,9 @@ def _shortcuts(
         called = cross_val_predict(network, inputs, labels, groups=patients, cv=splitter)
         value = recall_score(labels, called, average="macro")
 
-        # patients drawn with replacement: (draws, N), then (draws, C)
-        samples = [np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(draws)]
-        weights = np.stack([sample[patients] for sample in samples])
+        # patients drawn with replacement: (1000, N), then (1000, C)
+        samples = [np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(1000)]
+        weights = np.stack(samples)[:, patients]
         hits = weights @ (of_class * (labels == called)[:, None])
         support = weights @ of_class
         low, high = np.quantile((hits / np.maximum(support, 1)).mean(1), [0.025, 0.975])

@@ -80,12 +80,9 @@ def describe(
 ) -> np.ndarray:
     """Return one ``RECORD`` a path; each distinct file content is decoded once, ever.
 
-    Args:
-        root: folder that ``paths`` are relative to.
-        paths: picture files.
-        digests: of their contents, as from ``mpoxcv.pictures.cache.digest_files``.
-        cache_dir: as in :class:`Descriptions`.
-        threads: of decoding; None takes one a core.
+    ``paths`` are relative to ``root``; ``digests`` are of their contents, as from
+    ``mpoxcv.pictures.cache.digest_files``; ``cache_dir`` is as in :class:`Descriptions`. None takes
+    one of the decoding ``threads`` a core.
 
     Raises:
         UserError: files cannot be read or decoded (all are named).
@@ -121,11 +118,8 @@ def likenesses(
 ) -> pd.DataFrame:
     """Return pairs of distinct pictures: their ``pixels`` (``left``, ``right``) and ``likeness``.
 
-    Args:
-        left: records, tried in all templates.
-        right: records.
-        threshold: of their likeness, such as ``CERTAIN`` of ``mpoxcv.audit.likeness``.
-        cache_dir: where the pairs are kept, by the pictures' content.
+    The records on the left are tried in all templates; ``threshold`` is the least likeness. Pairs
+    are kept in ``cache_dir``, by the pictures' content.
     """
     left, right = (side[np.unique(side["pixels"], return_index=True)[1]] for side in (left, right))
     key = hashlib.blake2b(repr((VERSION, threshold, len(left))).encode(), digest_size=16)
@@ -146,10 +140,8 @@ def likenesses(
 def _compare(left: np.ndarray, right: np.ndarray, threshold: float) -> np.ndarray:
     blocks = [np.zeros(0, PAIR)]
     for rows, columns, likeness in alike(left["thumb"], right["thumb"], threshold):
-        block = np.zeros(len(rows), PAIR)
-        block["left"] = left["pixels"][rows]
-        block["right"] = right["pixels"][columns]
-        block["likeness"] = likeness
+        ends = left["pixels"][rows], right["pixels"][columns]
+        block = np.rec.fromarrays([*ends, likeness], PAIR)
         blocks.append(block[block["left"] != block["right"]])
     return np.concatenate(blocks)
 

@@ -27,12 +27,9 @@ def settle_leaks(
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Look for leaks in one fold and do with them what was chosen.
 
-    Args:
-        table: of one fold, as from ``mpoxcv.pictures.tree.index_folds``, and its files' ``digest``.
-        root: folder that its paths are relative to.
-        choice: ``stop``, ``drop`` (leave the training pictures out) or ``allow``.
-        cache_dir: as in ``mpoxcv.audit.descriptions.describe``.
-        threads: of decoding.
+    ``table`` is of one fold, as from ``mpoxcv.pictures.tree.index_folds``, and has its files'
+    ``digest``; ``choice`` is ``stop``, ``drop`` (leave the training pictures out) or ``allow``; the
+    rest is as in ``mpoxcv.audit.descriptions.describe``.
 
     Returns:
         The table without what was dropped, and for provenance.json ``choice``, ``leaks`` (training
@@ -77,11 +74,9 @@ def leaks_of(
 ) -> pd.DataFrame:
     """Return one row a leaking training picture of each fold and kind, with one it leaks from.
 
-    Args:
-        table: as from ``mpoxcv.pictures.tree.index_folds``.
-        records: of its pictures, as from ``mpoxcv.audit.descriptions.describe``.
-        pairs: as from ``mpoxcv.audit.descriptions.likenesses``, held-out pictures on the left.
-        threshold: likeness from which a pair counts.
+    ``table`` is as from ``mpoxcv.pictures.tree.index_folds``, ``records`` of its pictures and
+    ``pairs`` (held-out pictures on the left) as from ``mpoxcv.audit.descriptions``. A pair counts
+    from a likeness of ``threshold``.
 
     Returns:
         ``kind`` (of ``KINDS``), ``fold``, paths ``train`` and ``held``, ``likeness`` (NaN by name).

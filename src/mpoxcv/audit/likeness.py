@@ -41,9 +41,10 @@ FREQUENCY = np.hypot(AXIS, AXIS[:, None])
 ORDER = np.argsort(FREQUENCY, axis=None, kind="stable")[1:]
 # coefficients that are enough to rule nearly all pairs out
 HEAD, ROUNDING = 32, 1e-5
-# pixels of the middle that turns are compared in: black corners would resemble each other
-CENTRE = 22
-# templates: angle in degrees, zoom, and where the crop lies, from -1 to 1
+# the middle, 22 pixels a side, that turns are compared in: black corners would resemble each other
+MIDDLE = np.s_[:, 5:-5, 5:-5]
+# template: angle in degrees, zoom, and where the crop lies, from -1 to 1
+Shape = tuple[float, float, float, float]
 FULL = [(0, 1, 0, 0), *itertools.product([0], [0.92, 0.84, 0.76], [-1, 0, 1], [-1, 0, 1])]
 TURNED = list(itertools.product(range(-30, 31, 10), [0.85, 1.0, 1.15], [0], [0]))
 
@@ -53,13 +54,11 @@ def alike(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield positions in ``left``, in ``right``, and likeness of all pairs, block by block.
 
-    Args:
-        left: uint8 (N, 32, 32) thumbnails, each tried in all its templates.
-        right: uint8 (M, 32, 32) thumbnails.
-        threshold: likeness from which a pair counts, from 0 to 1.
-        block: templates and thumbnails of a matrix product, which bounds the memory.
+    ``left`` are uint8 (N, 32, 32) thumbnails, each tried in all its templates, and ``right``
+    (M, 32, 32). A pair counts from a likeness of ``threshold``. ``block`` bounds the memory: it is
+    the number of templates and of thumbnails in a matrix product.
     """
-    whole, middle = vectors(right), vectors(_middle(right))
+    whole, middle = vectors(right), vectors(right[MIDDLE])
     sides = ((FULL, False, whole, _bounding(whole)), (TURNED, True, middle, _bounding(middle)))
     step = max(1, block // 160)
     for start in range(0, len(left), step):
@@ -93,9 +92,7 @@ def _bounding(units: np.ndarray) -> np.ndarray:
     return np.concatenate([head, left_out], -1)
 
 
-def templates(
-    thumbs: np.ndarray, shapes: Sequence[tuple[float, float, float, float]], cut: bool
-) -> np.ndarray:
+def templates(thumbs: np.ndarray, shapes: Sequence[Shape], cut: bool) -> np.ndarray:
     """Return float32 (N, 8 * len(shapes), D): turned, cropped, then all flips and quarter turns."""
     low = thumbs.reshape(len(thumbs), -1).astype(np.float32) @ _operator(tuple(shapes), cut)
     low = low.reshape(len(thumbs), len(shapes), COEFFICIENTS, COEFFICIENTS)
@@ -107,12 +104,12 @@ def templates(
 def vectors(thumbs: np.ndarray) -> np.ndarray:
     """Return float32 (N, D), unit vectors of uint8 (N, S, S), or zeros for one colour."""
     # all at once would take ten times the memory of the thumbnails
-    starts = range(0, max(1, len(thumbs)), 4096)
+    starts = range(0, len(thumbs), 4096)
     return np.concatenate([_unit(_coefficients(thumbs[i : i + 4096])) for i in starts])
 
 
 @functools.cache
-def _operator(shapes: tuple[tuple[float, float, float, float], ...], cut: bool) -> np.ndarray:
+def _operator(shapes: tuple[Shape, ...], cut: bool) -> np.ndarray:
     """Return float32 (32 * 32, len(shapes) * 100): what is done before the flips is linear."""
     columns = []
     for angle, zoom, x, y in shapes:
@@ -123,7 +120,7 @@ def _operator(shapes: tuple[tuple[float, float, float, float], ...], cut: bool) 
         source_row = sin * -column + cos * row + crop_y - 0.5
         source_column = cos * column + sin * row + crop_x - 0.5
         changed = _bilinear(source_row, source_column).reshape(-1, THUMB, THUMB)
-        low = _coefficients(_middle(changed) if cut else changed)
+        low = _coefficients(changed[MIDDLE] if cut else changed)
         columns.append(low.reshape(len(changed), -1))
     return np.concatenate(columns, 1)
 
@@ -140,11 +137,6 @@ def _bilinear(row: np.ndarray, column: np.ndarray) -> np.ndarray:
         places = pixel.astype(int).ravel(), np.arange(row.size)
         np.add.at(weights, places, share.ravel().astype(np.float32))
     return weights
-
-
-def _middle(thumbs: np.ndarray) -> np.ndarray:
-    margin = (THUMB - CENTRE) // 2
-    return thumbs[:, margin:-margin, margin:-margin]
 
 
 def _coefficients(thumbs: np.ndarray) -> np.ndarray:

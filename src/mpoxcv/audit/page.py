@@ -13,8 +13,6 @@ from mpoxcv.audit.audit import Finding
 from mpoxcv.pictures.images import thumbnail
 from mpoxcv.storage.files import write_atomically
 
-# pixels
-THUMBNAIL = 160
 STYLES = {"leak": "bold red", "warning": "yellow", "note": ""}
 
 
@@ -25,9 +23,8 @@ def print_findings(findings: Sequence[Finding]) -> None:
         console.print("The audit found nothing.")
         return
 
-    table = Table(
-        title="Audit", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False
-    )
+    table = Table(title="Audit", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table.pad_edge = False
     table.add_column("", no_wrap=True)
     table.add_column("count", justify="right", no_wrap=True)
     table.add_column("finding", overflow="fold")
@@ -52,10 +49,7 @@ def write_page(findings: Sequence[Finding], root: Path, file: Path, synthetic: b
         loader=PackageLoader("mpoxcv.audit", ""), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    root = root.absolute()
-    paths = {path for finding in findings for example in finding.examples for path in example}
-    pictures = {path: thumbnail(root / path, THUMBNAIL) for path in paths}
+    content = {"findings": findings, "root": root.absolute(), "synthetic": synthetic}
     template = environment.get_template("page.html.j2")
-    page = template.render(findings=findings, pictures=pictures, root=root, synthetic=synthetic)
-    write_atomically(file, page)
+    write_atomically(file, template.render(content, thumbnail=thumbnail))
     print(f"The page: {file}")

@@ -18,8 +18,6 @@ from mpoxcv.pictures.tree import index_folds
 from mpoxcv.storage.files import StrPath
 
 PARTS = {"train": "Train", "val": "Valid", "test": "Test", "augmented": "FOLDS_AUG"}
-# columns, where the output is no terminal
-MIN_WIDTH = 100
 DIFFERS = "≠"
 
 
@@ -59,7 +57,7 @@ def check(
 
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
-        console.width = max(console.width, MIN_WIDTH)
+        console.width = max(console.width, 100)
     console.print(root.absolute(), soft_wrap=True)
     console.print(_grid("SYNTHETIC pictures, of nobody's skin" if synthetic else "Pictures", rows))
     if differences := sum(DIFFERS in cell for row in rows for cell in row):

@@ -3,9 +3,9 @@
 import errno
 import glob
 import shutil
-import tempfile
 from http.client import HTTPException
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.error import URLError
 from urllib.request import BaseHandler, Request, build_opener
 
@@ -45,15 +45,14 @@ def fetch(source: str, root: StrPath) -> None:
             if _is_there(root):
                 return
             # since we hold the lock, what others left is of killed processes
-            for leftover in root.parent.glob(f"{glob.escape(root.name)}.partial-*"):
+            prefix = f"{root.name}.partial-"
+            for leftover in root.parent.glob(f"{glob.escape(prefix)}*"):
                 shutil.rmtree(leftover)
 
-            partial = Path(tempfile.mkdtemp(prefix=f"{root.name}.partial-", dir=root.parent))
-            try:
-                _fetch_into(partial, source)
-                (partial / "data").rename(root)
-            finally:
-                shutil.rmtree(partial, ignore_errors=True)
+            partial = TemporaryDirectory(None, prefix, root.parent, ignore_cleanup_errors=True)
+            with partial as folder:
+                _fetch_into(Path(folder), source)
+                Path(folder, "data").rename(root)
     except Timeout:
         busy = f"Another process is fetching into {root}"
         raise UserError(f"{busy}. Wait until it has ended.") from None
@@ -74,8 +73,7 @@ def _is_there(root: Path) -> bool:
         print(f"Nothing to fetch: there is a data set in {root}")
         return True
     if root.is_mount():
-        example = root / "msld_v2"
-        raise UserError(f"{root} is a mount point. Give a folder in it: data.root={example}")
+        raise UserError(f"{root} is a mount point. Give a folder in it: data.root={root}/msld_v2")
     return False
 
 
@@ -99,9 +97,8 @@ def _fetch_into(partial: Path, source: str) -> None:
     try:
         find_fold_folders(data)
     except UserError:
-        raise UserError(
-            f"source={source} is not the data set: one folder FOLDS should lie in it, at most three deep."
-        ) from None
+        needed = "one folder FOLDS should lie in it, at most three deep"
+        raise UserError(f"source={source} is not the data set: {needed}.") from None
 
 
 def _copy_from_kaggle(data: Path) -> None:

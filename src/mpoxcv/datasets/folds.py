@@ -16,12 +16,9 @@ def assign_folds(table: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.Dat
     """Split pictures by patient: test sets that tile the data, and a tenth of the data for val.
 
     The result hangs on the pictures and arguments alone, not on the order of rows or
-    scikit-learn's version.
-
-    Args:
-        table: one row a picture, with the columns ``image`` (unique), ``class`` and ``patient``.
-        n_folds: number of folds, from 3.
-        seed: of the order in which patients are dealt out.
+    scikit-learn's version. ``table`` has one row a picture, with the columns ``image`` (unique),
+    ``class`` and ``patient``; ``n_folds`` is from 3; ``seed`` gives the order in which patients are
+    dealt out.
 
     Returns:
         One row a fold and picture: ``image``, ``fold`` (from 1) and ``split`` (train, val or test).

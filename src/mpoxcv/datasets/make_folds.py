@@ -1,6 +1,5 @@
 """From a flat folder of pictures to FOLDS and FOLDS_AUG: originals in splits, augmented copies."""
 
-import io
 import os
 import re
 import shlex
@@ -23,11 +22,9 @@ from rich.table import Table
 from mpoxcv.audit.descriptions import same_pictures
 from mpoxcv.datasets import folds as splitting
 from mpoxcv.errors import UserError
-from mpoxcv.pictures.images import decode, resize
+from mpoxcv.pictures.images import decode, encode_jpeg, resize
 from mpoxcv.pictures.tree import FOLDERS, index_flat
 from mpoxcv.storage.files import StrPath, write_json, write_linked
-
-RECORDED = ("scikit-learn", "torch", "torchvision", "pillow")
 
 
 def make_folds(
@@ -49,22 +46,15 @@ def make_folds(
 
     The same pictures and arguments give the same bytes. A picture in several folds is one file,
     hard-linked where the disk can. ``output`` gets its name when it is whole; if anything fails,
-    nothing is left.
+    nothing is left. ``output`` may be there if it is empty.
 
-    Args:
-        source: folder with one folder a class.
-        output: folder to make; it may be there if it is empty.
-        classes: as in ``mpoxcv.pictures.tree.index_flat``.
-        name_pattern: as in ``mpoxcv.pictures.tree.index_flat``; it must read copies' names, too.
-        augment: from uint8 (H, W, 3) to a uint8 tensor (3, H, W), random by torch's generator.
-        copies: augmented copies of each Train picture, ``<name of the original>_aug01.jpg`` etc.
-        size: height and width of the copies in pixels; None keeps those of the original.
-        n_folds: number of folds, from 3.
-        seed: of the folds and of the copies.
-        exclude: as in ``mpoxcv.pictures.tree.index_flat``.
-        cache_dir: where what is known of the pictures is kept.
-        threads: number of threads; None takes one a core.
-        augment_config: what ``augment`` was made from, for folds.json.
+    ``source`` holds one folder a class; ``classes``, ``name_pattern`` (which must read copies'
+    names, too) and ``exclude`` are as in ``mpoxcv.pictures.tree.index_flat``. There are ``n_folds``
+    folds, from 3. Each Train picture gets ``copies``, ``<name of the original>_aug01.jpg`` etc.,
+    ``size`` pixels high and wide (None: as the original). ``augment`` makes them, from uint8
+    (H, W, 3) to a uint8 tensor (3, H, W), random by torch's generator; ``augment_config``, what it
+    was made from, goes into folds.json. ``seed`` is of the folds and of the copies. ``cache_dir``
+    keeps what is known of the pictures. None takes one of the ``threads`` a core.
 
     Returns:
         The content of folds.csv: ``image``, ``patient``, ``class``, ``fold``, ``split``.
@@ -91,7 +81,8 @@ def make_folds(
     counts = table.groupby("class").agg(pictures=("image", "size"), patients=("patient", "nunique"))
     record: dict[str, Any] = {"seed": seed, "n_folds": n_folds, "copies": copies, "size": size}
     record |= {"name_pattern": name_pattern, "classes": counts.to_dict("index"), "warnings": notes}
-    record |= {"augment": augment_config, "versions": {name: version(name) for name in RECORDED}}
+    versions = {name: version(name) for name in ("scikit-learn", "torch", "torchvision", "pillow")}
+    record |= {"augment": augment_config, "versions": versions}
 
     partial = output.with_name(f".{output.name}.partial")
 
@@ -133,12 +124,9 @@ def make_folds(
         if output.exists():
             output.rmdir()
         partial.rename(output)
-    # Ctrl-C too
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     finally:
         torch.set_num_threads(torch_threads)
+        shutil.rmtree(partial, ignore_errors=True)
     _report(folds, name_pattern, notes)
     return folds
 
@@ -156,9 +144,7 @@ def _require_folders(source: Path, output: Path) -> None:
 
 
 def _write_copy(files: list[Path], pixels: np.ndarray) -> None:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "JPEG", quality=95)
-    write_linked(files, stream.getvalue())
+    write_linked(files, encode_jpeg(Image.fromarray(pixels), 95))
 
 
 def _report(folds: pd.DataFrame, name_pattern: str, notes: list[str]) -> None:

@@ -5,24 +5,24 @@ how the code works, never how a network does on patients. Their folder holds the
 ``synthetic.json``.
 """
 
-import io
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from filelock import FileLock
-from PIL import Image
 from rich.progress import track
 
 from mpoxcv.datasets.folds import make_folders
 from mpoxcv.datasets.lesions import LOOKS, augment, draw
 from mpoxcv.datasets.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COUNTS
 from mpoxcv.errors import UserError
+from mpoxcv.pictures.images import encode_jpeg
 from mpoxcv.storage.files import StrPath, read_json, write_json, write_linked
 
 # raise it when the same options would give other files
@@ -30,6 +30,7 @@ VERSION = 1
 MARKER = "synthetic.json"
 # share of pictures that show the lesions of another class; the same in every test split
 ATYPICAL = 0.06
+_encode = partial(encode_jpeg, quality=90)
 
 
 class Picture(NamedTuple):
@@ -77,15 +78,15 @@ def write_synthetic(
     with FileLock(root.with_name(f"{root.name}.lock")):
         if _is_there(root, marker):
             return
-        partial = root.with_name(f".{root.name}.partial")
+        unfinished = root.with_name(f".{root.name}.partial")
         # of a process that was killed
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
         try:
-            _write_tree(partial, seed, size, copies, folds, threads)
-            write_json(partial / MARKER, marker)
-            partial.rename(root)
+            _write_tree(unfinished, seed, size, copies, folds, threads)
+            write_json(unfinished / MARKER, marker)
+            unfinished.rename(root)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def is_synthetic(root: StrPath) -> bool:
@@ -103,9 +104,8 @@ def _is_there(root: Path, marker: dict[str, Any]) -> bool:
             return True
         differs = [f"{k}={stored.get(k)}, not {v}" for k, v in marker.items() if stored.get(k) != v]
         what = f"holds other synthetic data: {'; '.join(differs)}"
-    raise UserError(
-        f"{root} {what}.\nNothing is overwritten: delete that folder, or choose another with data.root=DIR."
-    )
+    remedy = "delete that folder, or choose another with data.root=DIR"
+    raise UserError(f"{root} {what}.\nNothing is overwritten: {remedy}.")
 
 
 def _write_tree(
@@ -129,50 +129,46 @@ def _write_tree(
             write_linked(files, _encode(changed))
 
     pictures = _pictures(seed)
-    title = f"Drawing {len(pictures)} pictures"
+    n = len(pictures)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
         writes = pool.map(write_picture, pictures)
-        list(track(writes, title, total=len(pictures), transient=True))
+        list(track(writes, f"Drawing {n} pictures", n, transient=True))
 
 
 def _pictures(seed: int) -> list[Picture]:
     """Deal the published numbers of pictures out to patients, and in each fold them to splits."""
     rng = np.random.default_rng([3, seed])
     val = {fold: _shares(counts["val"]) for fold, counts in SPLIT_COUNTS.items()}
-    pictures: list[Picture] = []
-    for name, (count, patients) in CLASS_COUNTS.items():
-        more = np.bincount(rng.integers(patients, size=count - patients), minlength=patients)
+    patients: list[list[Picture]] = []
+    for name, (count, n) in CLASS_COUNTS.items():
+        more = np.bincount(rng.integers(n, size=count - n), minlength=n)
         sizes = (1 + more).tolist()
         splits: list[dict[int, str]] = [{} for _ in sizes]
         for fold in SPLIT_COUNTS:
             left = {"test": TEST_CLASS_COUNTS[fold][name], "val": val[fold][name], "train": count}
-            for patient in rng.permutation(patients):
+            for patient in rng.permutation(n):
                 split = next(split for split in left if sizes[patient] <= left[split])
                 left[split] -= sizes[patient]
                 splits[patient][fold] = split
             assert left["test"] == left["val"] == 0, "patients with one picture fill every gap"
         for p, size in enumerate(sizes):
-            pictures += [Picture(name, p + 1, n + 1, name, splits[p]) for n in range(size)]
-    return _make_atypical(pictures, rng)
+            patients.append([Picture(name, p + 1, i + 1, name, splits[p]) for i in range(size)])
+    _make_atypical(patients, rng)
+    return [picture for pictures in patients for picture in pictures]
 
 
-def _make_atypical(pictures: list[Picture], rng: np.random.Generator) -> list[Picture]:
+def _make_atypical(patients: list[list[Picture]], rng: np.random.Generator) -> None:
     """Let some patients show another class: the same share in and outside each test split."""
-    tests = [[fold for fold, split in p.splits.items() if split == "test"] or [0] for p in pictures]
-    left = {fold: round(ATYPICAL * sum(fold in t for t in tests)) for fold in (0, *SPLIT_COUNTS)}
-    # the pictures of a patient follow each other
-    by_patient = groupby(range(len(pictures)), lambda i: pictures[i][:2])
-    patients = [list(rows) for _, rows in by_patient]
-    for patient in rng.permutation(len(patients)):
-        rows = patients[patient]
-        folds = tests[rows[0]]
-        if all(left[fold] >= len(rows) for fold in folds):
-            shown = str(rng.choice([name for name in LOOKS if name != pictures[rows[0]].name]))
-            for i in rows:
-                pictures[i] = pictures[i]._replace(shown=shown)
-            for fold in folds:
-                left[fold] -= len(rows)
-    return pictures
+    tests = [[f for f, split in p[0].splits.items() if split == "test"] or [0] for p in patients]
+    totals = Counter(fold for p, folds in enumerate(tests) for fold in folds * len(patients[p]))
+    left = {fold: round(ATYPICAL * total) for fold, total in totals.items()}
+    for p in rng.permutation(len(patients)):
+        pictures = patients[p]
+        if all(left[fold] >= len(pictures) for fold in tests[p]):
+            shown = str(rng.choice([name for name in LOOKS if name != pictures[0].name]))
+            patients[p] = [picture._replace(shown=shown) for picture in pictures]
+            for fold in tests[p]:
+                left[fold] -= len(pictures)
 
 
 def _shares(pictures: int) -> dict[str, int]:
@@ -184,9 +180,3 @@ def _shares(pictures: int) -> dict[str, int]:
     for name in by_remainder[: pictures - sum(shares.values())]:
         shares[name] += 1
     return shares
-
-
-def _encode(image: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()

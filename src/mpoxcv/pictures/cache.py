@@ -55,18 +55,14 @@ def open_cache(
 
     Every file is read and hashed each time, so a changed picture is never missed. What another
     fold's cache holds is copied from there. Processes that want the same cache at once wait for the
-    one that builds it. The file gets its name only when it is whole.
+    one that builds it. The file gets its name only when it is whole; all files in ``cache_dir`` may
+    be deleted at any time.
 
-    Args:
-        root: folder that ``paths`` are relative to.
-        paths: picture files.
-        size: height and width in pixels.
-        cache_dir: folder of the cache files; all of them may be deleted at any time.
-        threads: number of threads; None takes one a core. The result does not depend on it.
-        digests: of the files, where :func:`digest_files` has just made them.
-        antialias: as in ``mpoxcv.pictures.images.resize``.
-        watcher: ``add`` sees each file that is decoded, from several threads, and ``save`` comes
-            before any process may use the cache (``mpoxcv.audit.descriptions.Descriptions``).
+    ``paths`` are relative to ``root``. Pictures become ``size`` pixels high and wide, resized with
+    ``antialias`` or without (``mpoxcv.pictures.images.resize``), by any number of ``threads``; None
+    takes one a core. ``digests`` are of the files, where :func:`digest_files` has just made them.
+    ``watcher.add`` sees each file that is decoded, from several threads, and ``watcher.save`` comes
+    before any process may use the cache (``mpoxcv.audit.descriptions.Descriptions``).
 
     Raises:
         UserError: files cannot be read or decoded (all are named).
@@ -86,12 +82,11 @@ def open_cache(
         cache_dir.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_suffix(".lock")):
             # another process may have built it meanwhile
-            pixels = _load(file, shape)
-            if pixels is None:
+            if _load(file, shape) is None:
                 files = [(paths[i], str(digests[i])) for i in first]
                 threads = threads or os.cpu_count() or 1
                 _build(file, root, files, size, threads, antialias, watcher)
-                pixels = _load(file, shape)
+            pixels = _load(file, shape)
     assert pixels is not None
     return PictureCache(pixels, rows.astype(np.int64))
 
@@ -208,13 +203,11 @@ def read_file(path: Path, digest: str | None = None) -> bytes:
     try:
         data = path.read_bytes()
     except PermissionError:
-        raise UserError(
-            f"No permission to read {path}. Change it with chmod, or ask its owner."
-        ) from None
+        remedy = "Change it with chmod, or ask its owner."
+        raise UserError(f"No permission to read {path}. {remedy}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from None
     if digest is not None and _digest(data) != digest:
-        raise UserError(
-            f"{path} was changed while it was read. Begin again when nothing writes to the data."
-        )
+        remedy = "Begin again when nothing writes to the data."
+        raise UserError(f"{path} was changed while it was read. {remedy}")
     return data

@@ -61,9 +61,14 @@ def thumbnail(file: Path | None, size: int) -> str:
     except (OSError, ValueError, UserError):
         return ""
     picture.thumbnail((size, size))
+    return base64.b64encode(encode_jpeg(picture, 80)).decode()
+
+
+def encode_jpeg(image: Image.Image, quality: int) -> bytes:
+    """Return the bytes of a JPEG file; ``quality`` is Pillow's, from 0 to 95."""
     stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=80)
-    return base64.b64encode(stream.getvalue()).decode()
+    image.save(stream, "JPEG", quality=quality)
+    return stream.getvalue()
 
 
 def _sound_jpeg(data: bytes) -> np.ndarray | None:
@@ -82,16 +87,14 @@ def _sound_jpeg(data: bytes) -> np.ndarray | None:
 
 
 def _by_pillow(data: bytes) -> np.ndarray:
+    stream = io.BytesIO(data)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
-                if width * height > MAX_PIXELS:
-                    raise UserError(
-                        f"has {width} x {height} pixels, over the limit of {MAX_PIXELS}: a decompression bomb?"
-                    )
-                return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+        with warnings.catch_warnings(action="ignore"), Image.open(stream, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                limit = f"the limit of {MAX_PIXELS}: a decompression bomb?"
+                raise UserError(f"has {width} x {height} pixels, over {limit}")
+            return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
     except UnidentifiedImageError:
         raise UserError("is not a picture in a format that Pillow knows") from None
     except Image.DecompressionBombError:
@@ -106,9 +109,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         grey = np.asarray(image).astype(np.int64)
         return Image.fromarray(np.clip(grey >> 8, 0, 255).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise UserError(
-            "holds floating-point values, whose black and white are unknown; save it with 8 or 16 bits"
-        )
+        unknown = "floating-point values, whose black and white are unknown"
+        raise UserError(f"holds {unknown}; save it with 8 or 16 bits")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")

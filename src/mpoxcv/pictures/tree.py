@@ -24,7 +24,7 @@ SPLITS = ("train", "val", "test")
 # as they are written, and as they are read
 FOLDERS = {"train": "Train", "val": "Valid", "test": "Test"}
 SPLIT_OF = {"train": "train", "valid": "val", "validation": "val", "val": "val", "test": "test"}
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 FOLD_FOLDER = re.compile(r"fold[ _-]?(\d+)([ _-]?aug)?", re.IGNORECASE)
 COLUMNS = ["path", "image", "class", "label"]
@@ -39,14 +39,10 @@ def index_folds(
 ) -> pd.DataFrame:
     """Read the tree below ``root`` into a table with one row a picture file.
 
-    Args:
-        root: the data set's folder.
-        classes: class names in the order of their labels; each is a folder's name.
-        name_pattern: regular expression of a whole file name without its suffix, with the groups
-            ``patient`` and ``original`` (for a copy the name, without suffix, of the picture it was
-            made from; for an original its own).
-        folds: numbers of the folds to read.
-        exclude: shell patterns of paths, relative to ``root``, that are left out.
+    ``classes`` are folders' names, in the order of their labels. ``name_pattern`` is a regular
+    expression of a whole file name without its suffix, with the groups ``patient`` and ``original``
+    (for a copy the name, without suffix, of the picture it was made from; for an original its own).
+    ``exclude`` are shell patterns of paths, relative to ``root``, that are left out.
 
     Returns:
         A table sorted by fold, augmented, split, label and path. Its columns are ``path`` (str,
@@ -62,16 +58,15 @@ def index_folds(
     root = Path(root)
     pattern = compile_name_pattern(name_pattern)
     originals, augmented = find_fold_folders(root)
+    trees: dict[Path, tuple[str, ...]] = {originals: SPLITS}
+    if augmented is not None:
+        trees[augmented] = ("train",)
     rows: list[tuple[object, ...]] = []
     for fold in folds:
-        folders = _split_folders(originals, fold)
-        for split in SPLITS:
-            pictures = _read_classes(root, folders[split], classes, exclude)
-            rows += [(*picture, fold, split, False) for picture in pictures]
-        if augmented is not None:
-            folders = _split_folders(augmented, fold, ("train",))
-            pictures = _read_classes(root, folders["train"], classes, exclude)
-            rows += [(*picture, fold, "train", True) for picture in pictures]
+        for tree, splits in trees.items():
+            for split, folder in _split_folders(tree, fold, splits).items():
+                pictures = _read_classes(root, folder, classes, exclude)
+                rows += [(*picture, fold, split, tree is augmented) for picture in pictures]
 
     table = pd.DataFrame(rows, columns=[*COLUMNS, "fold", "split", "augmented"])
     table = pd.concat([table, parse_names(table["path"], pattern, name_pattern)], axis=1)
@@ -102,8 +97,7 @@ def compile_name_pattern(name_pattern: str) -> re.Pattern[str]:
         pattern = re.compile(name_pattern)
     except re.error as error:
         raise UserError(f"{setting} is not a regular expression: {error}") from None
-    missing = {"patient", "original"} - set(pattern.groupindex)
-    if missing:
+    if missing := {"patient", "original"} - set(pattern.groupindex):
         raise UserError(
             f"{setting} lacks the group(s) {', '.join(sorted(missing))}. "
             r"Example: '(?P<original>(?P<patient>.+)_\d+)(?P<copy>_aug\d+)?'"
@@ -114,8 +108,7 @@ def compile_name_pattern(name_pattern: str) -> re.Pattern[str]:
 def parse_names(paths: pd.Series, pattern: re.Pattern[str], name_pattern: str) -> pd.DataFrame:
     """Return ``patient`` and ``original`` of a column of paths; UserError if names do not match."""
     matches = [pattern.fullmatch(Path(path).stem) for path in paths]
-    failed = [path for path, match in zip(paths, matches, strict=True) if match is None]
-    if failed:
+    if failed := [path for path, match in zip(paths, matches, strict=True) if match is None]:
         raise UserError(
             f"{len(failed)} file name(s) do not tell their patient by data.name_pattern={name_pattern!r}:\n"
             f"{shorten(failed)}\nRename them, leave them out with data.exclude=[…], or set data.name_pattern to a regular "
@@ -173,15 +166,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """List a folder by name, without hidden and system files; UserError if it cannot be read."""
     try:
         with os.scandir(folder) as scan:
-            entries = [entry for entry in scan if not entry.name.startswith(".")]
+            entries = sorted(scan, key=lambda entry: entry.name)
     except PermissionError:
-        raise UserError(
-            f"No permission to read the folder {folder}. Change it with chmod, or ask its owner."
-        ) from None
+        remedy = "Change it with chmod, or ask its owner."
+        raise UserError(f"No permission to read the folder {folder}. {remedy}") from None
     except OSError as error:
         raise UserError(f"The folder {folder} cannot be read: {error.strerror}.") from None
-    entries = [entry for entry in entries if entry.name.lower() not in SYSTEM_NAMES]
-    return sorted(entries, key=lambda entry: entry.name)
+    visible = [entry for entry in entries if not entry.name.startswith(".")]
+    return [entry for entry in visible if entry.name.lower() not in SYSTEM_NAMES]
 
 
 def _folders(folder: Path) -> list[Path]:
@@ -199,7 +191,7 @@ def _numbered(folder: Path) -> dict[int, Path]:
     return numbered
 
 
-def _split_folders(folds: Path, fold: int, needed: Sequence[str] = SPLITS) -> dict[str, Path]:
+def _split_folders(folds: Path, fold: int, needed: Sequence[str]) -> dict[str, Path]:
     numbered = _numbered(folds)
     if fold not in numbered:
         names = ", ".join(folder.name for _, folder in sorted(numbered.items())) or "none"
@@ -207,25 +199,22 @@ def _split_folders(folds: Path, fold: int, needed: Sequence[str] = SPLITS) -> di
 
     splits: dict[str, Path] = {}
     for folder in _folders(numbered[fold]):
-        name = folder.name
-        split = SPLIT_OF.get(name.lower())
-        if split is None or split not in needed:
-            raise UserError(
-                f"Unexpected folder {folder}: fold {fold} should hold {', '.join(needed)}."
-                + did_you_mean(name.lower(), SPLIT_OF)
-            )
+        name = folder.name.lower()
+        split = SPLIT_OF.get(name, "")
+        if split not in needed:
+            should = f"fold {fold} should hold {', '.join(needed)}.{did_you_mean(name, SPLIT_OF)}"
+            raise UserError(f"Unexpected folder {folder}: {should}")
         if split in splits:
-            names = f"{splits[split].name}, {name}"
+            names = f"{splits[split].name}, {folder.name}"
             raise UserError(f"{folder.parent} holds the {split} split twice: {names}.")
         splits[split] = folder
 
     for split in needed:
         if split not in splits:
+            missing = f"The {split} split of fold {fold} is missing in {numbered[fold]}"
             names = ", ".join(folder.name for folder in splits.values()) or "nothing"
-            raise UserError(
-                f"The {split} split of fold {fold} is missing in {numbered[fold]} (found: {names})."
-            )
-    return splits
+            raise UserError(f"{missing} (found: {names}).")
+    return {split: splits[split] for split in needed}
 
 
 def _read_classes(
@@ -235,8 +224,7 @@ def _read_classes(
     class_folders = {class_folder.name: class_folder for class_folder in _folders(folder)}
     _require_visible(folder, class_folders)
     listed = ", ".join(classes)
-    unknown = sorted(set(class_folders) - set(classes))
-    if unknown:
+    if unknown := sorted(set(class_folders) - set(classes)):
         raise UserError(
             f"Class folder(s) that data.classes does not name, in {folder}: {', '.join(unknown)}.\n"
             f"data.classes is [{listed}].{did_you_mean(unknown[0], classes)} "
@@ -250,7 +238,9 @@ def _read_classes(
             raise UserError(f"Class {name} has no folder in {folder}.")
         class_folder = class_folders[name]
         base = class_folder.relative_to(root).as_posix()
-        files = [entry.name for entry in _entries(class_folder) if _is_picture(entry)]
+        entries = _entries(class_folder)
+        pictures = [e for e in entries if e.name.lower().endswith(PICTURE_SUFFIXES) and e.is_file()]
+        files = [picture.name for picture in pictures]
         for pattern in exclude:
             files = [file for file in files if not fnmatchcase(f"{base}/{file}", pattern)]
         _require_visible(class_folder, files)
@@ -265,7 +255,3 @@ def _require_visible(folder: Path, names: Iterable[str]) -> None:
             f"{len(bad)} name(s) in {folder} hold control characters, text directions or bytes that are no UTF-8:\n"
             f"{shorten(map(ascii, bad))}\nRename them: tables and reports could not hold them as they are."
         )
-
-
-def _is_picture(entry: os.DirEntry[str]) -> bool:
-    return Path(entry.name).suffix.lower() in PICTURE_SUFFIXES and entry.is_file()
