@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mpoxcv.evaluation import statistics as st
-from mpoxcv.evaluation.groups import HEADLINE, PRIMARY, Group, bootstrap, plain_weights, scores
+from mpoxcv.evaluation.groups import HEADLINE, PRIMARY, Group, bootstrap, scores
 
 
 def compare_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -32,14 +32,14 @@ def _conditions(group: Group) -> list[Any]:
 
 
 def _compare(pair: tuple[Group, Group]) -> dict[str, Any]:
-    names = ["one", "other"]
-    values = [scores(group.rows, plain_weights(group.rows)) for group in pair]
-    rows = pd.concat([group.rows for group in pair], keys=names, names=["group", "row"])
-    draws = bootstrap(rows, len(pair[0].draws))
-    members = [rows.index.get_level_values("group") == name for name in names]
-    drawn = [scores(rows[member], draws[:, member]) for member in members]
+    tables = [group.rows for group in pair]
+    values = [group.content["pooled"] for group in pair]
+    # the same draws for both, so that the differences are paired
+    draws = bootstrap(pd.concat(tables), len(pair[0].draws))
+    parts = np.split(draws, [len(tables[0])], axis=1)
+    drawn = [scores(rows, part) for rows, part in zip(tables, parts, strict=True)]
 
-    sizes = [run.originals for run in pair[0].finished]
+    sizes = [run.provenance["data"]["originals"] for run in pair[0].finished]
     train, test = (sum(size.get(split, 0) for size in sizes) for split in ("train", "test"))
     # of a k-fold cross-validation, where the sizes are not known
     ratio = test / train if train else 1 / max(1, len(pair[0].content["folds"]) - 1)
@@ -48,17 +48,15 @@ def _compare(pair: tuple[Group, Group]) -> dict[str, Any]:
     comparison["test_train_ratio"] = ratio
     for metric in HEADLINE:
         low, high = st.percentile_interval(drawn[0][metric] - drawn[1][metric])
-        by_fold = [group.fold_means(metric) for group in pair]
-        differences = np.array([by_fold[0][fold] - by_fold[1][fold] for fold in by_fold[0]])
-        testable = len(differences) > 1
+        by_fold = pair[0].fold_means(metric) - pair[1].fold_means(metric)
         comparison[metric] = {
-            "difference": float(values[0][metric][0] - values[1][metric][0]),
+            "difference": values[0][metric][0] - values[1][metric][0],
             "low": low,
             "high": high,
-            "by_fold": differences.tolist(),
-            "p": st.corrected_resampled_t(differences, ratio).p if testable else math.nan,
+            "by_fold": by_fold.tolist(),
+            "p": st.corrected_resampled_t(by_fold, ratio).p if len(by_fold) > 1 else math.nan,
         }
-    comparison["mcnemar_p"] = _mcnemar(*(group.rows.set_index("seed") for group in pair))
+    comparison["mcnemar_p"] = _mcnemar(*(rows.set_index("seed") for rows in tables))
     return comparison
 
 
@@ -70,7 +68,7 @@ def _mcnemar(*pair: pd.DataFrame) -> float:
     tables = [rows.loc[[seeds.min()]].set_index(["fold", "image"]).sort_index() for rows in pair]
     if not tables[0].index.equals(tables[1].index):
         return math.nan
-    return st.mcnemar(*((table["label"] == table["prediction"]).to_numpy() for table in tables))
+    return st.mcnemar(*(table["label"] == table["prediction"] for table in tables))
 
 
 def _sentence(comparison: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 Legend: N rows (scored pictures), R bootstrap replicates.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mpoxcv.evaluation import statistics as st
-from mpoxcv.evaluation.predictions import classes_of, probabilities_of
+from mpoxcv.evaluation.predictions import codes, probabilities_of
 from mpoxcv.evaluation.runs import Run
 
 HEADLINE = ("balanced_accuracy", "f1_macro", "accuracy", "auroc_macro")
@@ -21,7 +21,7 @@ BOOTSTRAP_SEED = 0
 
 @dataclass
 class Group:
-    """The runs of one experiment: all, and the finished, which have predictions, by seed and fold.
+    """The finished runs of one experiment, by seed and fold.
 
     ``rows`` are their test predictions, with the columns ``run``, ``seed`` and ``weight``: a
     picture that k folds of a seed test counts 1/k in each. ``draws``, float (R, N), are the rows'
@@ -29,33 +29,24 @@ class Group:
     """
 
     name: str
-    runs: list[Run]
     finished: list[Run]
     rows: pd.DataFrame
     draws: np.ndarray
     content: dict[str, Any] = field(default_factory=dict)
 
-    def fold_means(self, metric: str) -> dict[int | str, float]:
+    def fold_means(self, metric: str) -> pd.Series:
         """Return the metric of each fold, averaged over seeds."""
         values = [run.metrics.get(f"test/{metric}") for run in self.finished]
-        by_fold = pd.Series(values, [run.fold for run in self.finished], float).groupby(level=0)
-        return {fold: float(value) for fold, value in by_fold.mean().items()}
+        folds = [run.fold for run in self.finished]
+        return pd.Series(values, folds, float).groupby(level=0).mean()
 
 
 def tested_rows(tables: Iterable[tuple[Run, pd.DataFrame]]) -> pd.DataFrame:
     """Return the test rows of the runs' tables as ``Group.rows`` has them."""
-    parts = [
-        table[table["split"] == "test"].assign(run=run.folder.name, seed=run.seed)
-        for run, table in tables
-    ]
-    rows = pd.concat(parts, ignore_index=True)
+    parts = [table.assign(run=run.folder.name, seed=run.seed) for run, table in tables]
+    rows = pd.concat(parts)
+    rows = rows[rows["split"] == "test"].reset_index(drop=True)
     return rows.assign(weight=1 / rows.groupby(["seed", "image"])["image"].transform("size"))
-
-
-def codes(rows: pd.DataFrame, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and predictions as numbers of classes, int (N,) each."""
-    number = {name: label for label, name in enumerate(classes)}
-    return rows["label"].map(number).to_numpy(), rows["prediction"].map(number).to_numpy()
 
 
 def plain_weights(rows: pd.DataFrame) -> np.ndarray:
@@ -71,12 +62,10 @@ def bootstrap(rows: pd.DataFrame, replicates: int) -> np.ndarray:
 def scores(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, np.ndarray]:
     """Return each metric, float (R,): pooled over the folds, then averaged over the seeds."""
     by_seed = []
-    for seed in sorted(set(rows["seed"])):
-        chosen = (rows["seed"] == seed).to_numpy()
-        part = rows[chosen]
-        labels, _ = codes(part, classes_of(rows))
-        by_seed.append(st.scores(labels, probabilities_of(part), draws[:, chosen]))
-    return {name: np.mean([values[name] for values in by_seed], axis=0) for name in by_seed[0]}
+    for chosen in rows.groupby("seed").indices.values():
+        part = rows.iloc[chosen]
+        by_seed.append(st.scores(codes(part, "label"), probabilities_of(part), draws[:, chosen]))
+    return {name: np.mean([values[name] for values in by_seed], axis=0) for name in st.METRICS}
 
 
 def estimate(value: np.ndarray, drawn: np.ndarray) -> list[float]:
@@ -86,6 +75,5 @@ def estimate(value: np.ndarray, drawn: np.ndarray) -> list[float]:
 
 def pooled(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, list[float]]:
     """Return value, low and high of each metric."""
-    value = scores(rows, plain_weights(rows))
-    drawn = scores(rows, draws)
+    value, drawn = scores(rows, plain_weights(rows)), scores(rows, draws)
     return {name: estimate(value[name], drawn[name]) for name in st.METRICS}

@@ -11,7 +11,6 @@ from mpoxcv.storage.files import StrPath, write_csv
 KEYS = ["image", "patient", "data", "fold", "split", "label", "prediction"]
 # also where a class or patient is called 1
 TEXTS = {name: str for name in KEYS if name != "fold"}
-SYNTHETIC = "synthetic"
 
 
 def classes_of(predictions: pd.DataFrame) -> list[str]:
@@ -24,9 +23,15 @@ def probabilities_of(predictions: pd.DataFrame) -> np.ndarray:
     return predictions[[f"p_{name}" for name in classes_of(predictions)]].to_numpy(float)
 
 
+def codes(predictions: pd.DataFrame, column: str) -> np.ndarray:
+    """Return a column's class names as numbers, int (n,)."""
+    number = {name: label for label, name in enumerate(classes_of(predictions))}
+    return predictions[column].map(number).to_numpy()
+
+
 def is_synthetic(predictions: pd.DataFrame) -> bool:
     """Tell whether any row comes from synthetic data."""
-    return bool(predictions["data"].str.startswith(SYNTHETIC).any())
+    return bool(predictions["data"].str.startswith("synthetic").any())
 
 
 def write_predictions(predictions: pd.DataFrame, path: StrPath) -> None:
@@ -42,9 +47,8 @@ def write_predictions(predictions: pd.DataFrame, path: StrPath) -> None:
 def read_predictions(path: StrPath) -> pd.DataFrame:
     """Read predictions.csv; UserError where the file is not there or is no table of predictions."""
     if not Path(path).is_file():
-        raise UserError(
-            f"There are no predictions in {path}. They are written when a run's test has ended."
-        )
+        when = "They are written when a run's test has ended."
+        raise UserError(f"There are no predictions in {path}. {when}")
 
     no_table = f"{path} is no table of predictions:"
     # keep_default_na: a class or patient may be called "NA"
@@ -65,7 +69,8 @@ def read_predictions(path: StrPath) -> pd.DataFrame:
     return table
 
 
-def most_confident_mistakes(predictions: pd.DataFrame, most: int = 15) -> pd.DataFrame:
-    """Return the wrong predictions, the most confident first."""
+def most_confident_mistakes(predictions: pd.DataFrame, most: int) -> pd.DataFrame:
+    """Return the wrong predictions with their ``confidence``, the most confident first."""
     wrong = predictions[predictions["label"] != predictions["prediction"]]
-    return wrong.iloc[np.argsort(-probabilities_of(wrong).max(1), kind="stable")[:most]]
+    confidence = probabilities_of(wrong).max(1)
+    return wrong.assign(confidence=confidence).iloc[np.argsort(-confidence, kind="stable")[:most]]

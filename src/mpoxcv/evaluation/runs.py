@@ -29,6 +29,11 @@ FILES = (
     "predictions.csv", "baselines.csv", "learning_curves.csv", "metrics.json", "provenance.json",
     "job.json", ".hydra/config.yaml", ".hydra/overrides.yaml",
 )  # fmt: skip
+# of provenance.json and its data
+TEXT_FIELDS = {
+    "status", "command", "checkpoint_sha256", "error",
+    "fingerprint", "test_fingerprint", "citation", "protocol",
+}  # fmt: skip
 # finished runs with the state of their files: a multirun reads all of them after each job
 FINISHED: dict[Path, tuple[object, "Run"]] = {}
 
@@ -38,9 +43,10 @@ class Run:
     """One run's folder.
 
     ``overrides`` are the command line's options, ``config`` all options, flat: dotted names to
-    plain values. ``fold`` is a number or ``pooled``, ``status`` is ``finished``, ``interrupted`` or
-    ``failed`` (with the ``cause``). ``metrics``, ``provenance``, ``predictions`` (None unless
-    finished) and ``baselines`` are files of these names, ``history`` is learning_curves.csv.
+    plain values. ``fold`` is a number, or ``pooled``: trained on all folds together, and so on its
+    test pictures. ``status`` is ``finished``, ``interrupted`` or ``failed`` (with the ``cause``).
+    ``metrics``, ``provenance``, ``predictions`` (empty unless finished) and ``baselines`` are files
+    of these names, ``history`` is learning_curves.csv.
     """
 
     folder: Path
@@ -52,7 +58,7 @@ class Run:
     cause: str | None
     metrics: dict[str, float | None]
     provenance: dict[str, Any]
-    predictions: pd.DataFrame | None
+    predictions: pd.DataFrame
     baselines: pd.DataFrame | None
     history: pd.DataFrame | None
 
@@ -60,29 +66,10 @@ class Run:
     def experiment(self) -> str:
         """The options that make the experiment, as one text: equal for all its folds and seeds."""
         options = {name: value for name, value in self.config.items() if tells_apart(name)}
-        return json.dumps([options, self.pooled], sort_keys=True, default=str)
-
-    @property
-    def originals(self) -> dict[str, int]:
-        """Number of the fold's original pictures by split; empty if provenance.json has none."""
-        numbers = self.provenance.get("data", {}).get("originals")
-        sound = isinstance(numbers, dict) and all(isinstance(n, int) for n in numbers.values())
-        return dict(numbers) if sound else {}
-
-    @property
-    def pooled(self) -> bool:
-        """Whether it was trained on all folds together, and so on its test pictures."""
-        return self.fold == POOLED
-
-    @property
-    def classes(self) -> list[str]:
-        """The class names in the order of their labels; only of a finished run."""
-        assert self.predictions is not None
-        return classes_of(self.predictions)
+        return json.dumps([options, self.fold == POOLED], sort_keys=True, default=str)
 
     def predicted(self, split: str) -> pd.DataFrame:
         """Return the predictions of a split; only of a finished run."""
-        assert self.predictions is not None
         return self.predictions[self.predictions["split"] == split]
 
 
@@ -105,17 +92,15 @@ def find_runs(folders: Iterable[StrPath]) -> list[Run]:
                 # of another tool, damaged, or hostile: costs no other run
                 print(f"{folder} is left out: {error}", file=sys.stderr)
     if not runs:
-        raise UserError(
-            f"There is no run in {', '.join(map(str, folders))}: a run's folder holds .hydra/config.yaml."
-        )
+        searched = ", ".join(map(str, folders))
+        raise UserError(f"There is no run in {searched}: a run's folder holds .hydra/config.yaml.")
     return list(runs.values())
 
 
 def read_run(folder: Path) -> Run:
-    """Read one run's folder, if it changed since it was read before; a damaged run is a failed one.
+    """Read one run's folder, if it changed since it was read before.
 
-    Raises:
-        UserError: its config is none of a training run.
+    A damaged run is a failed one; UserError where its config is none of a training run.
     """
     stats = [(folder / name).stat() for name in FILES if (folder / name).is_file()]
     state = [(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
@@ -142,10 +127,10 @@ def _read_run(folder: Path) -> Run:
     job = read_json(folder / "job.json")
     status = provenance.get("status", "interrupted")
     cause = job.get("cause") or provenance.get("error")
-    predictions = baselines = None
+    predictions = pd.DataFrame()
     if status == "finished":
         try:
-            predictions = checked(read_predictions(folder / "predictions.csv"))
+            predictions = _checked(read_predictions(folder / "predictions.csv"))
         except UserError as error:
             status, cause = "failed", str(error)
     elif job.get("status", status) == "failed":
@@ -153,8 +138,7 @@ def _read_run(folder: Path) -> Run:
     else:
         status, cause = "interrupted", why_unfinished(job)
 
-    if predictions is not None:
-        baselines = _table(folder / "baselines.csv", ["model", *predictions.columns])
+    baselines = _table(folder / "baselines.csv", ["model", *predictions.columns])
     history = _table(folder / "learning_curves.csv", ["epoch", "train/loss", "val/loss"])
     described = (folder, overrides, config, fold, seed, status, cause)
     return Run(*described, metrics, provenance, predictions, baselines, history)
@@ -166,7 +150,7 @@ def plain_options(options: Mapping[str, str]) -> dict[str, str]:
     return {k: v.lower() if v.lower() in words else v for k, v in options.items()}
 
 
-def checked(predictions: pd.DataFrame) -> pd.DataFrame:
+def _checked(predictions: pd.DataFrame) -> pd.DataFrame:
     """Return the table; UserError for two rows of a picture, a label of no class, an empty Test."""
     repeated = predictions["image"][predictions.duplicated(["split", "image"])]
     if not repeated.empty:
@@ -182,8 +166,7 @@ def checked(predictions: pd.DataFrame) -> pd.DataFrame:
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Return the runs of each experiment under a short name: the options that set it apart.
 
-    Raises:
-        UserError: two finished runs of an experiment have the same fold and seed.
+    UserError where two finished runs of an experiment have the same fold and seed.
     """
     experiments: dict[str, list[Run]] = {}
     for run in runs:
@@ -206,7 +189,7 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     for run, items in zip(firsts, options, strict=True):
         parts = [f"{option}={value}" for option, value in items if (option, value) not in shared]
         name = ", ".join(parts) or str(run.config.get("name", "runs"))
-        names.append(f"{name}, fold=pooled" if run.pooled else name)
+        names.append(f"{name}, fold=pooled" if run.fold == POOLED else name)
     names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
     return dict(zip(names, experiments.values(), strict=True))
 
@@ -221,18 +204,18 @@ def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _sound(provenance: dict[str, Any]) -> dict[str, Any]:
-    """Return provenance.json without what has another type than ours."""
+    """Return provenance.json without what has another type than ours; ``data`` is always in it."""
     data = provenance.setdefault("data", {})
-    texts = [(provenance, name) for name in ("status", "command", "checkpoint_sha256", "error")]
-    names = ("name", "fingerprint", "test_fingerprint", "citation", "protocol")
-    texts += [(data, name) for name in names]
-    for part, name in texts:
-        if not isinstance(part.get(name), str):
-            part.pop(name, None)
-
+    for part in (provenance, data):
+        for name in TEXT_FIELDS & part.keys():
+            if not isinstance(part[name], str):
+                del part[name]
     if not isinstance(provenance.get("durations", {}).get("total_s"), int | float):
         provenance.pop("durations", None)
 
+    originals = data.get("originals")
+    if not isinstance(originals, dict) or not all(isinstance(n, int) for n in originals.values()):
+        data["originals"] = {}
     counts = ("pictures", "copies", "patients")
     try:
         cells = [cell for classes in data["counts"].values() for cell in classes.values()]
@@ -240,17 +223,15 @@ def _sound(provenance: dict[str, Any]) -> dict[str, Any]:
     except (KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
-        data.pop("counts", None)
+        data["counts"] = {}
     return provenance
 
 
 def _table(file: Path, columns: Iterable[str]) -> pd.DataFrame | None:
     """Return a CSV file's table; None where there is none, or it lacks a column."""
-    if not file.is_file():
-        return None
     empty = {"train/loss": "", "val/loss": ""}
     try:
         table = pd.read_csv(file, dtype=TEXTS, keep_default_na=False, na_values=empty)
-    except ValueError:
+    except (FileNotFoundError, IsADirectoryError, ValueError):
         return None
     return table if set(columns) <= set(table.columns) else None

@@ -35,10 +35,7 @@ def scores(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -> d
     over the classes with positives and negatives. ``ece``: expected calibration error over 15 equal
     bins of the top probability (Guo et al. 2017). ``brier``: squared error summed over the classes,
     from 0 to 2 (Brier 1950). ``log_loss``: natural logarithm, in nats, of probabilities clipped at
-    1e-15.
-
-    Returns:
-        Each metric, float64 (R,); NaN where a replicate leaves it undefined.
+    1e-15. Each metric is float64 (R,); NaN where a replicate leaves it undefined.
     """
     labels = np.asarray(labels)
     probabilities = np.asarray(probabilities, float)
@@ -63,14 +60,14 @@ def scores(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -> d
     values["auroc_macro"] = _average(auroc, ~np.isnan(auroc))
     values["auroc_weighted"] = _average(auroc, np.where(np.isnan(auroc), 0, support))
 
-    rows = np.arange(len(labels))
-    confidence = probabilities[rows, predicted]
+    confidence = probabilities.max(1)
     bins = _one_hot(confidence_bins(confidence), CALIBRATION_BINS + 1)
     gaps = bins * (confidence - (predicted == labels))[:, None]
     values["ece"] = _ratio(np.abs(weights @ gaps).sum(1), total)
     squared_errors = ((probabilities - _one_hot(labels, n_classes)) ** 2).sum(1)
     values["brier"] = _ratio(weights @ squared_errors, total)
-    log_losses = -np.log(np.clip(probabilities[rows, labels], LOG_LOSS_CLIP, 1))
+    of_truth = probabilities[np.arange(len(labels)), labels]
+    log_losses = -np.log(np.clip(of_truth, LOG_LOSS_CLIP, 1))
     values["log_loss"] = _ratio(weights @ log_losses, total)
     return {name: values[name] for name in METRICS}
 
@@ -86,13 +83,10 @@ def per_class(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -
     """Compute the metrics of each class against the rest; the likeliest class is the prediction.
 
     AUROC is the Mann-Whitney statistic (Hanley and McNeil 1982); average precision sums precision
-    over the steps of recall, without interpolation, as scikit-learn does.
-
-    Returns:
-        ``support`` (weighted number of labels), ``recall`` (sensitivity), ``specificity``,
-        ``precision`` (PPV), ``npv``, ``f1``, ``auroc`` and ``average_precision``, each float64
-        (R, C); NaN where undefined: 0/0, AUROC without positives or negatives, average precision
-        without positives.
+    over the steps of recall, without interpolation, as scikit-learn does. With them come
+    ``support`` (weighted number of labels), ``recall`` (sensitivity), ``specificity``,
+    ``precision`` (PPV), ``npv`` and ``f1``, each float64 (R, C); NaN where undefined: 0/0, AUROC
+    without positives or negatives, average precision without positives.
     """
     labels = np.asarray(labels)
     probabilities = np.asarray(probabilities, float)
@@ -113,13 +107,11 @@ def per_class(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -
     }
 
 
-def confusion(
-    labels: ArrayLike, predicted: ArrayLike, n_classes: int, weights: ArrayLike
-) -> Floats:
+def confusion(labels: ArrayLike, predicted: ArrayLike, classes: int, weights: ArrayLike) -> Floats:
     """Sum the weights by label (rows) and prediction (columns): float64 (R, C, C)."""
-    cells = np.asarray(labels) * n_classes + np.asarray(predicted)
-    sums = np.asarray(weights, float) @ _one_hot(cells, n_classes**2)
-    return sums.reshape(-1, n_classes, n_classes)
+    cells = np.asarray(labels) * classes + np.asarray(predicted)
+    sums = np.asarray(weights, float) @ _one_hot(cells, classes**2)
+    return sums.reshape(-1, classes, classes)
 
 
 def binary(labels: ArrayLike, flagged: ArrayLike, weights: ArrayLike) -> dict[str, Floats]:
@@ -139,18 +131,15 @@ def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
 
     J is sensitivity + specificity - 1. ``labels`` are bool (N,), of a validation set: on the same
     pictures the threshold is optimistic; ``scores`` are float (N,), finite. The threshold is one of
-    these; of equally good ones the middle (of an even number, the lower).
-
-    Raises:
-        ValueError: there are no positives or no negatives.
+    these; of equally good ones the middle (of an even number, the lower). ValueError without
+    positives or negatives.
     """
     labels = np.asarray(labels, bool)
     scores = np.asarray(scores, float)
     positives, negatives = int(labels.sum()), int((~labels).sum())
     if not positives or not negatives:
-        raise ValueError(
-            f"A threshold needs positives and negatives, not {positives} and {negatives}."
-        )
+        numbers = f"{positives} and {negatives}"
+        raise ValueError(f"A threshold needs positives and negatives, not {numbers}.")
 
     candidates = np.unique(scores)
     tp = positives - np.searchsorted(np.sort(scores[labels]), candidates)
@@ -170,14 +159,9 @@ def patient_bootstrap(
     too narrow (Field and Welsh 2007; Bouwmeester et al. 2013). The models stay as they are: the
     variance of training them is left out (Bates et al. 2023).
 
-    Args:
-        patients: (N,), the patient of each picture, of any type that sorts.
-        weights: float (N,), how much each picture counts before the draw, usually 1.
-        replicates: R.
-        seed: of the draws; they hang on it and the number of patients alone.
-
-    Returns:
-        float64 (R, N): ``weights`` times how often the picture's patient was drawn.
+    ``patients`` (N,) are those of the pictures, of any type that sorts, ``weights``, float (N,),
+    how much each picture counts before the draw. The draws hang on ``seed`` and the number of
+    patients alone. Returns float64 (R, N): the weights times how often the patient was drawn.
     """
     names, rows = np.unique(np.asarray(patients), return_inverse=True)
     chances = np.full(len(names), 1 / len(names))
@@ -227,9 +211,8 @@ def apply_temperature(probabilities: ArrayLike, temperature: float) -> Floats:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean difference of two models: its 95 % interval, t, two-sided p, degrees of freedom."""
+    """The difference of two models: its mean's 95 % interval, t, two-sided p, and their df."""
 
-    mean: float
     low: float
     high: float
     t: float
@@ -241,18 +224,12 @@ def corrected_resampled_t(differences: ArrayLike, test_train_ratio: float) -> Pa
     """Test whether two models differ over folds, by the corrected resampled t.
 
     The folds share training pictures, so the variance of the mean is ``s² (1/k + n_test/n_train)``
-    in place of ``s²/k`` (Nadeau and Bengio 2003).
+    in place of ``s²/k`` (Nadeau and Bengio 2003). Equal differences have t = ±inf and p = 0, or
+    t = NaN and p = 1 if all are 0. ValueError for fewer than two folds.
 
-    Args:
-        differences: float (k,), one score of model A minus that of model B in each fold.
-        test_train_ratio: sum of n_test over sum of n_train, pictures without copies; 0 gives the
-            plain paired t.
-
-    Returns:
-        The result. Equal differences have t = ±inf and p = 0, or t = NaN and p = 1 if all are 0.
-
-    Raises:
-        ValueError: there are fewer than two folds.
+    ``differences``, float (k,), are one score of model A minus that of model B in each fold,
+    ``test_train_ratio`` is the sum of n_test over the sum of n_train, pictures without copies; 0
+    gives the plain paired t.
     """
     values = np.asarray(differences, float)
     k = len(values)
@@ -262,14 +239,10 @@ def corrected_resampled_t(differences: ArrayLike, test_train_ratio: float) -> Pa
     mean = float(values.mean())
     # ptp, for the rounding of the mean would give equal differences a tiny variance
     error = math.sqrt(values.var(ddof=1) * (1 / k + test_train_ratio)) if np.ptp(values) else 0.0
-    if error:
-        t = mean / error
-        margin = float(stats.t.ppf(0.975, k - 1)) * error
-    else:
-        t = math.copysign(math.inf, mean) if mean else math.nan
-        margin = 0.0
+    margin = float(stats.t.ppf(0.975, k - 1)) * error
+    t = float(_ratio(mean, error))
     p = 1.0 if math.isnan(t) else 2 * float(stats.t.sf(abs(t), k - 1))
-    return PairedDifference(mean, mean - margin, mean + margin, t, p, k - 1)
+    return PairedDifference(mean - margin, mean + margin, t, p, k - 1)
 
 
 def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
@@ -300,20 +273,14 @@ def variance_components(table: ArrayLike) -> dict[str, float]:
     """Split the spread of scores, float (folds, seeds), into that of folds, seeds and the rest.
 
     Two-way random effects by the method of moments; negative estimates become 0 (Searle, Casella
-    and McCulloch 1992).
-
-    Returns:
-        Standard deviations in the unit of the scores: ``fold``, ``seed`` and ``residual`` (what a
-        seed does in one fold and not in another).
-
-    Raises:
-        ValueError: the table has gaps, or fewer than 2 folds or seeds.
+    and McCulloch 1992). Returns standard deviations in the unit of the scores: ``fold``, ``seed``
+    and ``residual`` (what a seed does in one fold and not in another). ValueError where the table
+    has gaps, or fewer than 2 folds or seeds.
     """
     values = np.asarray(table, float)
     if values.ndim != 2 or min(values.shape) < 2 or np.isnan(values).any():
-        raise ValueError(
-            f"Needed are scores of at least 2 folds x 2 seeds without gaps, not {values.shape} or NaN."
-        )
+        needed = "scores of at least 2 folds x 2 seeds without gaps"
+        raise ValueError(f"Needed are {needed}, not {values.shape} or NaN.")
 
     folds, seeds = values.shape
     fold_means, seed_means = values.mean(1), values.mean(0)
@@ -330,9 +297,9 @@ def _one_hot(codes: NDArray, n: int) -> Floats:
     return (codes[:, None] == np.arange(n)).astype(float)
 
 
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
+def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
-        return numerator / denominator
+        return np.divide(numerator, denominator)
 
 
 def _rates(matrix: Floats) -> dict[str, Floats]:
@@ -349,10 +316,8 @@ def _average(values: Floats, weights: NDArray) -> Floats:
 
 
 def _areas(labels: NDArray, probabilities: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Return AUROC and average precision, (R, C) each.
-
-    Sorted sums: positives x negatives would not fit for many rows.
-    """
+    """Return AUROC and average precision, (R, C) each."""
+    # from sorted sums: positives x negatives would not fit for many rows
     areas = np.empty((2, len(weights), probabilities.shape[1]))
     rankings = [_ranked(labels == label, p) for label, p in enumerate(probabilities.T)]
     step = max(1, BLOCK // len(labels))
@@ -374,15 +339,12 @@ def _areas(labels: NDArray, probabilities: Floats, weights: Floats) -> tuple[Flo
 
 
 def _ranked(positive: NDArray, p: Floats) -> tuple[NDArray, ...]:
-    """Rank a class against the rest: return the rows of positives and negatives, likeliest first.
-
-    With them, for each score that a positive has: the last of its positives, and how many negatives
-    have a higher score, and a higher or equal one.
-    """
+    """Rank a class against the rest: its positives and negatives, likeliest first, and ties."""
     order = np.argsort(-p, kind="stable")
     positives = order[positive[order]]
     negatives = order[~positive[order]]
     scores = -p[positives]
+    # of each score that a positive has: its last positive, and the negatives above, and from it up
     ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)[: len(scores)]
     below, upto = (np.searchsorted(-p[negatives], scores[ends], side) for side in ("left", "right"))
     return positives, negatives, ends, below, upto

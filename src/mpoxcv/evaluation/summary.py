@@ -3,9 +3,9 @@
 Legend: N rows (scored pictures), C classes, R bootstrap replicates.
 """
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,14 @@ from mpoxcv.evaluation.groups import (
     PRIMARY,
     Group,
     bootstrap,
-    codes,
     estimate,
     plain_weights,
     pooled,
     scores,
     tested_rows,
 )
-from mpoxcv.evaluation.predictions import classes_of, probabilities_of
-from mpoxcv.evaluation.runs import Run, find_runs, group_runs, plain_options, tells_apart
+from mpoxcv.evaluation.predictions import classes_of, codes, probabilities_of
+from mpoxcv.evaluation.runs import POOLED, Run, find_runs, group_runs, plain_options, tells_apart
 from mpoxcv.storage.files import StrPath
 
 # pictures of a class, below which its numbers say little
@@ -48,34 +47,27 @@ def summarise(
     folds: int = 5,
     replicates: int = 2000,
 ) -> Summary:
-    """Sum runs up.
+    """Sum up the runs in and below folders, with R = ``replicates``.
 
-    Args:
-        folders: that hold runs, also in folders below.
-        expected: the options of each run that there should be; None expects folds 1 to ``folds`` of
-            each seed.
-        folds: number of folds, where ``expected`` is None.
-        replicates: R.
-
-    Raises:
-        UserError: there are no runs, or two that would count twice.
+    ``expected`` are the options of each run that there should be; None expects folds 1 to ``folds``
+    of each seed. UserError where there are no runs, or two that would count twice.
     """
     runs = find_runs(folders)
     grouped = group_runs(runs)
-    never_began = _never_began(grouped, expected, folds)
+    never_began = list(_never_began(grouped, expected, folds))
     problems = [_problem(run) for run in runs if run.status != "finished"] + never_began
-    groups = [
-        _group(name, members, replicates)
+    finished = {
+        name: [run for run in members if run.status == "finished"]
         for name, members in grouped.items()
-        if any(run.predictions is not None for run in members)
-    ]
+    }
+    groups = [_group(name, members, replicates) for name, members in finished.items() if members]
 
     draws = {"replicates": replicates, "seed": BOOTSTRAP_SEED, "level": 0.95, "unit": "patient"}
     content: dict[str, Any] = {
         "complete": not problems,
         "problems": problems,
         "expected": len(runs) + len(never_began),
-        "finished": sum(run.status == "finished" for run in runs),
+        "finished": sum(map(len, finished.values())),
         "bootstrap": draws,
         "groups": [group.content for group in groups],
         "comparisons": compare_groups(groups),
@@ -90,75 +82,89 @@ def _problem(run: Run) -> dict[str, Any]:
 
 def _never_began(
     grouped: Mapping[str, Sequence[Run]], expected: Sequence[Mapping[str, str]] | None, folds: int
-) -> list[dict[str, Any]]:
-    missing: list[dict[str, Any]] = []
-    if expected is None:
-        for members in grouped.values():
-            began = {(run.seed, run.fold) for run in members}
-            missing += [
-                {"options": members[0].overrides | {"fold": str(fold)}, "fold": fold, "seed": seed}
-                for seed in sorted({run.seed for run in members if not run.pooled})
-                for fold in range(1, folds + 1)
-                if (seed, fold) not in began
-            ]
-    else:
-        overrides = [run.overrides.items() for members in grouped.values() for run in members]
-        for options in map(dict, expected):
-            names = [name for name in options if name in ("fold", "seed") or tells_apart(name)]
-            telling = plain_options({name: options[name] for name in names}).items()
-            if not any(telling <= items for items in overrides):
-                cell = {"fold": options.get("fold"), "seed": options.get("seed")}
-                missing.append({"options": options} | cell)
-
+) -> Iterator[dict[str, Any]]:
     fate = {"status": "never began", "cause": "no run of it was found"}
-    return [problem | fate for problem in missing]
+    for members in grouped.values() if expected is None else []:
+        began = {(run.seed, run.fold) for run in members}
+        seeds = sorted({run.seed for run in members if run.fold != POOLED})
+        for seed, fold in product(seeds, range(1, folds + 1)):
+            if (seed, fold) not in began:
+                options = members[0].overrides | {"fold": str(fold)}
+                yield {"options": options, "fold": fold, "seed": seed} | fate
+
+    overrides = [run.overrides.items() for members in grouped.values() for run in members]
+    for job in map(dict, expected or []):
+        names = [name for name in job if name in ("fold", "seed") or tells_apart(name)]
+        telling = plain_options({name: job[name] for name in names}).items()
+        if not any(telling <= items for items in overrides):
+            yield {"options": job, "fold": job.get("fold"), "seed": job.get("seed")} | fate
 
 
-def _group(name: str, runs: list[Run], replicates: int) -> Group:
-    finished = [run for run in runs if run.predictions is not None]
-    finished.sort(key=lambda run: (run.seed, str(run.fold)))
-    rows = tested_rows((run, run.predicted("test")) for run in finished)
-    group = Group(name, runs, finished, rows, bootstrap(rows, replicates))
-
+def _group(name: str, runs: Iterable[Run], replicates: int) -> Group:
+    finished = sorted(runs, key=lambda run: (run.seed, str(run.fold)))
     first = finished[0]
     for run in finished:
-        if run.classes != first.classes:
-            raise UserError(
-                f"{first.folder} and {run.folder} have different classes: {name} is not one experiment."
-            )
-    group.content = _described(group)
-    group.content |= _results(group, replicates)
+        if classes_of(run.predictions) != classes_of(first.predictions):
+            pair = f"{first.folder} and {run.folder}"
+            raise UserError(f"{pair} have different classes: {name} is not one experiment.")
+
+    rows = tested_rows((run, run.predictions) for run in finished)
+    group = Group(name, finished, rows, bootstrap(rows, replicates))
+    group.content = _content(group)
     return group
 
 
-def _described(group: Group) -> dict[str, Any]:
-    """Return what the runs were, and what they were tested on."""
+def _content(group: Group) -> dict[str, Any]:
+    """Return what the runs were and what they were tested on, and how good they are."""
+    rows, classes = group.rows, classes_of(group.rows)
     first = group.finished[0]
-    data = first.provenance.get("data", {})
+    data = first.provenance["data"]
     mode = str(first.config.get("callbacks.checkpoint.mode"))
     best = {"max": "largest", "min": "smallest"}.get(mode, "best")
+    permuted = bool(data.get("permuted_labels", False))
+
+    metrics = pooled(rows, group.draws)
+    _, low, high = metrics[PRIMARY]
+    labels, predicted = codes(rows, "label"), codes(rows, "prediction")
+    confusion = st.confusion(labels, predicted, len(classes), plain_weights(rows))
+    right = int((labels == predicted).sum())
     return {
         "name": group.name,
-        "data": str(group.rows["data"].iloc[0]),
+        "data": str(rows["data"].iloc[0]),
         "synthetic": bool(data.get("synthetic", False)),
-        "protocol": "pooled" if first.pooled else data.get("protocol", "published"),
-        "permuted_labels": bool(data.get("permuted_labels", False)),
-        "classes": first.classes,
+        "protocol": POOLED if first.fold == POOLED else data.get("protocol", "published"),
+        "permuted_labels": permuted,
+        "classes": classes,
         "citation": data.get("citation"),
         "monitor": [first.config.get("callbacks.checkpoint.monitor"), best],
         "excluded": first.config.get("data.exclude") or [],
         "folds": sorted({run.fold for run in group.finished}, key=str),
         "seeds": sorted({run.seed for run in group.finished}),
-        "pictures": int(group.rows["image"].nunique()),
-        "patients": int(group.rows["patient"].nunique()),
+        "pictures": int(rows["image"].nunique()),
+        "patients": int(rows["patient"].nunique()),
         "runs": [_run_content(run) for run in group.finished],
+        "mean_sd": _mean_sd(group),
+        "pooled": metrics,
+        # as if pictures were independent: only where every row is another one
+        "wilson_accuracy": list(st.wilson(right, len(rows))) if rows["image"].is_unique else None,
+        "per_class": _per_class(rows, group.draws),
+        "confusion": confusion[0].tolist(),
+        "mpox": _against_rest(group, str(first.config.get("positive_class"))),
+        "calibration": _calibration(group),
+        "coverage": _coverage(group),
+        "variance": _variance(group),
+        "baselines": _baselines(group),
+        "permutation_control": low <= 1 / len(classes) <= high if permuted else None,
+        "confused": _most_confused(rows),
+        "ensemble": _ensemble(group),
+        "disagreeing": _disagreeing(rows),
     }
 
 
 def _run_content(run: Run) -> dict[str, Any]:
     test = run.predicted("test")
     provenance = run.provenance
-    data = provenance.get("data", {})
+    data = provenance["data"]
     return {
         "folder": str(run.folder),
         "fold": run.fold,
@@ -166,7 +172,7 @@ def _run_content(run: Run) -> dict[str, Any]:
         "pictures": len(test),
         "patients": int(test["patient"].nunique()),
         "metrics": {k: v for k, v in run.metrics.items() if k.count("/") == 1},
-        "counts": data.get("counts", {}),
+        "counts": data["counts"],
         "fingerprint": data.get("fingerprint"),
         "test_fingerprint": data.get("test_fingerprint", data.get("fingerprint")),
         "audit": data.get("audit"),
@@ -179,55 +185,18 @@ def _run_content(run: Run) -> dict[str, Any]:
     }
 
 
-def _results(group: Group, replicates: int) -> dict[str, Any]:
-    """Return how good the runs are."""
-    rows = group.rows
-    first = group.finished[0]
-    metrics = pooled(rows, group.draws)
-    _, low, high = metrics[PRIMARY]
-    permuted = group.content["permuted_labels"]
-    confusion = st.confusion(*codes(rows, first.classes), len(first.classes), plain_weights(rows))
+def _mean_sd(group: Group) -> dict[str, list[float]]:
+    """Return mean, sample SD and number of folds of each metric; seeds of a fold are averaged."""
+    folds = {metric: group.fold_means(metric).dropna() for metric in st.METRICS}
     return {
-        "mean_sd": _mean_sd(group),
-        "pooled": metrics,
-        "wilson_accuracy": _wilson(rows),
-        "per_class": _per_class(rows, group.draws),
-        "confusion": confusion[0].tolist(),
-        "mpox": _against_rest(group, str(first.config.get("positive_class"))),
-        "calibration": _calibration(group),
-        "coverage": _coverage(group),
-        "variance": _variance(group),
-        "baselines": _baselines(group),
-        "permutation_control": low <= 1 / len(first.classes) <= high if permuted else None,
-        "confused": _most_confused(rows),
-        "ensemble": _ensemble(rows, replicates),
-        "disagreeing": _disagreeing(rows),
+        metric: [float(values.mean()), float(values.std()), len(values)]
+        for metric, values in folds.items()
+        if len(values)
     }
 
 
-def _mean_sd(group: Group) -> dict[str, list[float]]:
-    """Return mean, sample SD and number of folds of each metric; seeds of a fold are averaged."""
-    mean_sd = {}
-    for metric in st.METRICS:
-        values = np.array(list(group.fold_means(metric).values()))
-        values = values[np.isfinite(values)]
-        if len(values):
-            sd = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-            mean_sd[metric] = [float(values.mean()), sd, len(values)]
-    return mean_sd
-
-
-def _wilson(rows: pd.DataFrame) -> list[float] | None:
-    """Return Wilson's interval of the accuracy; only where every row is another picture."""
-    if rows["image"].duplicated().any():
-        return None
-    return list(st.wilson(int((rows["label"] == rows["prediction"]).sum()), len(rows)))
-
-
 def _per_class(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, dict[str, Any]]:
-    classes = classes_of(rows)
-    labels, _ = codes(rows, classes)
-    probabilities = probabilities_of(rows)
+    labels, probabilities = codes(rows, "label"), probabilities_of(rows)
     value = st.per_class(labels, probabilities, plain_weights(rows) / rows["seed"].nunique())
     # all seeds together: a class's counts are sums, and its areas compare pictures of all seeds
     drawn = st.per_class(labels, probabilities, draws)
@@ -236,26 +205,26 @@ def _per_class(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, dict[str, Any
     return {
         name: {"support": float(support[label]), "few": bool(support[label] < FEW)}
         | {key: estimate(value[key][:, label], drawn[key][:, label]) for key in value}
-        for label, name in enumerate(classes)
+        for label, name in enumerate(classes_of(rows))
     }
 
 
 def _against_rest(group: Group, name: str) -> dict[str, Any] | None:
     """Return the clinical question: a class against the rest, at the best threshold on Valid."""
-    if name not in group.finished[0].classes:
+    if name not in classes_of(group.rows):
         return None
 
     thresholds, flagged, unchosen = [], [], []
     for run in group.finished:
         val = run.predicted("val")
-        diseased = (val["label"] == name).to_numpy()
-        threshold = 0.5
-        if diseased.any() and not diseased.all():
-            threshold = st.youden_threshold(diseased, val[f"p_{name}"].to_numpy())
-        else:
+        try:
+            threshold = st.youden_threshold(val["label"] == name, val[f"p_{name}"])
+        except ValueError:
+            # without positives, or negatives
+            threshold = 0.5
             unchosen.append(run.folder.name)
         thresholds.append(threshold)
-        flagged.append((run.predicted("test")[f"p_{name}"] >= threshold).to_numpy())
+        flagged.append(run.predicted("test")[f"p_{name}"] >= threshold)
 
     truth = (group.rows["label"] == name).to_numpy()
     weights = plain_weights(group.rows)
@@ -273,11 +242,10 @@ def _calibration(group: Group) -> dict[str, list[float]]:
     temperatures, calibrated = [], []
     for run in group.finished:
         val = run.predicted("val")
-        labels, _ = codes(val, run.classes)
-        temperature = st.temperature(labels, probabilities_of(val)) if len(val) else 1.0
-        temperatures.append(temperature)
+        fitted = st.temperature(codes(val, "label"), probabilities_of(val)) if len(val) else 1.0
+        temperatures.append(fitted)
         test = probabilities_of(run.predicted("test"))
-        calibrated.append(st.apply_temperature(test, temperature))
+        calibrated.append(st.apply_temperature(test, fitted))
 
     rows = group.rows.copy()
     rows[[f"p_{name}" for name in classes_of(rows)]] = np.concatenate(calibrated)
@@ -290,13 +258,13 @@ def _calibration(group: Group) -> dict[str, list[float]]:
 def _coverage(group: Group) -> dict[str, Any]:
     """Return how the test sets cover the pictures that the runs were given."""
     first = group.finished[0]
-    total = sum(first.originals.values()) or None
+    total = sum(first.provenance["data"]["originals"].values()) or None
     tests = group.rows[group.rows["seed"] == first.seed]["image"].value_counts()
     return {
         "total": total,
         "tested": len(tests),
         "tested_twice": int((tests > 1).sum()),
-        "never_tested": None if total is None or first.pooled else total - len(tests),
+        "never_tested": None if total is None or first.fold == POOLED else total - len(tests),
     }
 
 
@@ -333,24 +301,23 @@ def _most_confused(rows: pd.DataFrame, most: int = 5) -> list[list[Any]]:
     return [[*map(str, pair), float(count)] for pair, count in pairs.head(most).items()]
 
 
-def _ensemble(rows: pd.DataFrame, replicates: int) -> dict[str, Any] | None:
-    """Return value, low and high of the average of all networks that had a picture in Test.
+def _ensemble(group: Group) -> dict[str, Any] | None:
+    """Return the scores of the average of all networks with a picture in Test; None of one each.
 
-    None of them saw the picture's patient, so this is as honest as a network's score. None where
-    each picture has one network.
+    None of them saw the picture's patient, so this is as honest as a network's score.
     """
-    networks = rows["image"].value_counts()
+    networks = group.rows["image"].value_counts()
     if networks.max() == 1:
         return None
 
-    classes = classes_of(rows)
+    classes = classes_of(group.rows)
     how = {"patient": "first", "label": "first"} | {f"p_{name}": "mean" for name in classes}
-    averaged = rows.groupby("image", as_index=False).agg(how)
+    averaged = group.rows.groupby("image", as_index=False).agg(how)
     prediction = np.array(classes)[probabilities_of(averaged).argmax(1)]
     averaged = averaged.assign(prediction=prediction, seed=0, weight=1.0)
     return {
         "networks": [int(networks.min()), int(networks.max())],
-        "pooled": pooled(averaged, bootstrap(averaged, replicates)),
+        "pooled": pooled(averaged, bootstrap(averaged, len(group.draws))),
     }
 
 

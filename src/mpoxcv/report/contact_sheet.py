@@ -1,14 +1,13 @@
 """Pictures side by side with their names, by Pillow: matplotlib takes five times as long."""
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw, ImageFont
 
-from mpoxcv.evaluation.predictions import is_synthetic, most_confident_mistakes, probabilities_of
+from mpoxcv.evaluation.predictions import is_synthetic, most_confident_mistakes
 from mpoxcv.report.figures import DPI, PAPER, describe, title_lines
 
 # In pixels: width and height of a picture with its caption; a picture's longer side, and spaces.
@@ -23,14 +22,9 @@ Pictures = Sequence[np.ndarray | None]
 def contact_sheet(
     pictures: Pictures, captions: Sequence[str], title: str, synthetic: bool, columns: int = 5
 ) -> Image.Image:
-    """Show pictures in rows of ``columns``, each under its caption.
+    """Show pictures in rows of ``columns``, each under its caption of up to three lines.
 
-    Args:
-        pictures: None leaves its place empty.
-        captions: one a picture, of up to three lines; a line that is too long is cut.
-        title: of the sheet.
-        synthetic: whether the pictures are.
-        columns: pictures in a row.
+    A line that is too long is cut; a picture that is None leaves its place empty.
     """
     caption_font, title_font = _font(CAPTION), _font(TITLE)
     width, rows = PLACE[0] * columns, max(1, -(-len(pictures) // columns))
@@ -65,11 +59,9 @@ def mistakes_sheet(
 ) -> Image.Image:
     """Show the most confident mistakes; ``picture_of`` gives a row's, uint8 (height, width, 3)."""
     wrong = most_confident_mistakes(predictions, most)
-    confidence = probabilities_of(wrong).max(1, initial=0)
-    captions = [
-        f"{row['image'].partition('/')[2]}\n{row['label']}\ncalled {row['prediction']} ({p:.2f})"
-        for (_, row), p in zip(wrong.iterrows(), confidence, strict=True)
-    ]
+    files = [image.partition("/")[2] for image in wrong["image"]]
+    caption = "{file}\n{label}\ncalled {prediction} ({confidence:.2f})"
+    captions = [caption.format_map(row) for _, row in wrong.assign(file=files).iterrows()]
     total = int((predictions["label"] != predictions["prediction"]).sum())
     title = f"Most confident mistakes: {len(wrong)} of {total}\n{describe(predictions)}"
     pictures = [picture_of(row) for _, row in wrong.iterrows()]
@@ -77,8 +69,7 @@ def mistakes_sheet(
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    file = Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"
-    return ImageFont.truetype(str(file), size)
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont) -> str:

@@ -28,10 +28,7 @@ def weights_of(rows: pd.DataFrame) -> np.ndarray:
 def curve(rows: pd.DataFrame, name: str, kind: str) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Return x, y and the area of a class's curve; None without positives or negatives.
 
-    Args:
-        rows: a table of predictions.
-        name: of the class.
-        kind: a key of ``AXES``.
+    ``rows`` are a table of predictions, ``kind`` is a key of ``AXES``.
     """
     weight = weights_of(rows)
     truth, score = (rows["label"] == name).to_numpy(), rows[f"p_{name}"].to_numpy(float)

@@ -44,12 +44,7 @@ def new_figure(
 ) -> Figure:
     """Return an empty figure with a title that says when its data are synthetic.
 
-    Args:
-        title: of one or several lines.
-        synthetic: whether the data are.
-        width: in inches.
-        height: in inches.
-        margins: of the axes; with None matplotlib finds them, in three times the time to draw.
+    Sizes are inches. Without margins matplotlib finds them, in three times the time to draw.
     """
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER[synthetic])
     lines = title_lines(title, synthetic, width)
@@ -217,10 +212,7 @@ def reliability_figure(predictions: pd.DataFrame) -> Figure:
 def learning_curves_figure(history: pd.DataFrame, title: str, synthetic: bool) -> Figure:
     """Draw loss, accuracy and macro F1 of train and val; marks the best epoch by val macro F1.
 
-    Args:
-        history: one row an epoch with the columns ``epoch`` and ``<split>/<metric>``.
-        title: of the figure.
-        synthetic: whether the data are.
+    ``history`` has one row an epoch with the columns ``epoch`` and ``<split>/<metric>``.
     """
     figure = new_figure(title, synthetic, 10.5, 4.0, (0.7, 0.6, 0.2))
     figure.subplots_adjust(wspace=0.25)

@@ -3,18 +3,18 @@
 from pathlib import Path
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from rich.console import Console
 from rich.table import Table
 
 from mpoxcv.errors import visible
 from mpoxcv.evaluation.groups import HEADLINE, Group
-from mpoxcv.evaluation.predictions import most_confident_mistakes, probabilities_of
+from mpoxcv.evaluation.predictions import most_confident_mistakes
 from mpoxcv.evaluation.summary import FEW, Summary
 from mpoxcv.pictures.images import thumbnail
 from mpoxcv.report.figures import figures_of, folds_figure, svg_url
 from mpoxcv.report.statements import gaps_of, notes_of, protocol_of, verdict, warnings_of
-from mpoxcv.report.tables import NAMES, TITLES, tables_of
+from mpoxcv.report.tables import NAMES, tables_of
 from mpoxcv.storage.files import StrPath, write_atomically, write_csv, write_json
 from mpoxcv.storage.markup import for_spreadsheets, markdown, one_line
 
@@ -23,12 +23,7 @@ MISTAKES, THUMBNAIL = 12, 112
 
 
 def write_report(summary: Summary, folder: StrPath) -> None:
-    """Write summary.json, folds.csv, predictions.csv, tables/, report.html and report.md.
-
-    Args:
-        summary: what they say.
-        folder: gets the files, each in one piece.
-    """
+    """Write summary.json, folds.csv, predictions.csv, tables/, report.html and report.md."""
     folder = Path(folder)
     write_json(folder / "summary.json", summary.content)
     tables = tables_of(summary)
@@ -39,7 +34,7 @@ def write_report(summary: Summary, folder: StrPath) -> None:
         write_atomically(folder / "tables" / f"{name}.tex", latex.to_latex(hrules=True))
 
     folds = [
-        {"group": group.name, **{key: run[key] for key in ("fold", "seed", "pictures")}}
+        {"group": group.name, "fold": run["fold"], "seed": run["seed"], "pictures": run["pictures"]}
         | run["metrics"]
         for group in summary.groups
         for run in group.content["runs"]
@@ -50,33 +45,32 @@ def write_report(summary: Summary, folder: StrPath) -> None:
         write_csv(folder / "predictions.csv", ledger, float_format="%.9g")
 
     environment = Environment(
-        loader=PackageLoader("mpoxcv.report", ""), autoescape=lambda name: bool(name and "html" in name),
+        loader=PackageLoader("mpoxcv.report", ""), autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters |= {"markdown": markdown, "svg_url": svg_url}
-    common = {
-        "summary": summary.content, "groups": summary.groups, "verdict": verdict(summary), "tables": tables,
-        "warnings": warnings_of(summary), "protocol": protocol_of(summary), "gaps": gaps_of(summary), "few": FEW,
-        "titles": TITLES, "notes": notes_of(summary),
+    content = {
+        "summary": summary.content, "groups": summary.groups, "tables": tables, "few": FEW,
+        "verdict": verdict(summary), "warnings": list(warnings_of(summary)), "notes": list(notes_of(summary)),
+        # what holds for several groups is said once
+        "protocol": dict.fromkeys(protocol_of(summary)), "gaps": list(gaps_of(summary)),
+        "folds_figure": folds_figure, "figures_of": figures_of, "mistakes_of": _mistakes_of,
     }  # fmt: skip
-    write_atomically(folder / "report.md", environment.get_template("report.md.j2").render(common))
-    drawing = {"folds_figure": folds_figure, "figures_of": figures_of, "mistakes_of": _mistakes_of}
-    page = environment.get_template("report.html.j2").render(common, **drawing)
-    write_atomically(folder / "report.html", page)
+    for name in ("report.md", "report.html"):
+        write_atomically(folder / name, environment.get_template(f"{name}.j2").render(content))
 
 
 def print_summary(summary: Summary, folder: Path) -> None:
     """Print the warnings, the results and the verdict in the terminal."""
     console = Console(markup=False, highlight=False)
-    title = "Cross-validation: pooled value (95 % interval over patients)"
-    table = Table("model", title=title, title_justify="left")
-    metrics = [NAMES[metric] for metric in HEADLINE[:2]]
-    for metric in metrics:
-        table.add_column(metric, justify="right", no_wrap=True)
-    results = tables_of(summary).get("results", pd.DataFrame())
-    for _, row in results.iterrows():
-        table.add_row(*(visible(str(row[column])) for column in ("model", *metrics)))
-    if len(results):
+    if summary.groups:
+        title = "Cross-validation: pooled value (95 % interval over patients)"
+        table = Table("model", title=title, title_justify="left")
+        metrics = [NAMES[metric] for metric in HEADLINE[:2]]
+        for metric in metrics:
+            table.add_column(metric, justify="right", no_wrap=True)
+        for row in tables_of(summary)["results"][["model", *metrics]].to_numpy():
+            table.add_row(*map(visible, row))
         console.print(table)
 
     for sentence in verdict(summary):
@@ -88,15 +82,11 @@ def print_summary(summary: Summary, folder: Path) -> None:
 
 def _mistakes_of(group: Group) -> list[dict[str, str]]:
     """Return a group's most confident mistakes, with the pictures that are still on the disk."""
-    wrong = most_confident_mistakes(group.rows, MISTAKES)
-    confidence = probabilities_of(wrong).max(1, initial=0)
     root = Path(str(group.finished[0].config.get("data.root")))
     files = root.rglob("FOLDS/*/*/*/*") if root.is_dir() else []
     file_of = {f"{file.parent.name}/{file.name}": file for file in files}
+    text = "{image}: called {prediction} ({confidence:.2f}), fold {fold}"
     return [
-        {
-            "picture": thumbnail(file_of.get(row["image"]), THUMBNAIL),
-            "text": f"{row['image']}: called {row['prediction']} ({p:.2f}), fold {row['fold']}",
-        }
-        for (_, row), p in zip(wrong.iterrows(), confidence, strict=True)
+        {"picture": thumbnail(file_of.get(row["image"]), THUMBNAIL), "text": text.format_map(row)}
+        for _, row in most_confident_mistakes(group.rows, MISTAKES).iterrows()
     ]

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mpoxcv.evaluation.groups import PRIMARY
@@ -13,8 +13,8 @@ from mpoxcv.report.tables import NOT_REPORTED, number
 
 def verdict(summary: Summary) -> list[str]:
     """Return each group's result as a sentence, then what the comparisons allow to say."""
-    sentences = [_result(group.content) for group in summary.groups]
-    return sentences + [comparison["sentence"] for comparison in summary.content["comparisons"]]
+    results = [_result(group) for group in summary.content["groups"]]
+    return results + [comparison["sentence"] for comparison in summary.content["comparisons"]]
 
 
 def _result(content: Mapping[str, Any]) -> str:
@@ -41,76 +41,69 @@ def _result(content: Mapping[str, Any]) -> str:
     return f"{sentence} It cannot be told from chance." if low <= chance else sentence
 
 
-def warnings_of(summary: Summary) -> list[str]:
-    """Return what must be read before the numbers."""
-    warnings = []
-    if any(group.content["synthetic"] for group in summary.groups):
-        warnings.append(f"{SYNTHETIC_NOTE}. No number here says anything of patients.")
+def warnings_of(summary: Summary) -> Iterator[str]:
+    """Yield what must be read before the numbers."""
+    groups = summary.content["groups"]
+    if any(group["synthetic"] for group in groups):
+        yield f"{SYNTHETIC_NOTE}. No number here says anything of patients."
     for problem in summary.content["problems"]:
         options = " ".join(f"{name}={value}" for name, value in problem["options"].items())
-        warnings.append("Fold {fold} {status} ({}): {cause}".format(options, **problem))
-    for group in summary.groups:
-        audits = [run["audit"] or {} for run in group.content["runs"]]
+        yield "Fold {fold} {status} ({}): {cause}".format(options, **problem)
+    for group in groups:
+        name = group["name"]
+        audits = [run["audit"] or {} for run in group["runs"]]
         if any(audit.get("choice") == "allow" and audit["leaks"] for audit in audits):
-            leaks = "trained on pictures that leak from Valid or Test (data.leaks=allow)"
-            warnings.append(f"{group.name}: {leaks}.")
-        if group.content["protocol"] == "pooled":
-            cause = "all folds were pooled, so that its test pictures were trained on"
-            warnings.append(f"{group.name} LEAKS: {cause}.")
+            yield f"{name}: trained on pictures that leak from Valid or Test (data.leaks=allow)."
+        if group["protocol"] == "pooled":
+            yield f"{name} LEAKS: all folds were pooled, so that its test pictures were trained on."
 
-    if len({group.content["protocol"] for group in summary.groups}) > 1:
-        warnings.append(
-            "The groups come from different protocols: their numbers stand side by side and are not compared."
-        )
-    compared = {(pair["one"], pair["other"]) for pair in summary.content["comparisons"]}
-    for first, second in itertools.combinations(summary.groups, 2):
-        alike = first.content["protocol"] == second.content["protocol"]
-        if alike and (first.name, second.name) not in compared:
-            difference = "differ in data, folds or classes, and are not compared"
-            warnings.append(f"{first.name} and {second.name} {difference}.")
-    return warnings
+    if len({group["protocol"] for group in groups}) > 1:
+        fate = "their numbers stand side by side and are not compared"
+        yield f"The groups come from different protocols: {fate}."
+    compared = [(pair["one"], pair["other"]) for pair in summary.content["comparisons"]]
+    for first, second in itertools.combinations(groups, 2):
+        names = first["name"], second["name"]
+        if first["protocol"] == second["protocol"] and names not in compared:
+            yield f"{' and '.join(names)} differ in data, folds or classes, and are not compared."
 
 
-def notes_of(summary: Summary) -> list[str]:
-    """Return what stands below the results: the baselines, the spread, and Wilson's interval."""
-    notes = [
-        "Baselines: the commonest class of Train; and logistic regression on a histogram of colours, which knows no shapes."
-    ]
-    for content in (group.content for group in summary.groups):
-        if spread := content["variance"]:
-            notes.append(
-                f"{content['name']}: SD of the balanced accuracy between folds {spread['fold']:.3f}, between seeds "
+def notes_of(summary: Summary) -> Iterator[str]:
+    """Yield what stands below the results: the baselines, the spread, and Wilson's interval."""
+    colours = "logistic regression on a histogram of colours, which knows no shapes"
+    yield f"Baselines: the commonest class of Train; and {colours}."
+    for group in summary.content["groups"]:
+        if spread := group["variance"]:
+            yield (
+                f"{group['name']}: SD of the balanced accuracy between folds {spread['fold']:.3f}, between seeds "
                 f"{spread['seed']:.3f}, and what is left {spread['residual']:.3f} (random effects by the method of moments)."
             )
-        if wilson := content["wilson_accuracy"]:
+        if wilson := group["wilson_accuracy"]:
             interval = "Wilson's interval of the accuracy {:.3f} to {:.3f}, as if independent"
-            notes.append(f"{content['name']}: {interval.format(*wilson)}.")
-    return notes
+            yield f"{group['name']}: {interval.format(*wilson)}."
 
 
-def protocol_of(summary: Summary) -> list[str]:
-    """Return how the numbers came about: what was tested on what, and what was chosen where."""
-    lines = ["Balanced accuracy was named as primary beforehand."]
-    for content in (group.content for group in summary.groups):
-        metric, end = content["monitor"]
-        lines.append("The last epoch's weights are tested.")
-        if metric:
-            lines[-1] = f"The checkpoint with the {end} {metric} is tested once."
-        origin = content["citation"] or f"Source and licence: {NOT_REPORTED}."
-        lines.append(f"Data: {content['data']}. {origin}")
-        excluded = ", ".join(content["excluded"])
-        lines.append(f"Left out: {excluded}." if excluded else "No picture was left out.")
-        coverage = content["coverage"]
-        if content["protocol"] != "pooled" and coverage["total"]:
-            once = coverage["tested"] == coverage["total"] and not coverage["tested_twice"]
-            lines.append(
-                f"The test sets of {len(content['folds'])} fold(s) {'' if once else 'do not '}tile the data: "
-                f"{coverage['tested']} of {coverage['total']} pictures are tested, {coverage['tested_twice']} of them in "
-                "several folds (they count once, as a mean)."
+def protocol_of(summary: Summary) -> Iterator[str]:
+    """Yield how the numbers came about: what was tested on what, and what was chosen where."""
+    yield "Balanced accuracy was named as primary beforehand."
+    for group in summary.content["groups"]:
+        metric, end = group["monitor"]
+        chosen = f"The checkpoint with the {end} {metric} is tested once."
+        yield chosen if metric else "The last epoch's weights are tested."
+        origin = group["citation"] or f"Source and licence: {NOT_REPORTED}."
+        yield f"Data: {group['data']}. {origin}"
+        excluded = ", ".join(group["excluded"])
+        yield f"Left out: {excluded}." if excluded else "No picture was left out."
+
+        coverage = group["coverage"]
+        tested, total, twice = coverage["tested"], coverage["total"], coverage["tested_twice"]
+        if group["protocol"] != "pooled" and total:
+            tile = "tile" if tested == total and not twice else "do not tile"
+            yield (
+                f"The test sets of {len(group['folds'])} fold(s) {tile} the data: {tested} of {total} pictures are tested, "
+                f"{twice} of them in several folds (they count once, as a mean)."
             )
-        lines += filter(None, [_independence(content)])
-    # What holds for several groups is said once.
-    return list(dict.fromkeys(lines))
+        if independence := _independence(group):
+            yield independence
 
 
 def _independence(content: Mapping[str, Any]) -> str:
@@ -134,31 +127,25 @@ def _independence(content: Mapping[str, Any]) -> str:
     return f"{searched}; found, in training pictures summed over the runs: {kinds}. {fate}."
 
 
-def gaps_of(summary: Summary) -> list[str]:
-    """Return what a reviewer looks for and this report does not hold."""
-    contents = [group.content for group in summary.groups]
-    gaps = [
-        "How many configurations were tried before this one: only who ran them knows.",
-        "Independence of the splits: near-duplicates between Train, Valid and Test were not looked for.",
-        "Negative control: see a run with data.permute_labels=true.",
-        "Subgroups: skin tone, age and sex are not in the metadata.",
-        "External validation: none. Not for clinical use.",
-        "The intervals leave out the variance of training (Bates, Hastie and Tibshirani 2023): they are too narrow.",
-        "Seeds: fewer than three, so that luck in training cannot be told from the folds' spread.",
-    ]
-    filled = {
-        "Independence of the splits": all(map(_independence, contents)),
-        "Negative control": any(content["permuted_labels"] for content in contents),
-        "Seeds": all(len(content["seeds"]) >= 3 for content in contents),
-    }
-    gaps = [gap for gap in gaps if not filled.get(gap.partition(":")[0])]
+def gaps_of(summary: Summary) -> Iterator[str]:
+    """Yield what a reviewer looks for and this report does not hold."""
+    groups = summary.content["groups"]
+    yield "How many configurations were tried before this one: only who ran them knows."
+    if not all(map(_independence, groups)):
+        yield "Independence of the splits: near-duplicates between Train, Valid and Test were not looked for."
+    if not any(group["permuted_labels"] for group in groups):
+        yield "Negative control: see a run with data.permute_labels=true."
+    yield "Subgroups: skin tone, age and sex are not in the metadata."
+    yield "External validation: none. Not for clinical use."
+    yield "The intervals leave out the variance of training (Bates, Hastie and Tibshirani 2023): they are too narrow."
+    if not all(len(group["seeds"]) >= 3 for group in groups):
+        yield "Seeds: fewer than three, so that luck in training cannot be told from the folds' spread."
 
-    for content in contents:
-        name, coverage, question = content["name"], content["coverage"], content["mpox"]
+    for group in groups:
+        name, coverage, question = group["name"], group["coverage"], group["mpox"]
         if question and question["unchosen"]:
             threshold = "no threshold could be chosen on Valid, so that 0.5 was taken"
-            gaps.append(f"{name}: {threshold}, in {', '.join(question['unchosen'])}.")
+            yield f"{name}: {threshold}, in {', '.join(question['unchosen'])}."
         if coverage["never_tested"]:
             untested = f"{coverage['never_tested']} of {coverage['total']}"
-            gaps.append(f"{name}: {untested} pictures are in no test set.")
-    return gaps
+            yield f"{name}: {untested} pictures are in no test set."

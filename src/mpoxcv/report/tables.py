@@ -1,12 +1,12 @@
 """The tables of a summary, every cell as text: for the report, the terminal, and a paper."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from mpoxcv.evaluation.groups import HEADLINE, Group
+from mpoxcv.evaluation.groups import HEADLINE
 from mpoxcv.evaluation.summary import Summary
 
 NOT_REPORTED = "NOT REPORTED"
@@ -16,42 +16,30 @@ NAMES = {
     "recall": "sensitivity (recall)", "f1": "F1", "auroc": "AUROC", "average_precision": "average precision",
 }  # fmt: skip
 
-TITLES = {
-    "results": "Results: pooled value with 95 % interval over patients, and mean ± SD over folds",
-    "folds": "Every run",
-    "per_class": "Every class against the rest: pooled value with 95 % interval over patients",
-    "mpox": "The clinical question: one class against the rest, at a threshold chosen on Valid",
-    "calibration": "Calibration, before and after a temperature fitted on Valid",
-    "comparisons": "Comparisons on the same pictures",
-    "data": "Pictures (augmented copies; patients) by fold, split and class",
-    "published": "Published results on MSLD v2.0",
-    "origin": "Where every number comes from",
-}
-
 
 def tables_of(summary: Summary) -> dict[str, pd.DataFrame]:
     """Return the report's tables by name, every cell as text."""
-    tables: dict[str, list[dict[str, str]]] = {name: [] for name in TITLES}
-    for group in summary.groups:
-        content, model = group.content, {"model": group.name}
-        # Models on the same pictures share their baselines.
-        tables["results"] += [r for r in _result_rows(content) if r not in tables["results"]]
-        tables["folds"] += [model | _run_cells(run) for run in content["runs"]]
-        for name, values in content["per_class"].items():
-            support = f"{values['support']:g}" + (" (few)" if values["few"] else "")
-            cells = {"class": name, "pictures": support} | _intervals(values)
-            tables["per_class"].append(model | cells)
-        if content["mpox"]:
-            tables["mpox"].append(model | _question_cells(content))
-        tables["calibration"].append(model | _calibration_cells(content["calibration"]))
-        tables["origin"] += [_origin_row(group.name, run) for run in content["runs"]]
+    groups = summary.content["groups"]
+    runs = [(group, run) for group in groups for run in group["runs"]]
+    published = []
+    if any(group["data"].startswith("msld_v2") for group in groups):
+        table = pd.read_csv(Path(__file__).with_name("published_results.csv"))
+        published = table.astype(object).fillna("").astype(str).to_dict("records")
 
-    tables["data"] = _data_rows(summary.groups)
-    tables["comparisons"] = [_comparison_row(pair) for pair in summary.content["comparisons"]]
-    if any(group.content["data"].startswith("msld_v2") for group in summary.groups):
-        published = pd.read_csv(Path(__file__).with_name("published_results.csv"))
-        tables["published"] = published.astype(object).fillna("").astype(str).to_dict("records")
-    return {name: pd.DataFrame(rows).fillna("") for name, rows in tables.items() if rows}
+    rows_of = {
+        "results": [row for group in groups for row in _result_rows(group)],
+        "folds": [_run_row(group["name"], run) for group, run in runs],
+        "per_class": [_class_row(group, name) for group in groups for name in group["per_class"]],
+        "mpox": [_question_row(group) for group in groups if group["mpox"]],
+        "calibration": [_calibration_row(group) for group in groups],
+        "comparisons": [_comparison_row(pair) for pair in summary.content["comparisons"]],
+        "data": _data_rows(runs),
+        "published": published,
+        "origin": [_origin_row(group["name"], run) for group, run in runs],
+    }
+    # models on the same pictures share their baselines
+    tables = {name: pd.DataFrame(rows).drop_duplicates() for name, rows in rows_of.items() if rows}
+    return {name: table.fillna("") for name, table in tables.items()}
 
 
 def _result_rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -76,15 +64,23 @@ def _result_rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
     return rows
 
 
-def _run_cells(run: Mapping[str, Any]) -> dict[str, str]:
+def _run_row(name: str, run: Mapping[str, Any]) -> dict[str, str]:
     cells = {key: str(run[key]) for key in ("fold", "seed", "pictures", "patients")}
     metrics = {NAMES[metric]: number(run["metrics"].get(f"test/{metric}")) for metric in HEADLINE}
-    return cells | metrics
+    return {"model": name} | cells | metrics
 
 
-def _question_cells(content: Mapping[str, Any]) -> dict[str, str]:
+def _class_row(content: Mapping[str, Any], name: str) -> dict[str, str]:
+    values = content["per_class"][name]
+    support = f"{values['support']:g}" + (" (few)" if values["few"] else "")
+    row = {"model": content["name"], "class": name, "pictures": support}
+    return row | _intervals(values)
+
+
+def _question_row(content: Mapping[str, Any]) -> dict[str, str]:
     question = content["mpox"]
     return {
+        "model": content["name"],
         "class": question["class"],
         **_intervals(question),
         "AUROC": interval(content["per_class"][question["class"]]["auroc"]),
@@ -93,10 +89,12 @@ def _question_cells(content: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _calibration_cells(calibration: Mapping[str, Sequence[float]]) -> dict[str, str]:
+def _calibration_row(content: Mapping[str, Any]) -> dict[str, str]:
+    calibration = content["calibration"]
     metrics = ("ece", "brier", "log_loss")
     cells = {NAMES[metric]: " → ".join(map(number, calibration[metric])) for metric in metrics}
-    return cells | {"temperatures": ", ".join(f"{t:.2f}" for t in calibration["temperatures"])}
+    temperatures = ", ".join(f"{t:.2f}" for t in calibration["temperatures"])
+    return {"model": content["name"], **cells, "temperatures": temperatures}
 
 
 def _comparison_row(pair: Mapping[str, Any]) -> dict[str, str]:
@@ -108,16 +106,14 @@ def _comparison_row(pair: Mapping[str, Any]) -> dict[str, str]:
     return row | {"McNemar p": number(pair["mcnemar_p"])}
 
 
-def _data_rows(groups: Sequence[Group]) -> list[dict[str, str]]:
+def _data_rows(runs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[dict[str, str]]:
+    cell = "{pictures} ({copies}; {patients})"
     rows: dict[tuple[str, ...], dict[str, str]] = {}
-    runs = [(group.content["data"], run) for group in groups for run in group.content["runs"]]
-    for data, run in runs:
+    for group, run in runs:
         for split, classes in run["counts"].items():
-            key = {"data": data, "fold": str(run["fold"]), "split": split}
-            row = dict(key)
-            for name, n in classes.items():
-                row[name] = f"{n['pictures']} ({n['copies']}; {n['patients']})"
-            rows.setdefault(tuple(key.values()), row)
+            key = {"data": group["data"], "fold": str(run["fold"]), "split": split}
+            cells = {name: cell.format(**numbers) for name, numbers in classes.items()}
+            rows.setdefault(tuple(key.values()), key | cells)
     return list(rows.values())
 
 
