@@ -1,8 +1,8 @@
 """What we take of torch, Lightning and Hydra though their documentation does not promise it.
 
 For each: why, and the issue upstream. ``tests/test_undocumented.py`` fails where an upgrade takes
-one away. Lockstep, which stands in for a part of Lightning's loop, has its own such list in
-``mpoxcv.lockstep.counters``. Seen in torch 2.15, Lightning 2.6.6 and hydra-core 1.3.8.
+one away. Lockstep, which stands in for a part of Lightning's loop, has its own: see counters and
+alone in ``mpoxcv.lockstep``. Seen in torch 2.15, Lightning 2.6.6 and hydra-core 1.3.8.
 """
 
 import re

@@ -16,6 +16,19 @@ def test_where_there_is_a_compiler_it_was_used():
 FLIPS = [None, RandomFlip(0.4, 0.3), RandomFlip(0.0, 0.7)]
 
 
+class Black(RandomFlip):
+    """Somebody's own, made from ours."""
+
+    def __call__(self, images):
+        return torch.zeros_like(images)
+
+
+def test_an_augmentation_made_from_ours_is_called():
+    pixels = torch.full((4, 8, 8, 3), 255, dtype=torch.uint8)
+    loader = BatchLoader(pixels, torch.arange(4), torch.arange(4) % 2, 2, augment=Black())
+    assert all(not batch["image"].any() for batch in loader)
+
+
 @pytest.mark.parametrize("flip", FLIPS, ids=["plain", "both", "vertical"])
 @pytest.mark.parametrize(
     "normal", [{}, {"mean": torch.tensor([0.5, 0.4, 0.3]), "std": torch.tensor([0.2, 0.3, 0.1])}]

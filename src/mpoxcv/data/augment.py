@@ -1,5 +1,8 @@
 """Augmentation on the fly, of whole batches.
 
+The loader calls any augmentation for each picture, and for a whole batch where its ``batched`` is
+true.
+
 Legend: B batch, S picture size in pixels.
 """
 

@@ -21,10 +21,7 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
     """A :class:`~mpoxcv.data.fold.Fold` and its batches.
 
     Args:
-        root: the data set's folder, with FOLDS and FOLDS_AUG.
-        classes: in the order of their labels.
-        name_pattern: regular expression that tells patient and original from a file's name.
-        fold: its number; ``pooled`` puts all folds together, which leaks.
+        root, classes, name_pattern, fold: as in ``Fold``.
         batch_size: training pictures a step, over all processes together.
         eval_batch_size: pictures a step in validation and test; does not change results.
         mean: three numbers, for pixels in [0, 1]; None leaves [0, 1].
@@ -71,8 +68,7 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         check_number("data.prefetch", prefetch, 0)
         check_number("data.gpu_cache_mb", gpu_cache_mb, 0)
 
-        self.batch_size = batch_size
-        self.eval_batch_size = eval_batch_size
+        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.mean = _three_numbers("data.mean", mean)
         self.std = _three_numbers("data.std", std)
         self.augment = augment

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mpoxcv.data.augment import RandomFlip
 from mpoxcv.data.normalise import C, normalise
 from mpoxcv.pictures.ahead import map_ahead
 
@@ -94,8 +95,9 @@ class BatchLoader:
         self.scale = (255 * std).repeat(size).to(self.device)
 
         on_cpu = self.device.type == "cpu"
-        drawn = augment is None or hasattr(augment, "draw")
-        self.in_one_pass = C is not None and on_cpu and pixels.is_contiguous() and drawn
+        # of RandomFlip the C file takes the draw and mirrors itself; a subclass may do otherwise
+        takes = augment is None or type(augment) is RandomFlip
+        self.in_one_pass = C is not None and on_cpu and pixels.is_contiguous() and takes
         self.batch_bytes = pixels[0].numel() * batch_size
         # batches of a part
         self.together = max(1, PART // self.batch_bytes)
@@ -168,18 +170,16 @@ class BatchLoader:
                 # on their number
                 with seeded(mix(self.seed, self.epoch, part), self.device):
                     # a view: channels_last
-                    augmented = self._augmented(pictures.permute(0, 3, 1, 2))
-                pictures = augmented.permute(0, 2, 3, 1).contiguous()
+                    images = pictures.permute(0, 3, 1, 2)
+                    if getattr(self.augment, "batched", False):
+                        images = self.augment(images)
+                    else:
+                        images = torch.stack([self.augment(image) for image in images])
+                pictures = images.permute(0, 2, 3, 1).contiguous()
             images = pictures.float()
             images.flatten(2).sub_(self.shift).div_(self.scale)
             batches = images.permute(0, 3, 1, 2).split(self.batch_size)
             yield from batches[max(0, skip - part * self.together) :]
-
-    def _augmented(self, images: Tensor) -> Tensor:
-        assert self.augment is not None
-        if getattr(self.augment, "batched", False):
-            return self.augment(images)
-        return torch.stack([self.augment(image) for image in images])
 
     def _gathered(self, chosen: Tensor) -> Tensor:
         # ten times faster than indexing

@@ -1,1 +1,1 @@
-"""From predictions to figures. Nothing here imports torch: predictions.csv is all it needs."""
+"""From runs on disk to numbers; no torch."""

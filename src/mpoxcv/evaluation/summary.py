@@ -129,13 +129,10 @@ def _content(group: Group) -> dict[str, Any]:
     confusion = st.confusion(labels, predicted, len(classes), plain_weights(rows))
     right = int((labels == predicted).sum())
     return {
-        "name": group.name,
-        "data": str(rows["data"].iloc[0]),
+        "name": group.name, "data": str(rows["data"].iloc[0]),
         "synthetic": bool(data.get("synthetic", False)),
         "protocol": POOLED if first.fold == POOLED else data.get("protocol", "published"),
-        "permuted_labels": permuted,
-        "classes": classes,
-        "citation": data.get("citation"),
+        "permuted_labels": permuted, "classes": classes, "citation": data.get("citation"),
         "monitor": [first.config.get("callbacks.checkpoint.monitor"), best],
         "excluded": first.config.get("data.exclude") or [],
         "folds": sorted({run.fold for run in group.finished}, key=str),
@@ -147,18 +144,14 @@ def _content(group: Group) -> dict[str, Any]:
         "pooled": metrics,
         # as if pictures were independent: only where every row is another one
         "wilson_accuracy": list(st.wilson(right, len(rows))) if rows["image"].is_unique else None,
-        "per_class": _per_class(rows, group.draws),
-        "confusion": confusion[0].tolist(),
+        "per_class": _per_class(rows, group.draws), "confusion": confusion[0].tolist(),
         "mpox": _against_rest(group, str(first.config.get("positive_class"))),
-        "calibration": _calibration(group),
-        "coverage": _coverage(group),
-        "variance": _variance(group),
-        "baselines": _baselines(group),
+        "calibration": _calibration(group), "coverage": _coverage(group),
+        "variance": _variance(group), "baselines": _baselines(group),
         "permutation_control": low <= 1 / len(classes) <= high if permuted else None,
-        "confused": _most_confused(rows),
-        "ensemble": _ensemble(group),
+        "confused": _most_confused(rows), "ensemble": _ensemble(group),
         "disagreeing": _disagreeing(rows),
-    }
+    }  # fmt: skip
 
 
 def _run_content(run: Run) -> dict[str, Any]:
@@ -166,23 +159,18 @@ def _run_content(run: Run) -> dict[str, Any]:
     provenance = run.provenance
     data = provenance["data"]
     return {
-        "folder": str(run.folder),
-        "fold": run.fold,
-        "seed": run.seed,
-        "pictures": len(test),
-        "patients": int(test["patient"].nunique()),
+        "folder": str(run.folder), "fold": run.fold, "seed": run.seed,
+        "pictures": len(test), "patients": int(test["patient"].nunique()),
         "metrics": {k: v for k, v in run.metrics.items() if k.count("/") == 1},
-        "counts": data["counts"],
-        "fingerprint": data.get("fingerprint"),
+        "counts": data["counts"], "fingerprint": data.get("fingerprint"),
         "test_fingerprint": data.get("test_fingerprint", data.get("fingerprint")),
         "audit": data.get("audit"),
         "seconds": provenance.get("durations", {}).get("total_s"),
-        "command": provenance.get("command"),
-        "git": provenance.get("git"),
+        "command": provenance.get("command"), "git": provenance.get("git"),
         "checkpoint": provenance.get("checkpoint_sha256"),
         "packages": provenance.get("packages", {}),
         "accelerator": provenance.get("accelerator", {}),
-    }
+    }  # fmt: skip
 
 
 def _mean_sd(group: Group) -> dict[str, list[float]]:

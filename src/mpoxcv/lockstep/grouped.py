@@ -79,8 +79,6 @@ def _side_by_side(images: Sequence[Tensor]) -> Tensor:
     Those of fewer pictures are filled with zeros.
     """
     most = max(map(len, images))
-    filled = []
-    for batch in images:
-        missing = most - len(batch)
-        filled.append(F.pad(batch.permute(0, 2, 3, 1), (0, 0, 0, 0, 0, 0, 0, missing)))
+    pads = [(0, 0, 0, 0, 0, 0, 0, most - len(batch)) for batch in images]
+    filled = [F.pad(b.permute(0, 2, 3, 1), pad) for b, pad in zip(images, pads, strict=True)]
     return torch.cat(filled, 3).permute(0, 3, 1, 2)

@@ -27,7 +27,6 @@ from mpoxcv.lockstep.cuda_graph import GraphedStep, capturable
 from mpoxcv.lockstep.grouped import GroupedLeNet
 from mpoxcv.models.lenet import LeNet
 from mpoxcv.training.classifier import LesionClassifier
-from mpoxcv.training.memory import keep_freed_memory
 
 
 def current() -> "Member | None":
@@ -108,7 +107,6 @@ def run_together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
     Raises:
         BaseException: what a job raised; the others are stopped as by Ctrl-C.
     """
-    keep_freed_memory()
     members = [Member(job) for job in jobs]
     try:
         for member in members:

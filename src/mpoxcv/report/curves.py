@@ -1,4 +1,4 @@
-"""The points that figures draw."""
+"""The points of ROC, precision-recall and reliability; learning curves need none (figures.py)."""
 
 import numpy as np
 import pandas as pd

@@ -22,13 +22,8 @@ from mpoxcv.training.metrics import classification_metrics
 PROGRESS_BAR = ("train/loss", "val/loss", "val/f1_macro")
 PLATEAU_MONITOR = "val/loss"
 COMPILE_MODES = (
-    True,
-    False,
-    "default",
-    "reduce-overhead",
-    "max-autotune",
-    "max-autotune-no-cudagraphs",
-)
+    True, False, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs",
+)  # fmt: skip
 DEFAULT_OPTIMIZER = functools.partial(torch.optim.AdamW, lr=1e-3)
 
 
@@ -212,32 +207,27 @@ class LesionClassifier(L.LightningModule):
 
     def _finish(self, split: str) -> None:
         """Compute, keep and log the metrics of a split that has been seen whole."""
-        outputs = self._gather()
+        logits, labels, index = self._all_steps()
+        self._steps.clear()
+        order = index.argsort(stable=True)
+        outputs = SplitOutputs(logits[order].float(), labels[order], index[order])
         self.outputs[split] = outputs
+
         values = {"loss": self.loss(outputs.logits, outputs.labels).item()}
         values |= classification_metrics(outputs.logits.softmax(1), outputs.labels, self.classes)
         if split != "test":
             values = {name: value for name, value in values.items() if "/" not in name}
         self.metrics[split] = {f"{split}/{name}": value for name, value in values.items()}
         if self._fitting:
-            self._remember(self.metrics[split])
+            if not self.history or self.history[-1]["epoch"] != self.current_epoch:
+                rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+                self.history.append({"epoch": self.current_epoch, "lr": rate})
+            self.history[-1] |= self.metrics[split]
 
         # Scoring the best checkpoint after the fit must not add a point to the curve of the fit.
         logged_as = "val_best" if split == "val" and not self._fitting else split
         for name, value in values.items():
             self.log(f"{logged_as}/{name}", value, prog_bar=f"{split}/{name}" in PROGRESS_BAR)
-
-    def _remember(self, values: dict[str, float]) -> None:
-        if not self.history or self.history[-1]["epoch"] != self.current_epoch:
-            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            self.history.append({"epoch": self.current_epoch, "lr": rate})
-        self.history[-1] |= values
-
-    def _gather(self) -> SplitOutputs:
-        logits, labels, index = self._all_steps()
-        self._steps.clear()
-        order = index.argsort(stable=True)
-        return SplitOutputs(logits[order].float(), labels[order], index[order])
 
     def _all_steps(self) -> list[Tensor]:
         """Return logits, labels and index of all steps and processes."""

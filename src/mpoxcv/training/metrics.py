@@ -1,4 +1,7 @@
-"""The metrics of one split, by torchmetrics, under the names that every result uses."""
+"""The metrics of one split, by torchmetrics, under the names that every result uses.
+
+A report computes its own of all pictures together, with weights: ``mpoxcv.evaluation.statistics``.
+"""
 
 import functools
 import math
@@ -15,7 +18,7 @@ from torchmetrics.utilities import dim_zero_cat
 CALIBRATION_BINS = 15
 # torchmetrics counts in float32: what follows is noise, and would choose between equal epochs
 DECIMALS = 7
-# in the order of metrics.json and learning_curves.csv
+# what is reported, in the order of metrics.json and learning_curves.csv
 NAMES = (
     "accuracy", "balanced_accuracy", "ece", "precision_macro", "recall_macro", "f1_macro",
     "precision_weighted", "recall_weighted", "f1_weighted", "auroc_macro", "auroc_weighted",

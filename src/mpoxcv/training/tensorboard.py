@@ -39,7 +39,9 @@ class SplitTensorBoardLogger(TensorBoardLogger):
         for name, value in metrics.items():
             if name.partition("/")[0] in SPLITS:
                 split, tag = split_and_tag(name)
-                self._writer(split).add_scalar(tag, value, step)
+                if split not in self._writers:
+                    self._writers[split] = SummaryWriter(str(Path(self.log_dir) / split))
+                self._writers[split].add_scalar(tag, value, step)
             elif name != "epoch":
                 self.experiment.add_scalar(name, value, step)
 
@@ -68,11 +70,6 @@ class SplitTensorBoardLogger(TensorBoardLogger):
             writer.close()
         self._writers.clear()
         super().finalize(status)
-
-    def _writer(self, split: str) -> SummaryWriter:
-        if split not in self._writers:
-            self._writers[split] = SummaryWriter(str(Path(self.log_dir) / split))
-        return self._writers[split]
 
 
 def write_summary_run(
@@ -119,7 +116,5 @@ def split_and_tag(name: str) -> tuple[str, str]:
 
 def tensorboard_writer(trainer: L.Trainer) -> SummaryWriter | None:
     """Return the first TensorBoard logger's writer, in the process that writes, or None."""
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-            return logger.experiment
-    return None
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return loggers[0].experiment if loggers and trainer.is_global_zero else None

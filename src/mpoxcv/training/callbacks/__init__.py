@@ -1,4 +1,4 @@
-"""What a run writes beside its checkpoints."""
+"""What a run writes beside the checkpoints, which are Lightning's ModelCheckpoint's."""
 
 from mpoxcv.training.callbacks.baselines import Baselines
 from mpoxcv.training.callbacks.figures import Figures, SamplePictures

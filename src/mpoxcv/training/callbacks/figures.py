@@ -15,7 +15,6 @@ from mpoxcv.report.figures import draw_all, save_figure
 from mpoxcv.storage.files import StrPath
 from mpoxcv.training.callbacks.results import predictions_table
 from mpoxcv.training.classifier import LesionClassifier
-from mpoxcv.training.memory import return_freed_memory
 from mpoxcv.training.tensorboard import add_png, tensorboard_writer
 
 
@@ -88,7 +87,5 @@ class SamplePictures(L.Callback):
 def publish(trainer: L.Trainer, figure: Figure | Image.Image, tag: str, path: Path) -> None:
     """Save a figure as a PNG file and, if the run has a TensorBoard logger, show it there."""
     save_figure(figure, path)
-    # a canvas has tens of MB, and training would come on top
-    return_freed_memory()
     if writer := tensorboard_writer(trainer):
         add_png(writer, tag, path, trainer.global_step)

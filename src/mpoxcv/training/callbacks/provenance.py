@@ -22,7 +22,6 @@ from mpoxcv.errors import shorten
 from mpoxcv.models import kernels
 from mpoxcv.report.figures import SYNTHETIC_NOTE
 from mpoxcv.storage.files import StrPath, write_json
-from mpoxcv.training.memory import peak_mib
 from mpoxcv.training.tensorboard import tensorboard_writer
 
 PACKAGES = (
@@ -51,17 +50,13 @@ class Provenance(L.Callback):
     def __init__(self, folder: StrPath, seed: int, overrides: list[str]) -> None:
         self.folder = Path(folder)
         self.content: dict[str, Any] = {
-            "status": "started",
-            "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(["python", *sys.argv]),
-            "overrides": list(overrides),
-            "seed": seed,
-            "git": git_state(),
-            "python": platform.python_version(),
-            "platform": platform.platform(),
+            "status": "started", "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": shlex.join(["python", *sys.argv]), "overrides": list(overrides),
+            "seed": seed, "git": git_state(),
+            "python": platform.python_version(), "platform": platform.platform(),
             "packages": {name: package_version(name) for name in PACKAGES},
             "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
-        }
+        }  # fmt: skip
         self.durations: dict[str, float] = {}
         self._mark = self._begin = time.perf_counter()
 
@@ -149,6 +144,16 @@ def _takes_own_kernels(trainer: L.Trainer) -> bool:
     compiled = getattr(classifier, "compiled", False)
     network = getattr(classifier, "network", None)
     return on_cpu and not compiled and getattr(network, "own_kernels", False)
+
+
+def peak_mib() -> int | None:
+    """Return the most memory that this process has held, in MiB; None on Windows."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1024**2 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
 def package_version(name: str) -> str | None:

@@ -65,13 +65,11 @@ def rows_of(
         probabilities: float32 (n, C).
     """
     keys = {
-        "image": table["image"].to_numpy(),
-        "patient": table["patient"].to_numpy(),
+        "image": table["image"].to_numpy(), "patient": table["patient"].to_numpy(),
         "data": datamodule.source,
-        "fold": table["fold"].to_numpy(),
-        "split": table["split"].to_numpy(),
+        "fold": table["fold"].to_numpy(), "split": table["split"].to_numpy(),
         "label": table["class"].to_numpy(),
         "prediction": np.array(datamodule.classes)[probabilities.argmax(1)],
-    }
+    }  # fmt: skip
     scores = {f"p_{name}": probabilities[:, i] for i, name in enumerate(datamodule.classes)}
     return pd.DataFrame(keys | scores)
