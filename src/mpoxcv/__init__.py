@@ -17,13 +17,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "LeNet",
-    "LesionClassifier",
-    "MSLDDataModule",
-    "RandomFlip",
-    "create_model",
-    "write_synthetic",
-]
+    "LeNet", "LesionClassifier", "MSLDDataModule", "RandomFlip", "create_model", "write_synthetic",
+]  # fmt: skip
 _MODULES = {
     "LeNet": "models.lenet",
     "LesionClassifier": "training.classifier",

@@ -6,10 +6,7 @@ from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """A mistake in a command, a path or a picture: says what is wrong, where, and what to do.
-
-    The scripts print its message without a traceback and exit with code 1.
-    """
+    """A mistake in a command, a path or a picture: says what is wrong, where, and what to do."""
 
     def __init__(self, message: object) -> None:
         super().__init__(visible(str(message)))

@@ -3,10 +3,11 @@
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from mpoxcv.commands.run_folder import stored_parts
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.data.loader import BatchLoader
 from mpoxcv.data.protocol import fold_table
@@ -26,7 +28,6 @@ from mpoxcv.pictures.tree import PICTURE_SUFFIXES, SYSTEM_NAMES, compile_name_pa
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
 from mpoxcv.storage.files import read_json, write_csv
 from mpoxcv.storage.markup import for_spreadsheets, one_line
-from mpoxcv.storage.stored_config import instantiable, load_config
 from mpoxcv.training.classifier import LesionClassifier
 
 SEEN = "every network has seen its patient, or its name tells none"
@@ -57,9 +58,8 @@ class TrainedRun:
         with torch.inference_mode():
             outputs = torch.cat([self.classifier(b["image"]).softmax(1) for b in batches])
         if not outputs.isfinite().all():
-            raise UserError(
-                f"The network in {self.folder} gives no finite numbers: its training has diverged."
-            )
+            reason = "its training has diverged"
+            raise UserError(f"The network in {self.folder} gives no finite numbers: {reason}.")
         return outputs.numpy().astype(float)
 
     def saw(self, paths: Sequence[Path]) -> np.ndarray:
@@ -69,9 +69,8 @@ class TrainedRun:
             UserError: the run's data set is not there, or is split otherwise now.
         """
         d = self.data
-        table = fold_table(
-            d.root, d.classes, d.name_pattern, d.fold, d.protocol, d.split_file, exclude=d.exclude
-        )
+        split = (d.fold, d.protocol, d.split_file)
+        table = fold_table(d.root, d.classes, d.name_pattern, *split, exclude=d.exclude)
         scored = read_predictions(self.folder / "predictions.csv")
         keys = ["split", "image"]
         gone = scored.set_index(keys).index.difference(table.set_index(keys).index)
@@ -99,7 +98,7 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     """
     _check(cfg)
     paths = find_pictures(str(cfg.images))
-    runs = load_runs(Path(str(cfg.run)), cfg.data.root, cfg.trust)
+    runs = load_runs(Path(str(cfg.run)), cfg.trust, cfg.data)
     classes = runs[0].classifier.classes
     sources = "; ".join(dict.fromkeys(run.source for run in runs))
 
@@ -110,8 +109,8 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
         decoded = [*pool.map(lambda p, n: _decode(p, forms) if n else SEEN, paths, used.sum(0))]
 
     pictures = {p: d for p, d in zip(paths, decoded, strict=True) if isinstance(d, dict)}
-    left_out = {p: why for p, why in zip(paths, decoded, strict=True) if isinstance(why, str)}
-    reasons = shorten([f"{one_line(str(p))}: {visible(why)}" for p, why in left_out.items()], 100)
+    left_out = [(p, why) for p, why in zip(paths, decoded, strict=True) if isinstance(why, str)]
+    reasons = shorten([f"{one_line(str(path))}: {visible(why)}" for path, why in left_out], 100)
     if not pictures:
         raise UserError(f"None of {len(paths)} picture(s) can be classified:\n{reasons}")
 
@@ -120,7 +119,8 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     by_run = np.stack([run.probabilities(pixels[run.form]) for run in runs])
     averaged = (by_run * used[..., None]).sum(0) / used.sum(0)[:, None]
     table = pd.DataFrame(averaged, columns=[f"p_{name}" for name in classes])
-    table.insert(0, "image", [_shown(path) for path in pictures])
+    # what a spreadsheet would take for a formula begins with ./
+    table.insert(0, "image", [f"./{p}" if str(p)[0] in "=+-@|%" else str(p) for p in pictures])
     table.insert(1, "prediction", [classes[label] for label in averaged.argmax(1)])
     table.insert(2, "n_networks", used.sum(0))
     table.insert(3, "data", sources)
@@ -147,9 +147,8 @@ def find_pictures(images: str) -> list[Path]:
     files = _below(path) if path.is_dir() else map(Path, glob.glob(images, recursive=True))  # noqa: PTH207  absolute ones
     pictures = {f for f in files if f.suffix.lower() in PICTURE_SUFFIXES and f.is_file()}
     if not pictures:
-        raise UserError(
-            f"images={images} names no picture. Give a picture, a folder, or a glob: 'images=\"new/*.jpg\"'"
-        )
+        ways = "Give a picture, a folder, or a glob: 'images=\"new/*.jpg\"'"
+        raise UserError(f"images={images} names no picture. {ways}")
     return sorted(pictures)
 
 
@@ -160,10 +159,8 @@ def _below(folder: Path) -> Iterator[Path]:
             yield from _below(path) if path.is_dir() and not path.is_symlink() else (path,)
 
 
-def load_runs(
-    folder: Path, data_root: str | None = None, trust: Sequence[str] = ()
-) -> list[TrainedRun]:
-    """Load the runs in ``folder`` or below it; ``data_root`` is for data that have moved since.
+def load_runs(folder: Path, trust: Sequence[str], moved: Mapping[str, Any]) -> list[TrainedRun]:
+    """Load the runs in ``folder`` or below it; ``trust`` and ``moved`` are those of stored_parts.
 
     Raises:
         UserError: there is no trained run, a checkpoint does not fit, or the classes differ.
@@ -171,54 +168,43 @@ def load_runs(
     runs: list[TrainedRun] = []
     for file in sorted(folder.rglob("checkpoints/best.ckpt")):
         run = file.parent.parent
-        config = run / ".hydra" / "config.yaml"
-        if not config.is_file():
+        if not (run / ".hydra" / "config.yaml").is_file():
             continue
 
-        stored = load_config(config, trust)
-        data, network = (instantiable(stored, key, config, trust) for key in ("data", "classifier"))
+        _, parts = stored_parts(run, trust, moved)
         # compiling takes longer than the pictures
-        classifier: LesionClassifier = instantiate(network, compile=False)
+        classifier: LesionClassifier = instantiate(parts["classifier"], compile=False)
         checkpoint = AtomicCheckpointIO().load_checkpoint(file, "cpu")
         classifier.on_load_checkpoint(checkpoint)
         classifier.load_state_dict(checkpoint["state_dict"])
         if runs and classifier.classes != runs[0].classifier.classes:
-            raise UserError(
-                f"{run} and {runs[0].folder} have different classes: their networks cannot be averaged."
-            )
+            pair = f"{run} and {runs[0].folder}"
+            raise UserError(f"{pair} have different classes: their networks cannot be averaged.")
 
         provenance = read_json(run / "provenance.json")
         if provenance.get("status") != "finished":
             print(f"{run} is not finished: its best checkpoint so far is used.", file=sys.stderr)
-        source = provenance.get("data", {}).get("name", data.get("name", "unknown"))
-        datamodule: MSLDDataModule = instantiate(data, root=data_root or data.root)
-        runs.append(TrainedRun(run, visible(str(source)), classifier.eval(), datamodule))
+        source = provenance.get("data", {}).get("name", parts["data"].get("name", "unknown"))
+        data: MSLDDataModule = instantiate(parts["data"])
+        runs.append(TrainedRun(run, visible(str(source)), classifier.eval(), data))
     if not runs:
-        raise UserError(
-            f"There is no trained run in {folder}: a run's folder holds .hydra and checkpoints/best.ckpt."
-        )
+        contents = "a run's folder holds .hydra and checkpoints/best.ckpt"
+        raise UserError(f"There is no trained run in {folder}: {contents}.")
     return runs
 
 
 def _check(cfg: DictConfig) -> None:
     for option in ("run", "images"):
         if OmegaConf.is_missing(cfg, option):
-            raise UserError(
-                f"{option}= is missing: python scripts/predict.py run=DIR images=PATH (--help tells more)."
-            )
+            example = "python scripts/predict.py run=DIR images=PATH (--help tells more)"
+            raise UserError(f"{option}= is missing: {example}.")
     for option in ("overwrite", "held_out"):
         if not isinstance(cfg[option], bool):
             raise UserError(f"{option}={cfg[option]} should be true or false.")
     output = Path(str(cfg.output))
     if output.is_dir() or (output.exists() and not cfg.overwrite):
-        raise UserError(
-            f"{output} is there, and nothing is overwritten: give another output=FILE, or overwrite=true."
-        )
-
-
-def _shown(path: Path) -> str:
-    """Return the path, which a spreadsheet would not take for a formula."""
-    return f"./{path}" if str(path).startswith(("=", "+", "-", "@", "|", "%")) else str(path)
+        ways = "give another output=FILE, or overwrite=true"
+        raise UserError(f"{output} is there, and nothing is overwritten: {ways}.")
 
 
 def _decode(path: Path, forms: set[tuple[int, bool]]) -> dict[tuple[int, bool], np.ndarray] | str:

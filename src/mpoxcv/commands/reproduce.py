@@ -8,18 +8,16 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mpoxcv.commands import train as experiment
-from mpoxcv.commands.run_folder import finished_metrics
+from mpoxcv.commands.run_folder import finished_metrics, stored_parts
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import probabilities_of, read_predictions
 from mpoxcv.storage.files import read_json, read_metrics
-from mpoxcv.storage.stored_config import instantiable, load_config
 
 # of a stored trainer, what is not taken
 OWN_TRAINER = ("_target_", "plugins", "default_root_dir", "profiler")
-EARLY_STOPPING = "lightning.pytorch.callbacks.EarlyStopping"
 # of provenance.json, in the order of what explains most
 COMPARED = (
     "data.fingerprint", "data.counts", "git.commit", "git.changed", "packages", "python", "platform", "accelerator.type",
@@ -36,9 +34,8 @@ def reproduce(cfg: DictConfig) -> None:
     """
     run, output = Path(cfg.run), Path(cfg.output_dir)
     if finished_metrics(run) is None:
-        raise UserError(
-            f"{run} is not the folder of a finished run: its provenance.json does not say that it is."
-        )
+        reason = "its provenance.json does not say that it is"
+        raise UserError(f"{run} is not the folder of a finished run: {reason}.")
     before = read_json(run / "provenance.json")
     if threads := read(before, "accelerator.threads"):
         # the last digits depend on it
@@ -48,13 +45,11 @@ def reproduce(cfg: DictConfig) -> None:
     after = read_json(output / "provenance.json")
     differing = {name: pair for key in COMPARED for name, pair in _differences(key, before, after)}
     gaps = compare(run, output)
-    _print(differing, gaps, run, output)
+    _print(f"{run} and {output}", differing, gaps)
     if any(gaps.values()):
         because = ", ".join(differing) or "nothing that is recorded"
-        raise UserError(
-            f"The results differ (predictions by at most {gaps['predictions']:.3g}, metrics by at most "
-            f"{gaps['metrics']:.3g}). What else differs: {because}."
-        )
+        most = ", ".join(f"{name} by at most {gap:.3g}" for name, gap in gaps.items())
+        raise UserError(f"The results differ ({most}). What else differs: {because}.")
     print("Identical: every metric and every prediction.")
 
 
@@ -64,25 +59,18 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
     Raises:
         UserError: the stored config is refused (see ``mpoxcv.storage.stored_config``).
     """
-    file = run / ".hydra" / "config.yaml"
-    stored = load_config(file, cfg.trust)
-    OmegaConf.update(stored, "data.cache_dir", cfg.data.cache_dir)
-    if cfg.data.root:
-        OmegaConf.update(stored, "data.root", cfg.data.root)
-
-    parts = {key: instantiable(stored, key, file, cfg.trust) for key in ("data", "classifier")}
-
+    stored, parts = stored_parts(run, cfg.trust, cfg.data)
     trainer: Any = OmegaConf.to_container(stored.trainer, resolve=True)
     plain = {name: v for name, v in dict(trainer).items() if not isinstance(v, dict | list)}
     numbers = {name: value for name, value in plain.items() if name not in OWN_TRAINER}
 
     callbacks = {k: v for k, v in cfg.callbacks.items() if read(stored, f"callbacks.{k}")}
-    if "checkpoint" in callbacks:
-        choice = {key: read(stored, f"callbacks.checkpoint.{key}") for key in ("monitor", "mode")}
-        choice = {key: value for key, value in choice.items() if value}
-        callbacks["checkpoint"] = {**callbacks["checkpoint"], **choice}
+    for key in ("monitor", "mode"):
+        choice = read(stored, f"callbacks.checkpoint.{key}")
+        if choice and "checkpoint" in callbacks:
+            callbacks["checkpoint"] = {**callbacks["checkpoint"], key: choice}
     for name, callback in (stored.get("callbacks") or {}).items():
-        if read(callback, "_target_") == EARLY_STOPPING:
+        if read(callback, "_target_") == "lightning.pytorch.callbacks.EarlyStopping":
             callbacks[name] = callback
 
     names = ("fold", "seed", "name", "model", "optimizer", "scheduler", "ckpt_path")
@@ -95,17 +83,12 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
 
 
 def compare(one: Path, other: Path) -> dict[str, float]:
-    """Return the largest difference of two runs' metrics and predictions.
-
-    It is infinite where they are of other pictures.
-    """
+    """Return the largest gaps of two runs' predictions, inf for other pictures, and metrics."""
     metrics, others = (read_metrics(run / "metrics.json") for run in (one, other))
     gaps = [_gap(metrics.get(name), others.get(name)) for name in {*metrics, *others}]
 
-    left, right = (
-        read_predictions(run / "predictions.csv").sort_values(["split", "image"])
-        for run in (one, other)
-    )
+    tables = [read_predictions(run / "predictions.csv") for run in (one, other)]
+    left, right = (table.sort_values(["split", "image"]) for table in tables)
     keys = ["split", "image", "label"]
     gap = float("inf")
     if list(left) == list(right) and np.array_equal(left[keys], right[keys]):
@@ -123,7 +106,7 @@ def _gap(value: float | None, other: float | None) -> float:
 def read(content: Any, key: str) -> Any:
     """Return a value by its dotted name, or None."""
     for name in key.split("."):
-        content = content.get(name) if isinstance(content, Mapping | DictConfig) else None
+        content = content.get(name) if isinstance(content, Mapping) else None
     return content
 
 
@@ -136,13 +119,10 @@ def _differences(key: str, before: Any, after: Any) -> list[tuple[str, tuple[Any
     return [(name, pair) for name, pair in pairs.items() if pair[0] != pair[1]]
 
 
-def _print(
-    differing: Mapping[str, tuple[Any, Any]], gaps: Mapping[str, float], run: Path, output: Path
-) -> None:
+def _print(title: str, differing: dict[str, tuple[Any, Any]], gaps: dict[str, float]) -> None:
     console = Console(markup=False, highlight=False)
-    table = Table(title=f"{run} and {output}", title_justify="left")
-    for column in ("", "the run", "now"):
-        table.add_column(column, overflow="fold")
+    columns = (Column(name, overflow="fold") for name in ("", "the run", "now"))
+    table = Table(*columns, title=title, title_justify="left")
     for key, pair in differing.items():
         table.add_row(key, *(("changed", "") if key == "data.counts" else map(str, pair)))
     for name, gap in gaps.items():

@@ -2,15 +2,17 @@
 
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.cli import as_given
 from mpoxcv.errors import UserError
 from mpoxcv.storage.files import read_json, read_metrics
-from mpoxcv.storage.stored_config import read_plain
+from mpoxcv.storage.stored_config import instantiable, load_config, read_plain
 
 # options that may differ when a run goes on
 MAY_CHANGE = frozenset({
@@ -68,6 +70,24 @@ def finished_metrics(folder: Path) -> dict[str, float | None] | None:
     finished = read_json(folder / "provenance.json").get("status") == "finished"
     metrics = folder / "metrics.json"
     return read_metrics(metrics) if finished and metrics.is_file() else None
+
+
+def stored_parts(
+    run: Path, trust: Sequence[str], moved: Mapping[str, Any]
+) -> tuple[DictConfig, dict[str, DictConfig]]:
+    """Return a run's stored config, and its parts ``data`` and ``classifier`` to instantiate.
+
+    ``moved`` has options of data that take the place of the stored ones where they say something.
+
+    Raises:
+        UserError: the config is refused (see ``mpoxcv.storage.stored_config``).
+    """
+    file = run / ".hydra" / "config.yaml"
+    stored = load_config(file, trust)
+    for name, value in moved.items():
+        if value:
+            OmegaConf.update(stored, f"data.{name}", value)
+    return stored, {key: instantiable(stored, key, file, trust) for key in ("data", "classifier")}
 
 
 def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.cli import as_given
 from mpoxcv.errors import UserError
@@ -36,22 +36,17 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     folder = Path(cfg.output_dir)
     for name, space in plan.space.items():
         if space.get("type") not in KINDS:
-            raise UserError(
-                f"hparams_search.space.{name}.type={space.get('type')} is not one of {', '.join(KINDS)}."
-            )
+            option = f"hparams_search.space.{name}.type={space.get('type')}"
+            raise UserError(f"{option} is not one of {', '.join(KINDS)}.")
         if OmegaConf.select(cfg, str(name), default=KINDS) is KINDS:
-            raise UserError(
-                f"hparams_search.space names {name}, which is no option. All options: --cfg job"
-            )
+            reason = f"names {name}, which is no option. All options: --cfg job"
+            raise UserError(f"hparams_search.space {reason}")
 
     optuna.logging.set_verbosity(logging.WARNING)
-    study = optuna.create_study(
-        study_name=str(plan.name),
-        storage=f"sqlite:///{folder / 'study.db'}",
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=plan.startup_trials, n_warmup_steps=1),
-        direction=plan.direction,
-        load_if_exists=True,
-    )
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=plan.startup_trials, n_warmup_steps=1)
+    settings = {"study_name": str(plan.name), "direction": plan.direction, "load_if_exists": True}
+    storage = f"sqlite:///{folder / 'study.db'}"
+    study = optuna.create_study(storage=storage, pruner=pruner, **settings)
     # with the seed alone, a search that goes on would try the first trials' options again
     study.sampler = optuna.samplers.TPESampler(seed=cfg.seed + len(study.trials))
 
@@ -65,7 +60,7 @@ def search(cfg: DictConfig) -> dict[str, Any]:
         values: list[float] = []
         for fold in plan.folds:
             run = folder / f"trial={trial.number}" / f"fold={fold}"
-            values.append(validated(cfg, options | {"fold": fold}, run))
+            values.append(validated(cfg, options | {"fold": fold, "output_dir": str(run)}))
             trial.report(float(np.mean(values)), step=len(values))
             print(f"trial {trial.number}, fold {fold}: {plan.metric} {values[-1]:.4f}")
             if trial.should_prune() and len(values) < len(plan.folds):
@@ -80,8 +75,8 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     nested = OmegaConf.create()
     for name, value in best.items():
         OmegaConf.update(nested, name, value)
-    score = f"{plan.metric} {study.best_value:.4f}"
-    result = f"{score}, mean over folds on Valid, trial {study.best_trial.number}"
+    where = f"mean over folds on Valid, trial {study.best_trial.number}"
+    result = f"{plan.metric} {study.best_value:.4f}, {where}"
     head = f"# @package _global_\n# Found by a search: {result}.\n"
     write_atomically(folder / "best.yaml", head + OmegaConf.to_yaml(nested))
     print(f"Best of {len(study.trials)} trials: {result}")
@@ -95,16 +90,14 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     return best
 
 
-def validated(cfg: DictConfig, options: dict[str, Any], folder: Path) -> float:
+def validated(cfg: DictConfig, options: dict[str, Any]) -> float:
     """Train one fold and return the metric on Valid, averaged over the last epochs."""
     from mpoxcv.commands.train import build
 
     plan = cfg.hparams_search
     cfg = copy.deepcopy(cfg)
-    with open_dict(cfg):
-        cfg.output_dir = str(folder)
-        for name, value in options.items():
-            OmegaConf.update(cfg, name, value)
+    for name, value in options.items():
+        OmegaConf.update(cfg, name, value, force_add=True)
     datamodule, classifier, trainer = build(cfg)
     trainer.fit(classifier, datamodule)
     return float(np.mean([row[plan.metric] for row in classifier.history[-plan.average_last :]]))

@@ -24,24 +24,24 @@ def summarize(cfg: DictConfig) -> None:
     from mpoxcv.report.report import print_summary, write_report
 
     folders = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
-    plan = read_plan(Path(folders[0])) if len(folders) == 1 else None
-    summary = summarise(folders, plan["jobs"] if plan else None, cfg.folds, cfg.replicates)
+    plan = read_plan(Path(folders[0])) if len(folders) == 1 else {}
+    summary = summarise(folders, plan.get("jobs"), cfg.folds, cfg.replicates)
     output = Path(cfg.output or Path(folders[0]) / "summary")
     write_report(summary, output)
     write_tensorboard(summary, output)
     print_summary(summary, output)
 
 
-def read_plan(folder: Path) -> dict[str, Any] | None:
-    """Return what a multirun's folder says of the runs that it should hold; None for any other."""
+def read_plan(folder: Path) -> dict[str, Any]:
+    """Return what a multirun's folder says of the runs that it should hold; for any other, {}."""
     file = folder / "summary" / PLAN
     plan = read_json(file)
     listed = isinstance(plan.get("arguments"), list) and isinstance(plan.get("jobs"), list)
     if file.is_file() and not (listed and all(isinstance(job, dict) for job in plan["jobs"])):
         wanted = "it should hold the multirun's arguments and jobs"
         print(f"{file} is damaged, and passed over: {wanted}.", file=sys.stderr)
-        return None
-    return plan or None
+        return {}
+    return plan
 
 
 def write_summary_of(folder: Path) -> Any:
@@ -50,10 +50,10 @@ def write_summary_of(folder: Path) -> Any:
     from mpoxcv.evaluation.summary import summarise
     from mpoxcv.report.report import write_report
 
-    plan = read_plan(folder)
+    jobs = read_plan(folder).get("jobs")
     with FileLock(folder / "summary" / ".lock"):
         try:
-            summary = summarise([folder], plan["jobs"] if plan else None)
+            summary = summarise([folder], jobs)
         except UserError as error:
             print(error, file=sys.stderr)
             return None
@@ -62,10 +62,7 @@ def write_summary_of(folder: Path) -> Any:
 
 
 def write_tensorboard(summary: Any, folder: Path) -> None:
-    """Write each group's figures and mean metrics as a TensorBoard run of its own.
-
-    The figures are also kept as PNG files.
-    """
+    """Write each group's figures, as PNG files too, and mean metrics as a TensorBoard run."""
     import pandas as pd
 
     from mpoxcv.report import figures

@@ -18,15 +18,16 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import JobReturn, JobStatus
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
-from mpoxcv import cli
+from mpoxcv.cli import AT_END, as_given
 from mpoxcv.commands.run_folder import claim, refuse_used
 from mpoxcv.commands.summarize import PLAN, read_plan, write_summary_of, write_tensorboard
 from mpoxcv.evaluation.process import whoami
+from mpoxcv.explain import cause_of
 from mpoxcv.storage.files import write_atomically, write_json
 
 # in a run's folder, also where they don't vary
@@ -39,11 +40,10 @@ GPU_LOCKS: list[BaseFileLock] = []
 
 
 class SummariseSweep(Callback):
-    """Record how each job ended, and sum the multirun up after each of them.
+    """Record how each job ended, and sum the multirun up after each, or some where that takes long.
 
-    After some of them, where that would take long. A run's folder gets ``job.json`` (status and
-    cause) and, where it failed, ``error.log`` (the traceback). The multirun's folder gets
-    ``summary/``. The folders of the runs are named by the options that vary.
+    A run's folder gets ``job.json`` (status and cause) and, where it failed, ``error.log`` (the
+    traceback); the multirun's gets ``summary/``. Runs' folders are named by the options that vary.
 
     Args:
         gpu_each: give each process of a multirun one of the machine's GPUs.
@@ -55,38 +55,31 @@ class SummariseSweep(Callback):
         # monotonic seconds; the one at the end does not wait
         self.next_summary = 0.0
 
-    def on_run_start(
-        self, config: DictConfig, config_name: str | None = None, **kwargs: Any
-    ) -> None:
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Keep what a folder of training holds."""
-        if config_name == "train" and leads():
+        if kwargs["config_name"] == "train" and leads():
             refuse_used(config)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write down which runs are expected, and settle where they lie.
 
         Raises:
-            SystemExit: the folder holds another multirun (Hydra swallows other errors of
-                callbacks).
+            SystemExit: the folder holds another multirun (Hydra swallows callbacks' other errors).
         """
         folder = Path(config.hydra.sweep.dir).absolute()
-        options = cli.as_given(config.hydra.overrides.task)
+        options = as_given(config.hydra.overrides.task)
         arguments = [option for option in options if not option.startswith("resume=")]
-        hydra_options = cli.as_given(config.hydra.overrides.hydra)
+        hydra_options = as_given(config.hydra.overrides.hydra)
         launcher = [o for o in hydra_options if o.startswith(("hydra/launcher", "hydra.launcher"))]
-        if plan := read_plan(folder):
+        plan = read_plan(folder)
+        if plan and not (config.get("resume") and arguments == plan["arguments"]):
+            which = "with other options" if config.get("resume") else "already"
             command = going_on(folder, plan)
-            if not config.get("resume"):
-                raise SystemExit(f"{folder} holds a multirun already. Go on with it:\n  {command}")
-            if arguments != plan["arguments"]:
-                raise SystemExit(
-                    f"{folder} holds a multirun with other options. Go on with it:\n  {command}"
-                )
+            raise SystemExit(f"{folder} holds a multirun {which}. Go on with it:\n  {command}")
 
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides(options)
-        jobs = _jobs_of(overrides)
-        plan = {"arguments": arguments, "launcher": launcher, "jobs": jobs}
+        plan = {"arguments": arguments, "launcher": launcher, "jobs": _jobs_of(overrides)}
         write_json(folder / "summary" / PLAN, plan)
 
         fixed = [str(o.key_or_group) for o in overrides if not o.is_sweep_override()]
@@ -100,7 +93,7 @@ class SummariseSweep(Callback):
                 f"hydra.job.config.override_dirname.exclude_keys={json.dumps(unnamed)}",
             ]
             config.hydra.sweep.dir = str(folder)
-        cli.AT_END.append(lambda: conclude(folder))
+        AT_END.append(lambda: conclude(folder))
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write that the job is at work; show ddp's further processes its folder."""
@@ -122,7 +115,7 @@ class SummariseSweep(Callback):
         folder = Path(config.hydra.runtime.output_dir)
         job: dict[str, Any] = {"status": job_return.status.name.lower()}
         if error := error_of(job_return):
-            job["cause"] = cli.cause_of(error)
+            job["cause"] = cause_of(error)
             write_atomically(folder / "error.log", "".join(traceback.format_exception(error)))
         write_json(folder / "job.json", job)
         self.locks.pop(folder).release()
@@ -147,8 +140,6 @@ def _jobs_of(overrides: Sequence[Override]) -> list[dict[str, str]]:
 
 def error_of(job_return: JobReturn) -> BaseException | None:
     """Return what ended a job."""
-    if job_return.status != JobStatus.FAILED:
-        return None
     # Hydra prints a line of its own when it is asked
     with contextlib.redirect_stderr(io.StringIO()):
         try:
@@ -164,10 +155,7 @@ def leads() -> bool:
 
 
 def claim_gpu(folder: Path) -> None:
-    """Let this process see one GPU that no other of the multirun has taken, as long as it lives.
-
-    With more processes than GPUs the last ones see all of them.
-    """
+    """Let this process see one GPU that no other of the multirun has; all, if none is left."""
     if GPU_LOCKS:
         return
     import torch
@@ -176,56 +164,45 @@ def claim_gpu(folder: Path) -> None:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or all_devices
     for device in filter(None, visible.split(",")):
         lock = FileLock(folder / "summary" / f".gpu-{device}.lock")
-        try:
+        with contextlib.suppress(Timeout):
             lock.acquire(timeout=0)
-        except Timeout:
-            continue
-        GPU_LOCKS.append(lock)
-        os.environ["CUDA_VISIBLE_DEVICES"] = device
-        return
+            GPU_LOCKS.append(lock)
+            os.environ["CUDA_VISIBLE_DEVICES"] = device
+            return
 
 
 def leave_process_group() -> None:
     """End a job's distributed processes, so that the next job starts its own."""
-    if "torch" in sys.modules:
-        import torch.distributed
-
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
     for name in ("WORLD_SIZE", "NODE_RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
 
 
 def going_on(folder: Path, plan: Mapping[str, Any]) -> str:
     """Return the command that goes on with a multirun."""
-    options = [*plan.get("arguments", []), *plan.get("launcher", [])]
-    folder_option = f"hydra.sweep.dir={folder}"
-    return f"python {shlex.join([sys.argv[0], '-m', *options, folder_option, 'resume=true'])}"
+    options = [*plan.get("arguments", []), *plan.get("launcher", []), f"hydra.sweep.dir={folder}"]
+    return f"python {shlex.join([sys.argv[0], '-m', *options, 'resume=true'])}"
 
 
 def conclude(folder: Path) -> int:
-    """Write and print a multirun's summary at its end, and how to go on if it is not complete.
-
-    Returns:
-        The exit code.
-    """
+    """Write and print a multirun's summary at its end; return the exit code."""
     # here, since pandas and scipy take a second
     from mpoxcv.report.report import print_summary
 
-    plan = read_plan(folder)
+    command = going_on(folder, read_plan(folder))
     summary = write_summary_of(folder)
-    problems: list[dict[str, Any]] = []
     if summary is not None:
         write_tensorboard(summary, folder / "summary")
         print_summary(summary, folder / "summary")
         if summary.content["complete"]:
             return 0
-        problems = summary.content["problems"]
 
     sys.stdout.flush()
+    problems = [] if summary is None else summary.content["problems"]
     if any("it is at work" in str(problem["cause"]) for problem in problems):
         text = "Jobs that are at work may end by themselves, and then write the summary anew."
         print(f"\n{text}", file=sys.stderr)
-    command = going_on(folder, plan or {})
     print(f"\nNot all runs are finished. Go on with:\n  {command}", file=sys.stderr)
     return 1

@@ -15,37 +15,32 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from mpoxcv.commands.run_folder import finished_metrics, resume_path
+from mpoxcv.commands.run_folder import finished_metrics, resume_path, stored_parts
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
 from mpoxcv.lockstep import lockstep
 from mpoxcv.report.figures import SYNTHETIC_NOTE
 from mpoxcv.storage.files import read_metrics
-from mpoxcv.storage.stored_config import instantiable, load_config
 from mpoxcv.training.classifier import LesionClassifier
 from mpoxcv.training.tensorboard import SplitTensorBoardLogger
 
 LOGGED_OPTIONS = (
-    "fold", "seed", "data.name", "data.train_images", "data.image_size", "data.batch_size",
-    "data.sampler", "data.augment", "model", "optimizer", "scheduler", "classifier.class_weights",
-    "classifier.label_smoothing", "trainer.max_epochs", "trainer.precision",
+    "fold", "seed", "data.name", "data.train_images", "data.image_size", "data.batch_size", "data.sampler", "data.augment",
+    "model", "optimizer", "scheduler", "classifier.class_weights", "classifier.label_smoothing", "trainer.max_epochs",
+    "trainer.precision",
 )  # fmt: skip
 HEADLINE = (
-    "f1_macro", "balanced_accuracy", "accuracy", "auroc_macro", "precision_macro", "recall_macro",
-    "loss", "ece",
+    "f1_macro", "balanced_accuracy", "accuracy", "auroc_macro", "precision_macro", "recall_macro", "loss", "ece",
 )  # fmt: skip
 # numpy's generator takes no more
 MAX_SEED = 2**32 - 1
+Metrics = Mapping[str, float | None]
 
 
-def train(cfg: DictConfig) -> Mapping[str, float | None]:
-    """Fit, then validate and test the best checkpoint, and write all results.
+def train(cfg: DictConfig) -> Metrics:
+    """Fit, validate and test the best checkpoint, write all results; return what metrics.json has.
 
-    Args:
-        cfg: ``conf/train.yaml`` as composed.
-
-    Returns:
-        The content of metrics.json.
+    ``cfg`` is ``conf/train.yaml`` as composed.
 
     Raises:
         UserError: an option, the data, or the checkpoint to resume from is not as it must be.
@@ -69,44 +64,33 @@ def train(cfg: DictConfig) -> Mapping[str, float | None]:
     metrics = score(trainer, classifier, datamodule, best)
     _log_hparams(trainer, cfg, metrics)
     if trainer.is_global_zero:
-        print_results(metrics, datamodule, Path(cfg.output_dir))
+        print_results(metrics, datamodule, folder)
     return metrics
 
 
 def test(cfg: DictConfig) -> dict[str, float]:
-    """Score a finished run's best checkpoint again, and say how the metrics differ from the run's.
+    """Score a finished run's best checkpoint again, say what differs, and return the metrics.
 
-    Args:
-        cfg: ``conf/test.yaml`` as composed.
-
-    Returns:
-        The new metrics.
+    ``cfg`` is ``conf/test.yaml`` as composed.
 
     Raises:
         UserError: the folder holds no finished run, or its data are gone or changed shape.
     """
     run = Path(cfg.run)
-    config_file, checkpoint = run / ".hydra" / "config.yaml", run / "checkpoints" / "best.ckpt"
-    for file in (config_file, checkpoint):
-        if not file.is_file():
-            raise UserError(
-                f"{run} is not the folder of a trained run: it lacks {file.relative_to(run)}. "
-                "Example: python scripts/test.py run=logs/runs/lenet/2026-01-31_12-00-00-000000"
-            )
+    checkpoint = Path("checkpoints", "best.ckpt")
+    for file in (Path(".hydra", "config.yaml"), checkpoint):
+        if not (run / file).is_file():
+            example = "python scripts/test.py run=logs/runs/lenet/2026-01-31_12-00-00-000000"
+            reason = f"it lacks {file}. Example: {example}"
+            raise UserError(f"{run} is not the folder of a trained run: {reason}")
 
-    stored = load_config(config_file, cfg.trust)
-    if cfg.data.root:
-        OmegaConf.update(stored, "data.root", cfg.data.root)
-    parts = {
-        key: instantiable(stored, key, config_file, cfg.trust) for key in ("data", "classifier")
-    }
+    stored, parts = stored_parts(run, cfg.trust, cfg.data)
     ours = {key: cfg[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
     config = OmegaConf.create({"seed": stored.get("seed", 0), **parts, **ours})
     datamodule, classifier, trainer = build(config)
-    metrics = score(trainer, classifier, datamodule, str(checkpoint))
+    metrics = score(trainer, classifier, datamodule, str(run / checkpoint))
     if trainer.is_global_zero:
-        stored_metrics = read_metrics(run / "metrics.json")
-        print_results(metrics, datamodule, Path(cfg.output_dir), stored_metrics)
+        print_results(metrics, datamodule, Path(cfg.output_dir), read_metrics(run / "metrics.json"))
     return metrics
 
 
@@ -141,70 +125,53 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
 
 
 def score(
-    trainer: L.Trainer,
-    classifier: LesionClassifier,
-    datamodule: MSLDDataModule,
-    checkpoint: str | None,
+    trainer: L.Trainer, classifier: LesionClassifier, data: MSLDDataModule, checkpoint: str | None
 ) -> dict[str, float]:
     """Validate and test a checkpoint (None: the weights as they are) and return the metrics."""
     options: Any = {"ckpt_path": checkpoint, "verbose": False, "weights_only": True}
-    trainer.validate(classifier, datamodule, **options)
-    trainer.test(classifier, datamodule, **options)
+    trainer.validate(classifier, data, **options)
+    trainer.test(classifier, data, **options)
     return classifier.metrics["val"] | classifier.metrics["test"]
 
 
 def print_results(
-    metrics: Mapping[str, float],
-    datamodule: MSLDDataModule,
-    folder: Path,
-    before: Mapping[str, float | None] | None = None,
+    metrics: Mapping[str, float], data: MSLDDataModule, folder: Path, before: Metrics | None = None
 ) -> None:
     """Print the headline metrics, the majority class's accuracy, and where everything is.
 
-    Args:
-        metrics: of val and test.
-        datamodule: that they come from.
-        folder: that holds the results.
-        before: metrics of an earlier scoring of the same checkpoint, to compare with.
+    ``before`` has the metrics of an earlier scoring of the same checkpoint, to compare with.
     """
     console = Console(markup=False, highlight=False)
-    table = Table(title=f"{datamodule.source}, fold {datamodule.fold}", title_justify="left")
-    if datamodule.synthetic:
-        table.title = f"{table.title} ({SYNTHETIC_NOTE})"
-    for column in ("metric", "val", "test", *(("test before",) if before else ())):
-        table.add_column(column, justify="left" if column == "metric" else "right")
+    note = f" ({SYNTHETIC_NOTE})" if data.synthetic else ""
+    table = Table("metric", title=f"{data.source}, fold {data.fold}{note}", title_justify="left")
+    for column in ("val", "test", *(("test before",) if before else ())):
+        table.add_column(column, justify="right")
     for name in HEADLINE:
         row = [metrics.get(f"val/{name}"), metrics.get(f"test/{name}")]
         row += [before.get(f"test/{name}")] if before else []
         table.add_row(name, *("" if value is None else f"{value:.4f}" for value in row))
     console.print(table)
 
-    counts = datamodule.class_counts()
-    commonest = datamodule.classes[counts.index(max(counts))]
-    share = (datamodule.table("test")["class"] == commonest).mean()
-    console.print(
-        f"Always saying {commonest}, the commonest class in Train, has test accuracy {share:.4f}."
-    )
+    counts = data.class_counts()
+    commonest = data.classes[counts.index(max(counts))]
+    share = (data.table("test")["class"] == commonest).mean()
+    always = f"Always saying {commonest}, the commonest class in Train,"
+    console.print(f"{always} has test accuracy {share:.4f}.")
     if before:
-        differing = [k for k in before if k in metrics and not _same(before[k], metrics[k])]
-        console.print(
-            f"{len(differing)} of {len(before)} metrics differ from those in metrics.json of the run."
-        )
-    console.print(
-        f"Everything is in {folder}: predictions.csv, metrics.json, figures.", soft_wrap=True
-    )
+        scored = {name: value for name, value in metrics.items() if not math.isnan(value)}
+        differing = sum(before[name] != scored.get(name) for name in before if name in metrics)
+        count = f"{differing} of {len(before)}"
+        console.print(f"{count} metrics differ from those in metrics.json of the run.")
+    files = "predictions.csv, metrics.json, figures"
+    console.print(f"Everything is in {folder}: {files}.", soft_wrap=True)
     console.print(f"See it: tensorboard --logdir {folder.parent}", soft_wrap=True)
-
-
-def _same(before: float | None, now: float) -> bool:
-    return before == now if before is not None else math.isnan(now)
 
 
 def _log_hparams(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, float]) -> None:
     """Give every logger the options, and TensorBoard's HPARAMS page their final metrics."""
-    options = dict(
-        pair for key in LOGGED_OPTIONS for pair in _options(key, OmegaConf.select(cfg, key))
-    )
+    options: dict[str, bool | int | float | str] = {}
+    for key in LOGGED_OPTIONS:
+        options.update(_options(key, OmegaConf.select(cfg, key)))
     final = {f"val_best/{name}": metrics[f"val/{name}"] for name in HEADLINE}
     final |= {f"test/{name}": metrics[f"test/{name}"] for name in HEADLINE}
     for logger in trainer.loggers:

@@ -125,7 +125,8 @@ class Fold:
         # what the search for leaks needs is seen in passing
         watcher = Descriptions(self.cache_dir)
         cache = open_cache(
-            root, paths, self.image_size, self.cache_dir, self.threads, digests, self.antialias, watcher,
+            root, paths, self.image_size, self.cache_dir, self.threads, digests, self.antialias,
+            watcher,
         )  # fmt: skip
 
         self.cached_pixels = cache.pixels

@@ -26,7 +26,8 @@ LEADS_OUT = re.compile(r"[\x00-\x1f\x7f\\]|^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
 ENCRYPTED = 0x1 | 0x40
 # what zipfile and our writing raise for damaged or contradictory archives
 BROKEN = (
-    zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, FileExistsError, NotADirectoryError,
+    zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, FileExistsError,
+    NotADirectoryError,
 )  # fmt: skip
 
 

@@ -11,14 +11,6 @@ from mpoxcv.models.lenet import LeNet
 QUIET = {n: {"init_weights": True, "aux_logits": False} for n in ("googlenet", "inception_v3")}
 
 
-def model_names() -> list[str]:
-    """Return all names that ``create_model`` takes."""
-    # here, since importing it takes a second that LeNet need not pay
-    from torchvision import models
-
-    return ["lenet", *models.list_models(module=models)]
-
-
 def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     """Build a network with random weights.
 
@@ -33,12 +25,14 @@ def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
     try:
         if name == "lenet":
             return LeNet(num_classes, **options)
+        # here, since importing it takes a second that LeNet need not pay
         from torchvision import models
 
-        names = model_names()
+        names = ["lenet", *models.list_models(module=models)]
         if name not in names:
+            hint = did_you_mean(name, names)
             raise UserError(
-                f"model.name={name} is not a classification network of torchvision.{did_you_mean(name, names)}"
+                f"model.name={name} is not a classification network of torchvision.{hint}"
             )
         quiet = QUIET.get(name, {})
         return models.get_model(name, weights=None, num_classes=num_classes, **quiet, **options)

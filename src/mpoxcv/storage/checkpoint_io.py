@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from mpoxcv.errors import UserError
 from mpoxcv.storage.files import StrPath, write_atomically
@@ -36,8 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Save ``checkpoint`` under ``path``; a ``last.ckpt`` before it stays as ``previous.ckpt``.
 
         Raises:
-            OSError: the disk is full or the folder cannot be written to; what was under ``path`` is
-                still there.
+            OSError: the disk is full or read-only; what was under ``path`` is still there.
         """
         # torch.save itself hides the reason of a failed write
         buffer = io.BytesIO()
@@ -77,10 +77,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
     def remove_checkpoint(self, path: StrPath) -> None:
-        """Remove a checkpoint, and nothing else.
-
-        Which ones are old stands in a checkpoint that someone may have sent.
-        """
+        """Remove a checkpoint, and nothing else: the path may come out of one that was sent."""
         if (file := Path(path)).suffix == ".ckpt" and file.is_file():
             file.unlink()
 
@@ -88,10 +85,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def _fault_of(checkpoint: Any) -> str | None:
     """Return why this is not what Lightning and our classifier read, or None."""
     weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    tensors = isinstance(weights, dict) and all(
-        isinstance(w, torch.Tensor) for w in weights.values()
-    )
-    if not tensors:
+    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
         return "it holds no state_dict of tensors"
     for key, kind in KINDS.items():
         if not isinstance(checkpoint.get(key, kind()), kind):

@@ -62,9 +62,8 @@ def read_json(path: StrPath) -> dict[str, Any]:
 
 def read_metrics(path: StrPath) -> dict[str, float | None]:
     """Return the numbers of metrics.json, null for those that are not finite, and nothing else."""
-    content = read_json(path)
-    numbers = {k: v for k, v in content.items() if v is None or isinstance(v, int | float)}
-    return {k: v for k, v in numbers.items() if v is None or abs(v) < 1e300}
+    pairs = read_json(path).items()
+    return {k: v for k, v in pairs if v is None or (isinstance(v, int | float) and abs(v) < 1e300)}
 
 
 def write_linked(paths: Sequence[Path], content: bytes) -> None:

@@ -1,7 +1,4 @@
-"""A run's stored config, read as if a stranger had sent it.
-
-It gives plain values, and nothing is built of it that is not on the list.
-"""
+"""A run's stored config, read as if a stranger had sent it: nothing is built that is not listed."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -19,9 +16,7 @@ from mpoxcv.errors import UserError
 MAX_BYTES = 2**20
 MAX_DEPTH = 30
 MAX_VALUES = 100_000
-UNREADABLE = (
-    yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError, TypeError,
-)  # fmt: skip
+FAILURES = (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError, TypeError)
 PLAIN_TAGS = (None, "!", "tag:yaml.org,2002:str")
 RESOLVERS = ("len", "folder_name", "hydra")
 REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
@@ -70,21 +65,16 @@ def read_plain(file: Path) -> Any:
                 raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
 
         return OmegaConf.to_container(OmegaConf.create(text))
-    except UNREADABLE as error:
-        refused = f"{file} is refused, since it is no plain config of a run: {error}"
-        raise UserError(refused) from None
+    except FAILURES as error:
+        reason = f"it is no plain config of a run: {error}"
+        raise UserError(f"{file} is refused, since {reason}") from None
 
 
 def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
-    """Load a run's config; what it interpolates are its own values and the resolvers of our conf.
-
-    Args:
-        file: ``.hydra/config.yaml`` of a run.
-        trust: more resolvers.
+    """Load a run's ``.hydra/config.yaml``; ``trust`` names more resolvers than those of our conf.
 
     Raises:
-        UserError: it is not plain, swells when it is interpolated, or interpolates something else
-            (such as the environment).
+        UserError: it is not plain, swells when interpolated, or interpolates, say, the environment.
     """
     plain = read_plain(file)
     if not isinstance(plain, dict):
@@ -105,20 +95,15 @@ def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
 
     config = OmegaConf.create(plain)
     if _size(plain) > MAX_VALUES:
-        raise UserError(
-            f"{file} is refused: its interpolations go in circles or swell without bounds."
-        )
+        reason = "its interpolations go in circles or swell without bounds"
+        raise UserError(f"{file} is refused: {reason}.")
     return config
 
 
 def instantiable(config: DictConfig, key: str, file: Path, trust: Sequence[str] = ()) -> DictConfig:
     """Return a part of the config, resolved, if all that it names with ``_target_`` may be built.
 
-    Args:
-        config: from :func:`load_config`.
-        key: of the part.
-        file: it came from, for messages.
-        trust: modules and names that may be built besides.
+    ``trust`` has modules and names that may be built besides.
 
     Raises:
         UserError: names the file, the target, and how to go on.
@@ -160,10 +145,7 @@ def _nodes(node: Any, kind: type) -> Iterator[Any]:
 
 
 def _size(plain: dict[str, Any]) -> float:
-    """Return how many values and characters a config has once resolved.
-
-    Infinite where it goes in circles.
-    """
+    """Return how many values and characters a resolved config has: inf where it goes in circles."""
 
     @lru_cache(None)
     def referred(name: str) -> float:
