@@ -1,4 +1,4 @@
-"""The Hydra launcher ``lockstep``: all runs of a multirun in one process, trained as one."""
+"""The launcher ``lockstep``, where Hydra looks for plugins: all runs in one process, as one."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,18 +10,14 @@ from omegaconf import DictConfig, open_dict
 
 
 class LockstepLauncher(Launcher):
-    """Launch the jobs by ``mpoxcv.lockstep.lockstep.run_together``.
-
-    Folders and files are those of Hydra's own launcher.
-    """
+    """Launch the jobs by ``run_together``; folders and files are those of Hydra's launcher."""
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
         """Take over what Hydra gives."""
-        self.hydra_context = hydra_context
+        self.hydra_context, self.config = hydra_context, config
         self.task_function = task_function
-        self.config = config
 
     def launch(
         self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int

@@ -87,8 +87,9 @@ class Fold:
         check_choice("protocol", self.protocol, PROTOCOLS)
         check_choice("data.train_images", self.train_images, TRAIN_IMAGES)
         check_choice("data.leaks", self.leaks, CHOICES)
-        check_switch("data.antialias", self.antialias)
-        check_switch("data.permute_labels", self.permute_labels)
+        for option in ("antialias", "permute_labels"):
+            if not isinstance(value := getattr(self, option), bool):
+                raise UserError(f"data.{option}={value} should be true or false.")
         check_number("data.image_size", self.image_size, 1)
         if self.threads is not None:
             check_number("data.threads", self.threads, 1)
@@ -255,12 +256,6 @@ def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         hint = did_you_mean(str(value), choices)
         raise UserError(f"{option}={value} is not one of {', '.join(choices)}.{hint}")
-
-
-def check_switch(option: str, value: object) -> None:
-    """Refuse a value that is neither true nor false."""
-    if not isinstance(value, bool):
-        raise UserError(f"{option}={value} should be true or false.")
 
 
 def check_number(option: str, value: object, lowest: int) -> None:

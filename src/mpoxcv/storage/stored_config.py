@@ -18,11 +18,12 @@ MAX_DEPTH = 30
 MAX_VALUES = 100_000
 FAILURES = (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError, TypeError)
 PLAIN_TAGS = (None, "!", "tag:yaml.org,2002:str")
+# those that cli.py registers, and Hydra's
 RESOLVERS = ("len", "folder_name", "hydra")
 REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
-# classes of these modules compute and neither read, write nor call what they are given
+# of other modules these compute and neither read, write nor call what they are given
 ALLOWED = re.compile(
-    r"mpoxcv\.(MSLDDataModule|LesionClassifier|RandomFlip|create_model|write_synthetic)"
+    r"mpoxcv\.(LeNet|LesionClassifier|MSLDDataModule|RandomFlip|create_model|write_synthetic)"
     r"|(torch\.optim|torch\.optim\.lr_scheduler|torch\.nn|torchvision\.transforms"
     r"|torchvision\.transforms\.v2)\.[A-Z]\w*"
 )

@@ -282,13 +282,11 @@ class LesionClassifier(L.LightningModule):
         if ours == theirs:
             return
         names = [n for n in dict.fromkeys([*ours, *theirs]) if ours.get(n) != theirs.get(n)]
-        rows = [
-            f"  {n}: {theirs.get(n, 'absent')} in the checkpoint, {ours.get(n, 'absent')} here"
+        rows = "".join(
+            f"  {n}: {theirs.get(n, 'absent')} in the checkpoint, {ours.get(n, 'absent')} here\n"
             for n in names[:5]
-        ]
-        network = type(self.network).__name__
+        )
         raise UserError(
-            f"The checkpoint holds another network than {network} ({len(names)} differences):\n"
-            + "\n".join(rows)
-            + "\nChoose the network that it was trained with: model=… model.name=…"
+            f"The checkpoint holds another network than {type(self.network).__name__} ({len(names)} differences):\n"
+            f"{rows}Choose the network that it was trained with: model=… model.name=…"
         )
