@@ -159,10 +159,7 @@ class BatchLoader:
         return images.permute(0, 3, 1, 2)
 
     def _by_torch(self, order: Tensor, skip: int) -> Iterator[Tensor]:
-        """Yield the same on a GPU, of other augmentations, and where C is not compiled.
-
-        The batches of a part cost less at once.
-        """
+        """Yield the same on a GPU, without C, and augmented otherwise; a part's batches at once."""
         parts, first = order.split(self.batch_size * self.together), skip // self.together
         for part, pictures in enumerate(self._ahead(self._gathered, parts[first:]), first):
             if self.augment is not None:

@@ -14,10 +14,7 @@ WARM_UP = 3
 
 
 def capturable(optimizers: Sequence[torch.optim.Optimizer]) -> bool:
-    """Return whether steps of these can be in a graph.
-
-    They can on a GPU, with one fused kernel that takes the learning rate as a tensor.
-    """
+    """Return whether their steps can be in a graph: fused on a GPU, with the rate as a tensor."""
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     parameters = [parameter for group in groups for parameter in group["params"]]
     fused = all(group.get("fused") and "capturable" in group for group in groups)

@@ -51,10 +51,7 @@ class GroupedLeNet:
             parameter.grad.zero_()
 
     def __call__(self, images: Sequence[Tensor]) -> Tensor:
-        """Map F batches, float (at most B, 3, 32, 32), to scores (F, B, C).
-
-        Rows that a batch lacks are of no use.
-        """
+        """Map F batches, float (at most B, 3, 32, 32), to scores (F, B, C)."""
         for batch in images:
             check_shape(batch)
         p = self.together
@@ -74,10 +71,7 @@ class GroupedLeNet:
 
 
 def _side_by_side(images: Sequence[Tensor]) -> Tensor:
-    """Return the batches as one, float (B, 3 F, 32, 32), network after network.
-
-    Those of fewer pictures are filled with zeros.
-    """
+    """Return the batches as one, float (B, 3 F, 32, 32), padded with zeros."""
     most = max(map(len, images))
     pads = [(0, 0, 0, 0, 0, 0, 0, most - len(batch)) for batch in images]
     filled = [F.pad(b.permute(0, 2, 3, 1), pad) for b, pad in zip(images, pads, strict=True)]

@@ -183,10 +183,7 @@ class Group:
             member.outputs = (scores, targets, index)
 
     def _step(self, *batch: Tensor) -> Tensor:
-        """Train on F batches of pictures and F of labels, and return scores (F, B, C).
-
-        Members that are done have empty batches.
-        """
+        """Train on F batches of pictures and F of labels, some empty; return scores (F, B, C)."""
         images, labels = batch[: len(self.members)], batch[len(self.members) :]
         logits = self.network(images)
         training = [i for i, targets in enumerate(labels) if len(targets)]

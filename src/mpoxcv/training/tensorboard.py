@@ -81,13 +81,8 @@ def write_summary_run(
 ) -> None:
     """Write a run of its own for what several runs say together, in place of an earlier one.
 
-    Args:
-        folder: of the run.
-        figures: PNG files by tag.
-        text: Markdown, for the TEXT page.
-        options: for the HPARAMS page.
-        metrics: by ``<split>/<metric>``: points in the charts of the single runs, and columns of
-            the HPARAMS page.
+    It has PNG files by tag, a ``text`` in Markdown, and options and metrics for the HPARAMS page;
+    the metrics, by ``<split>/<metric>``, are also points in the charts of the single runs.
     """
     for old in Path(folder).rglob("events.out.tfevents.*"):
         old.unlink()
