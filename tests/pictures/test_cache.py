@@ -8,7 +8,8 @@ from conftest import write_picture
 from mpoxcv.errors import UserError
 from mpoxcv.pictures import cache as cache_module
 from mpoxcv.pictures.cache import digest_files, fingerprint, open_cache
-from mpoxcv.pictures.images import decode, resize
+from mpoxcv.pictures.images import decode
+from mpoxcv.pictures.pixels import resize
 
 
 @pytest.fixture

@@ -1,20 +1,65 @@
+import shutil
+
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from scipy.interpolate import RegularGridInterpolator
 
-from mpoxcv.audit.surface import edges_and_colours, grey, surface
-from mpoxcv.pictures.images import resize
+from mpoxcv.audit.surface import surface
+from mpoxcv.data import loader as loader_module
+from mpoxcv.data.augment import RandomFlip
+from mpoxcv.data.loader import BatchLoader
+from mpoxcv.pictures import pixels as module
+from mpoxcv.pictures.images import decode
+from mpoxcv.pictures.pixels import edges_and_colours, grey, resize
 
 BILINEAR, BOX = Image.Resampling.BILINEAR, Image.Resampling.BOX
 
 
-@pytest.mark.parametrize("shape", [(224, 224, 3), (20, 31, 3), (97, 60, 3)])
-def test_resized_and_grey_pictures_are_pillows(shape):
-    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)[:, ::-1]
+def test_where_there_is_a_compiler_it_was_used():
+    assert module.C is not None or shutil.which("cc") is None
+
+
+@pytest.fixture(params=["compiled", "Pillow and numpy"])
+def way(request, monkeypatch):
+    if request.param != "compiled":
+        monkeypatch.setattr(module, "C", None)
+    elif module.C is None:
+        pytest.skip("the C file was not compiled")
+
+
+def check(pixels, size):
     image = Image.fromarray(pixels)
-    assert np.array_equal(resize(pixels, 32), np.asarray(image.resize((32, 32), BILINEAR)))
-    assert np.array_equal(grey(pixels, 32), np.asarray(image.convert("L").resize((32, 32), BOX)))
+    assert np.array_equal(resize(pixels, size), np.asarray(image.resize((size, size), BILINEAR)))
+    assert np.array_equal(
+        grey(pixels, size), np.asarray(image.convert("L").resize((size, size), BOX))
+    )
+
+
+@given(
+    st.integers(1, 260),
+    st.integers(1, 260),
+    st.integers(1, 250),
+    st.sampled_from([0, 250]),
+    st.integers(0, 2**32 - 1),
+)
+def test_resized_and_grey_pictures_are_pillows(height, width, size, least, seed):
+    check(np.random.default_rng(seed).integers(least, 256, (height, width, 3), np.uint8), size)
+
+
+def test_black_white_and_a_part_of_an_array():
+    for value in (0, 255):
+        check(np.full((224, 224, 3), value, np.uint8), 32)
+    check(np.random.default_rng(0).integers(0, 256, (100, 200, 3), np.uint8)[10:90:2, ::-1], 32)
+
+
+def test_every_real_photograph_is_resized_as_by_pillow(real_data):
+    for file in real_data.rglob("*.jpg"):
+        for size in (32, 128):
+            check(decode(file.read_bytes()), size)
 
 
 @pytest.mark.parametrize(("height", "width"), [(224, 224), (97, 60), (20, 31)])
@@ -34,7 +79,7 @@ def test_resize_without_antialiasing_takes_the_four_nearest(height, width):
 
 
 @pytest.mark.parametrize("shape", [(50, 40), (3, 200), (1, 1), (5, 6)])
-def test_edges_and_colours(shape):
+def test_edges_and_colours(way, shape):
     pixels = (
         np.random.default_rng(1)
         .choice([3, 15, 16, 100, 239, 240, 255], (*shape, 3))
@@ -49,7 +94,7 @@ def test_edges_and_colours(shape):
     assert found[2:] == few.sum(0).tolist() + (few**2).sum(0).tolist()
 
 
-def test_the_surface_is_that_of_the_file(tmp_path):
+def test_the_surface_is_that_of_the_file(way, tmp_path):
     pixels = np.random.default_rng(2).integers(20, 236, (60, 80, 3), np.uint8)
     pixels[:4] = 0
     Image.fromarray(pixels).save(tmp_path / "a.png")
@@ -66,3 +111,42 @@ def test_the_surface_is_that_of_the_file(tmp_path):
         *few.std(0),
     ]
     assert surface(data, pixels) == pytest.approx(expected, rel=1e-12)
+
+
+FLIPS = [None, RandomFlip(0.4, 0.3), RandomFlip(0.0, 0.7)]
+
+
+class Black(RandomFlip):
+    """Somebody's own, made from ours."""
+
+    def __call__(self, images):
+        return torch.zeros_like(images)
+
+
+def test_an_augmentation_made_from_ours_is_called():
+    pixels = torch.full((4, 8, 8, 3), 255, dtype=torch.uint8)
+    loader = BatchLoader(pixels, torch.arange(4), torch.arange(4) % 2, 2, augment=Black())
+    assert all(not batch["image"].any() for batch in loader)
+
+
+@pytest.mark.parametrize("flip", FLIPS, ids=["plain", "both", "vertical"])
+@pytest.mark.parametrize(
+    "normal", [{}, {"mean": torch.tensor([0.5, 0.4, 0.3]), "std": torch.tensor([0.2, 0.3, 0.1])}]
+)
+@pytest.mark.parametrize("part", [1, 3_000, 2**20], ids=["read ahead", "one by one", "together"])
+def test_batches_made_in_one_pass_are_torchs(flip, normal, part, monkeypatch):
+    monkeypatch.setattr(loader_module, "PART", part)
+    if module.C is None:
+        pytest.skip("the C file was not compiled")
+    pixels = torch.randint(0, 256, (40, 16, 16, 3), dtype=torch.uint8)
+    rows, labels = torch.randperm(40)[:33], torch.arange(33) % 4
+    options = {"batch_size": 4, "sampler": "shuffle", "seed": 3, "augment": flip} | normal
+    one, two = (BatchLoader(pixels, rows, labels, **options) for _ in range(2))
+    two.in_one_pass = False
+    assert one.in_one_pass
+    for epoch in range(2):
+        one.set_epoch(epoch)
+        two.set_epoch(epoch)
+        for ours, theirs in zip(one, two, strict=True):
+            assert ours["image"].is_contiguous(memory_format=torch.channels_last)
+            assert all(torch.equal(ours[key], theirs[key]) for key in ("image", "label", "index"))

@@ -13,10 +13,11 @@ from filelock import FileLock
 from rich.progress import track
 
 from mpoxcv.audit.likeness import CERTAIN, THUMB, alike
-from mpoxcv.audit.surface import SURFACE, grey, surface
+from mpoxcv.audit.surface import SURFACE, surface
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.cache import digest_files, read_file, unreadable
 from mpoxcv.pictures.images import decode
+from mpoxcv.pictures.pixels import grey
 from mpoxcv.storage.files import StrPath, write_atomically
 
 # raise it when the same bytes would give another description

@@ -1,9 +1,11 @@
-"""What a picture file shows without its content: how it was made and stored; and its greys."""
+"""What a picture file shows without its content: how it was made and stored."""
 
 import io
 
 import numpy as np
 from PIL import Image
+
+from mpoxcv.pictures.pixels import edges_and_colours
 
 SURFACE = (
     "file size", "width", "height", "JPEG quantisation", "dark border", "bright border",
@@ -11,27 +13,6 @@ SURFACE = (
 )  # fmt: skip
 # pixels at each edge
 BORDER = 4
-
-
-def grey(pixels: np.ndarray, size: int) -> np.ndarray:
-    """Return uint8 (size, size): a picture's luma, means over squares, as Pillow's L and BOX."""
-    luma = Image.fromarray(pixels).convert("L")
-    return np.asarray(luma.resize((size, size), Image.Resampling.BOX))
-
-
-def edges_and_colours(pixels: np.ndarray, border: int) -> np.ndarray:
-    """Return int64 (8,) of uint8 (height, width, 3): edge pixels counted, and colours summed up.
-
-    Of the four edges, ``border`` wide (corners count twice), pixels with all colours below 16, and
-    above 239; of every fourth pixel of every fourth row red, green and blue, and their squares.
-    """
-    sides = pixels[:border], pixels[-border:], pixels[:, :border], pixels[:, -border:]
-    red, green, blue = np.concatenate([side.reshape(-1, 3) for side in sides]).T
-    # 16 is a power of two, and 240 has its four highest bits set: so this is all three colours
-    dark = np.count_nonzero((red | green | blue) < 16)
-    bright = np.count_nonzero((red & green & blue) > 239)
-    sampled = pixels[::4, ::4].reshape(-1, 3).astype(np.int64)
-    return np.array([dark, bright, *sampled.sum(0), *(sampled * sampled).sum(0)])
 
 
 def surface(data: bytes, pixels: np.ndarray) -> tuple[float, ...]:

@@ -23,7 +23,8 @@ from mpoxcv.data.loader import BatchLoader
 from mpoxcv.data.protocol import fold_table
 from mpoxcv.errors import UserError, holds_invisible, shorten, visible
 from mpoxcv.evaluation.predictions import read_predictions
-from mpoxcv.pictures.images import decode, resize
+from mpoxcv.pictures.images import decode
+from mpoxcv.pictures.pixels import resize
 from mpoxcv.pictures.tree import PICTURE_SUFFIXES, SYSTEM_NAMES, compile_name_pattern
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
 from mpoxcv.storage.files import read_json, write_csv
@@ -45,7 +46,7 @@ class TrainedRun:
 
     @property
     def form(self) -> tuple[int, bool]:
-        """What pictures are made into: the arguments of ``mpoxcv.pictures.images.resize``."""
+        """What pictures are made into: the arguments of ``mpoxcv.pictures.pixels.resize``."""
         return self.data.image_size, self.data.antialias
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:

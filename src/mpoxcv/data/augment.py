@@ -24,10 +24,7 @@ class RandomFlip:
         self.probabilities = {1: horizontal, 2: vertical}
 
     def draw(self, n: int, device: torch.device | None = None) -> Tensor:
-        """Return how each of n pictures is mirrored: uint8 (n,).
-
-        1 is left for right, 2 top for bottom, 3 both.
-        """
+        """Return how each is mirrored, uint8 (n,): 1 left for right, 2 top for bottom, 3 both."""
         mirrored = torch.zeros(n, dtype=torch.uint8, device=device)
         for bit, probability in self.probabilities.items():
             if probability:

@@ -42,7 +42,7 @@ class Fold:
         split_file: of the grouped folds.
         train_images: to train on: the ``augmented`` pictures, the ``original`` ones, or ``both``.
         image_size: pixels; pictures are resized to a square.
-        antialias: false resizes as ``cv2.resize`` does (see ``mpoxcv.pictures.images.resize``).
+        antialias: false resizes as ``cv2.resize`` does (see ``mpoxcv.pictures.pixels.resize``).
         permute_labels: a negative control: Train's and Valid's classes are dealt out anew.
         exclude: shell patterns of paths below ``root`` that are left out.
         leaks: what to do with training pictures that Valid or Test know: ``stop``, ``drop`` or
@@ -240,10 +240,7 @@ class Fold:
         return np.asarray(self.cached_pixels[self.table(split)["row"][index]])
 
     def original_picture(self, split: str, index: int) -> np.ndarray:
-        """Return a picture from its file at full size, uint8 (height, width, 3).
-
-        The cached one, if the file is gone or changed.
-        """
+        """Return a file's picture, uint8 (height, width, 3); the cached one if it is changed."""
         row = self.table(split).iloc[index]
         try:
             return decode(read_file(Path(self.root, row["path"]), row["digest"]))

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mpoxcv.data.augment import RandomFlip
-from mpoxcv.data.normalise import C, normalise
 from mpoxcv.pictures.ahead import map_ahead
+from mpoxcv.pictures.pixels import C, normalise
 
 # bytes of pictures: smaller batches are made several at once, larger ones read ahead by a thread
 PART = 2**20

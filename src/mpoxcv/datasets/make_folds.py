@@ -22,7 +22,8 @@ from rich.table import Table
 from mpoxcv.audit.descriptions import same_pictures
 from mpoxcv.datasets import folds as splitting
 from mpoxcv.errors import UserError
-from mpoxcv.pictures.images import decode, encode_jpeg, resize
+from mpoxcv.pictures.images import decode, encode_jpeg
+from mpoxcv.pictures.pixels import resize
 from mpoxcv.pictures.tree import FOLDERS, index_flat
 from mpoxcv.storage.files import StrPath, write_json, write_linked
 

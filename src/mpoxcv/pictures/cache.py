@@ -18,7 +18,8 @@ from rich.progress import track
 
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.ahead import map_ahead
-from mpoxcv.pictures.images import decode, resize
+from mpoxcv.pictures.images import decode
+from mpoxcv.pictures.pixels import resize
 from mpoxcv.storage.files import StrPath, write_atomically
 
 # raise it when the same bytes and settings would give other pixels
@@ -59,7 +60,7 @@ def open_cache(
     be deleted at any time.
 
     ``paths`` are relative to ``root``. Pictures become ``size`` pixels high and wide, resized with
-    ``antialias`` or without (``mpoxcv.pictures.images.resize``), by any number of ``threads``; None
+    ``antialias`` or without (``mpoxcv.pictures.pixels.resize``), by any number of ``threads``; None
     takes one a core. ``digests`` are of the files, where :func:`digest_files` has just made them.
     ``watcher.add`` sees each file that is decoded, from several threads, and ``watcher.save`` comes
     before any process may use the cache (``mpoxcv.audit.descriptions.Descriptions``).

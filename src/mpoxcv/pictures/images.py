@@ -1,4 +1,4 @@
-"""One picture file decoded to RGB, as Pillow's users expect it, and resized."""
+"""One picture file decoded to RGB, as Pillow's users expect it."""
 
 import base64
 import io
@@ -38,20 +38,6 @@ def decode(data: bytes) -> np.ndarray:
         raise UserError("is empty (0 bytes)")
     pixels = _sound_jpeg(data)
     return _by_pillow(data) if pixels is None else pixels
-
-
-def resize(pixels: np.ndarray, size: int, antialias: bool = True) -> np.ndarray:
-    """Resize uint8 (height, width, 3) to (size, size, 3), without keeping the aspect ratio.
-
-    With ``antialias`` bilinear over all that a new pixel covers, as Pillow and torchvision do by
-    default; else over the four nearest, as ``cv2.resize`` does (to a grey level, of rounding).
-    """
-    image = Image.fromarray(pixels)
-    bilinear = Image.Resampling.BILINEAR
-    if antialias:
-        return np.asarray(image.resize((size, size), bilinear))
-    scale = (image.width / size, 0, 0, 0, image.height / size, 0)
-    return np.asarray(image.transform((size, size), Image.Transform.AFFINE, scale, bilinear))
 
 
 def thumbnail(file: Path | None, size: int) -> str:

@@ -46,30 +46,26 @@ class Results(L.Callback):
             write_json(self.folder / "metrics.json", self.metrics)
 
 
-def predictions_table(
-    datamodule: MSLDDataModule, split: str, outputs: SplitOutputs
-) -> pd.DataFrame:
+def predictions_table(data: MSLDDataModule, split: str, outputs: SplitOutputs) -> pd.DataFrame:
     """Return a split's rows of predictions.csv (see ``mpoxcv.evaluation.predictions``)."""
-    table = datamodule.table(split).iloc[outputs.index.numpy()]
-    return rows_of(datamodule, table, outputs.logits.softmax(1).numpy())
+    table = data.table(split).iloc[outputs.index.numpy()]
+    return rows_of(data, table, outputs.logits.softmax(1).numpy())
 
 
-def rows_of(
-    datamodule: MSLDDataModule, table: pd.DataFrame, probabilities: np.ndarray
-) -> pd.DataFrame:
+def rows_of(data: MSLDDataModule, table: pd.DataFrame, probabilities: np.ndarray) -> pd.DataFrame:
     """Return rows of predictions.csv for rows of a split's table.
 
     Args:
-        datamodule: of the split.
+        data: of the split.
         table: n rows of it.
         probabilities: float32 (n, C).
     """
     keys = {
         "image": table["image"].to_numpy(), "patient": table["patient"].to_numpy(),
-        "data": datamodule.source,
+        "data": data.source,
         "fold": table["fold"].to_numpy(), "split": table["split"].to_numpy(),
         "label": table["class"].to_numpy(),
-        "prediction": np.array(datamodule.classes)[probabilities.argmax(1)],
+        "prediction": np.array(data.classes)[probabilities.argmax(1)],
     }  # fmt: skip
-    scores = {f"p_{name}": probabilities[:, i] for i, name in enumerate(datamodule.classes)}
+    scores = {f"p_{name}": probabilities[:, i] for i, name in enumerate(data.classes)}
     return pd.DataFrame(keys | scores)

@@ -1,0 +1,92 @@
+"""What is done to all pictures' pixels: in C (pixels.c) several times as fast, equal values."""
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from mpoxcv.storage.native import library
+
+C = library(Path(__file__).with_name("_pixels"))
+
+
+def resize(pixels: np.ndarray, size: int, antialias: bool = True) -> np.ndarray:
+    """Resize uint8 (height, width, 3) to (size, size, 3), without keeping the aspect ratio.
+
+    With ``antialias`` bilinear over all that a new pixel covers, as Pillow and torchvision do by
+    default; else over the four nearest, as ``cv2.resize`` does (to a grey level, of rounding).
+    """
+    if antialias and _takes(pixels):
+        return _resized(pixels, np.empty((size, size, 3), np.uint8))
+
+    image = Image.fromarray(pixels)
+    bilinear = Image.Resampling.BILINEAR
+    if antialias:
+        return np.asarray(image.resize((size, size), bilinear))
+    scale = (image.width / size, 0, 0, 0, image.height / size, 0)
+    return np.asarray(image.transform((size, size), Image.Transform.AFFINE, scale, bilinear))
+
+
+def grey(pixels: np.ndarray, size: int) -> np.ndarray:
+    """Return uint8 (size, size): a picture's luma, means over squares, as Pillow's L and BOX."""
+    if _takes(pixels):
+        return _resized(pixels, np.empty((size, size), np.uint8))
+    luma = Image.fromarray(pixels).convert("L")
+    return np.asarray(luma.resize((size, size), Image.Resampling.BOX))
+
+
+def edges_and_colours(pixels: np.ndarray, border: int) -> np.ndarray:
+    """Return int64 (8,) of uint8 (height, width, 3): edge pixels counted, and colours summed up.
+
+    Of the four edges, ``border`` wide (corners count twice), pixels with all colours below 16, and
+    above 239; of every fourth pixel of every fourth row red, green and blue, and their squares.
+    """
+    if C is not None:
+        sums = np.empty(8, np.int64)
+        pixels = np.ascontiguousarray(pixels)
+        C.surface(_at(pixels), *pixels.shape[:2], border, _at(sums))
+        return sums
+
+    sides = pixels[:border], pixels[-border:], pixels[:, :border], pixels[:, -border:]
+    edge = np.concatenate([side.reshape(-1, 3) for side in sides])
+    dark, bright = (edge.max(1) < 16).sum(), (edge.min(1) > 239).sum()
+    sampled = pixels[::4, ::4].reshape(-1, 3).astype(np.int64)
+    return np.array([dark, bright, *sampled.sum(0), *(sampled * sampled).sum(0)], np.int64)
+
+
+def normalise(
+    pixels: np.ndarray, rows: np.ndarray, mirrored: np.ndarray | None,
+    shift: np.ndarray, scale: np.ndarray, out: np.ndarray, threads: int,
+) -> None:  # fmt: skip
+    """Gather, mirror and normalise pictures in one pass; only where ``C`` is.
+
+    Of ``pixels``, uint8 (n, S, S, 3), those of ``rows``, int64 (B,), go to ``out``, float32 (B, S,
+    S, 3), as (pixel - shift) / scale, both float32 (3 S,), of a row. ``mirrored`` is uint8 (B,): 1
+    left for right, 2 top for bottom, 3 both; None mirrors none. ``threads`` are OpenMP's: in a
+    thread of Python's more than one would keep the main thread's waiting.
+    """
+    assert C is not None
+    assert rows.dtype == np.int64 and len(out) == len(rows) and out.shape[1:] == pixels.shape[1:]
+    n, side, workers = map(ctypes.c_int64, (len(rows), pixels.shape[1], threads))
+    chosen = _at(pixels), _at(rows), _at(mirrored)
+    C.batch(*chosen, n, side, _at(shift), _at(scale), _at(out), workers)
+
+
+def _takes(pixels: np.ndarray) -> bool:
+    # Pillow always took rows before columns; Pillow 13 does so of pictures no higher than wide
+    return C is not None and pixels.shape[0] <= pixels.shape[1]
+
+
+def _resized(pixels: np.ndarray, out: np.ndarray) -> np.ndarray:
+    assert C is not None
+    pixels = np.ascontiguousarray(pixels)
+    height, width, _ = pixels.shape
+    if C.resize(_at(pixels), height, width, len(out), int(out.ndim == 2), _at(out)):
+        size = f"{width} x {height} pixels"
+        raise MemoryError(f"There is no memory left to resize a picture of {size}.")
+    return out
+
+
+def _at(array: np.ndarray | None) -> ctypes.c_void_p:
+    return ctypes.c_void_p(None if array is None else array.ctypes.data)
