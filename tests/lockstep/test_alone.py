@@ -5,12 +5,14 @@ import json
 import lightning as L
 import pytest
 from lightning.pytorch import callbacks as theirs
+from omegaconf import OmegaConf
 from test_lockstep import LOCKSTEP
 from test_sweep import options
 
-from conftest import CLASSES, PATTERN
+from conftest import CLASSES, PATTERN, PROJECT
 from mpoxcv import LeNet, LesionClassifier, MSLDDataModule
-from mpoxcv.lockstep.alone import why_alone
+from mpoxcv.evaluation.runs import NEUTRAL
+from mpoxcv.lockstep.alone import CALLBACKS, why_alone
 from mpoxcv.training.callbacks import History
 
 EMA = "+callbacks.ema={_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.5}"
@@ -87,3 +89,15 @@ def test_averaged_weights_are_those_of_runs_one_after_another(run_script, tree, 
         for name in ("lockstep", "alone")
     )
     assert one == two
+
+
+def test_every_callback_of_the_recipe_is_listed_where_it_has_to_be():
+    """In lockstep, and among the options that make no other experiment."""
+    recipe = OmegaConf.load(PROJECT / "conf/callbacks/default.yaml")
+    ours = {node["_target_"] for node in recipe.values() if node["_target_"].startswith("mpoxcv")}
+    listed = {f"mpoxcv.training.callbacks.{callback.__name__}" for callback in CALLBACKS}
+    assert ours - listed == {"mpoxcv.training.callbacks.ProgressBar"}
+    assert {f"callbacks.{name}" for name in recipe} - NEUTRAL == {
+        "callbacks.checkpoint",
+        "callbacks.last",
+    }
