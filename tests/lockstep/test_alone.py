@@ -96,7 +96,7 @@ def test_every_callback_of_the_recipe_is_listed_where_it_has_to_be():
     recipe = OmegaConf.load(PROJECT / "conf/callbacks/default.yaml")
     ours = {node["_target_"] for node in recipe.values() if node["_target_"].startswith("mpoxcv")}
     listed = {f"mpoxcv.training.callbacks.{callback.__name__}" for callback in CALLBACKS}
-    assert ours - listed == {"mpoxcv.training.callbacks.ProgressBar"}
+    assert ours and ours <= listed
     assert {f"callbacks.{name}" for name in recipe} - NEUTRAL == {
         "callbacks.checkpoint",
         "callbacks.last",

@@ -5,9 +5,9 @@ from mpoxcv.training.callbacks.figures import Figures, SamplePictures
 from mpoxcv.training.callbacks.history import History
 from mpoxcv.training.callbacks.provenance import Provenance
 from mpoxcv.training.callbacks.results import Results
-from mpoxcv.training.callbacks.steps import ProgressBar, WithinEpochCheckpoint
+from mpoxcv.training.callbacks.within_epoch import WithinEpochCheckpoint
 
 __all__ = [
-    "Baselines", "Figures", "History", "ProgressBar", "Provenance", "Results", "SamplePictures",
+    "Baselines", "Figures", "History", "Provenance", "Results", "SamplePictures",
     "WithinEpochCheckpoint",
 ]  # fmt: skip
