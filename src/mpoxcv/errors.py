@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -37,3 +37,16 @@ def shorten(items: Iterable[object], limit: int = 10) -> str:
     rows = [f"  {item}" for item in items]
     rest = [f"  … and {len(rows) - limit} more"] if len(rows) > limit else []
     return "\n".join(rows[:limit] + rest)
+
+
+def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse a value that is not one of the choices."""
+    if value not in choices:
+        hint = did_you_mean(str(value), choices)
+        raise UserError(f"{option}={value} is not one of {', '.join(choices)}.{hint}")
+
+
+def check_number(option: str, value: object, lowest: int) -> None:
+    """Refuse a value that is no whole number, or below the lowest."""
+    if not isinstance(value, int) or value < lowest:
+        raise UserError(f"{option}={value} should be a whole number from {lowest}.")

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpoxcv.data.fold import Fold, check_choice, check_number
+from mpoxcv.data.fold import Fold
 from mpoxcv.data.loader import BatchLoader
-from mpoxcv.errors import UserError
+from mpoxcv.errors import UserError, check_choice, check_number
 from mpoxcv.storage.files import StrPath
 
 SAMPLERS = ("shuffle", "fixed", "weighted")

@@ -12,7 +12,7 @@ from mpoxcv.audit.descriptions import Descriptions
 from mpoxcv.audit.leaks import CHOICES, settle_leaks
 from mpoxcv.data.protocol import NOTES, POOLED, PROTOCOLS, fold_table, permute_labels
 from mpoxcv.datasets.synthetic import is_synthetic
-from mpoxcv.errors import UserError, did_you_mean
+from mpoxcv.errors import UserError, check_choice, check_number
 from mpoxcv.pictures.cache import digest_files, fingerprint, open_cache, read_file
 from mpoxcv.pictures.images import decode
 from mpoxcv.pictures.tree import SPLITS
@@ -246,16 +246,3 @@ class Fold:
             return decode(read_file(Path(self.root, row["path"]), row["digest"]))
         except UserError:
             return self.cached_picture(split, index)
-
-
-def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
-    """Refuse a value that is not one of the choices."""
-    if value not in choices:
-        hint = did_you_mean(str(value), choices)
-        raise UserError(f"{option}={value} is not one of {', '.join(choices)}.{hint}")
-
-
-def check_number(option: str, value: object, lowest: int) -> None:
-    """Refuse a value that is no whole number, or below the lowest."""
-    if not isinstance(value, int) or value < lowest:
-        raise UserError(f"{option}={value} should be a whole number from {lowest}.")

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from mpoxcv.audit.descriptions import same_pictures
 from mpoxcv.datasets import folds as splitting
-from mpoxcv.errors import UserError
+from mpoxcv.errors import UserError, check_number
 from mpoxcv.pictures.images import decode, encode_jpeg
 from mpoxcv.pictures.pixels import resize
 from mpoxcv.pictures.tree import FOLDERS, index_flat
@@ -66,9 +66,9 @@ def make_folds(
     source = Path(source).resolve()
     output = Path(output).resolve()
     _require_folders(source, output)
-    for name, value, least in (("copies", copies, 0), ("size", 1 if size is None else size, 1)):
-        if not isinstance(value, int) or value < least:
-            raise UserError(f"{name}={value} should be a whole number from {least}.")
+    check_number("copies", copies, 0)
+    if size is not None:
+        check_number("size", size, 1)
 
     table = index_flat(source, classes, name_pattern, exclude)
     splitting.require_safe_names(table, name_pattern)

@@ -21,7 +21,7 @@ from rich.progress import track
 from mpoxcv.datasets.folds import make_folders
 from mpoxcv.datasets.lesions import LOOKS, augment, draw
 from mpoxcv.datasets.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COUNTS
-from mpoxcv.errors import UserError
+from mpoxcv.errors import UserError, check_number
 from mpoxcv.pictures.images import encode_jpeg
 from mpoxcv.storage.files import StrPath, read_json, write_json, write_linked
 
@@ -65,8 +65,7 @@ def write_synthetic(
     root = Path(root)
     folds = sorted(set(folds))
     for key, value, least in (("seed", seed, 0), ("size", size, 16), ("copies", copies, 0)):
-        if not isinstance(value, int) or value < least:
-            raise UserError(f"data.generator.{key}={value} should be a whole number from {least}.")
+        check_number(f"data.generator.{key}", value, least)
     if not folds or not set(folds) <= set(SPLIT_COUNTS):
         raise UserError(f"data.generator.folds={folds} should be some of {list(SPLIT_COUNTS)}.")
     options = {"seed": seed, "size": size, "copies": copies, "folds": folds}
