@@ -3,12 +3,14 @@
 import hashlib
 import json
 import os
+import signal
 import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 
 
 class EpochTimer(L.Callback):
@@ -41,7 +43,23 @@ class EpochTimer(L.Callback):
         else:
             paths = relative_paths(trainer.train_dataloader.dataset.datasets)
         more = {"steps": self.steps, "first_step": self.first_step, "end": time.monotonic()}
+        # what the GPU held at most
+        more["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         write(self.file, self.epochs, paths, **more)
+
+
+class KillOnce(L.Callback):
+    """Kill the process in an epoch's step, once: ``marker`` says that it was."""
+
+    def __init__(self, epoch: int, step: int, marker: str) -> None:
+        self.at, self.marker = (epoch, step), Path(marker)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if (trainer.current_epoch, batch_idx) == self.at and not self.marker.exists():
+            self.marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 def relative_paths(parts: Iterable[Any]) -> list[str]:

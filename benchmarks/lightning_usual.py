@@ -1,10 +1,11 @@
 """Lightning the usual way, as a competent user writes it: ImageFolder, workers, metrics in steps.
 
-    python benchmarks/lightning_usual.py ROOT FOLD BATCH_SIZE EPOCHS FOLDER [NETWORK SIZE]
+    python benchmarks/lightning_usual.py ROOT FOLD BATCH_SIZE EPOCHS FOLDER \
+        [NETWORK SIZE ACCELERATOR PRECISION WORKERS]
 
 The same network, flips, normalisation, TensorBoard and final test as in ``scripts/train.py``; one
-persistent worker a core; accuracy and macro F1 of torchmetrics, called and logged in each step as
-in torchmetrics' documentation.
+persistent worker a core, where their number is not given; accuracy and macro F1 of torchmetrics,
+called and logged in each step as in torchmetrics' documentation.
 """
 
 import json
@@ -83,9 +84,13 @@ def main(
     folder: Path,
     network: str = "lenet",
     size: int = 32,
+    accelerator: str = "cpu",
+    precision: str = "32-true",
+    number_of_workers: int = WORKERS,
 ) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    workers = {"num_workers": WORKERS, "persistent_workers": True}
+    workers = {"num_workers": number_of_workers, "persistent_workers": True}
+    workers["pin_memory"] = accelerator == "gpu"
     plain = [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(MEAN, STD)]
     flipped = v2.Compose([v2.Resize((size, size)), v2.RandomHorizontalFlip(), *plain])
     parts = train_parts(root, fold, flipped)
@@ -99,7 +104,8 @@ def main(
 
     best = ModelCheckpoint(folder, monitor="val/f1_macro", mode="max")
     trainer = L.Trainer(
-        accelerator="cpu",
+        accelerator=accelerator,
+        precision=precision,
         max_epochs=epochs,
         callbacks=[EpochTimer(folder / "times.json"), best],
         logger=TensorBoardLogger(folder),
@@ -112,8 +118,7 @@ def main(
 
 
 if __name__ == "__main__":
-    root, fold, batch_size, epochs, folder, *network_and_size = sys.argv[1:]
-    numbers = map(int, (fold, batch_size, epochs))
-    main(
-        Path(root), *numbers, Path(folder), *network_and_size[:1], *map(int, network_and_size[1:2])
-    )
+    root, fold, batch_size, epochs, folder, *more = sys.argv[1:]
+    kinds = (str, int, str, str, int)
+    options = [kind(value) for kind, value in zip(kinds, more, strict=False)]
+    main(Path(root), *map(int, (fold, batch_size, epochs)), Path(folder), *options)

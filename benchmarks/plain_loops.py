@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
+from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import ConcatDataset
@@ -24,7 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import mpoxcv.cli  # noqa: F401  registers what the configs need
 from epoch_timer import relative_paths, write
-from mpoxcv import LeNet, create_model
+from mpoxcv import LeNet, MSLDDataModule, create_model
+from mpoxcv.data.loader import BatchLoader
+from mpoxcv.errors import UserError
 
 # of the matrices: 2 * SIZE^3 floating-point operations a product
 SIZE = 2048
@@ -47,15 +51,20 @@ def loop(
     return [*begins, time.monotonic()]
 
 
-def bare(root: Path, fold: int, batch_size: int, epochs: int, folder: Path, *options: str) -> None:
-    """Our cache, augmentation, network and optimizer, with whole batches by index."""
-    overrides = [f"fold={fold}", f"data.root={root}", f"data.batch_size={batch_size}", *options]
+def fold_data(root: Path, fold: int, *options: str) -> tuple[DictConfig, MSLDDataModule]:
+    """Return the composed config, and its DataModule, read."""
     conf = Path(__file__).resolve().parents[1] / "conf"
     with initialize_config_dir(str(conf), version_base="1.3"):
-        cfg = compose("train", overrides)
+        cfg = compose("train", [f"fold={fold}", f"data.root={root}", *options])
     data = instantiate(cfg.data)
     data.prepare_data()
     data.setup()
+    return cfg, data
+
+
+def bare(root: Path, fold: int, batch_size: int, epochs: int, folder: Path, *options: str) -> None:
+    """Our cache, augmentation, network and optimizer, with whole batches by index."""
+    cfg, data = fold_data(root, fold, f"data.batch_size={batch_size}", *options)
     loader = data.train_dataloader()
     pixels = loader.pixels
     rows = loader.rows
@@ -171,33 +180,105 @@ def card(
     trainer: str,
     precision: str,
 ) -> None:
-    """Pictures a second of a network on one batch that stays where it is; an epoch has 20 steps."""
-    device = torch.device("cuda" if trainer == "gpu" else "cpu")
-    torch.backends.cudnn.benchmark = True
-    network = create_model(name, 6).to(device, memory_format=torch.channels_last)
-    images = torch.rand(batch_size, 3, int(size), int(size), device=device)
-    images = images.to(memory_format=torch.channels_last)
+    """Pictures a second of training on one batch that stays where it is; an epoch has 20 steps."""
+    network, device, autocast = on_card(name, trainer, precision)
+    images = random_pictures(batch_size, int(size), device)
     labels = torch.randint(6, (batch_size,), device=device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
 
-    seconds = []
-    for _ in range(epochs):
-        begin = time.monotonic()
-        for _ in range(20):
-            optimizer.zero_grad()
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
-                loss = F.cross_entropy(network(images), labels)
-            loss.backward()
-            optimizer.step()
-        # waits for the GPU
-        loss.item()
-        seconds.append(time.monotonic() - begin)
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        with autocast():
+            loss = F.cross_entropy(network(images), labels)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    seconds = [timed(lambda: [step() for _ in range(20)]) for _ in range(epochs)]
     speed = 20 * batch_size / float(np.median(seconds[1:]))
-    (folder / "times.json").write_text(json.dumps({"pictures_a_second": speed}))
+    write_speeds(folder, device, {"pictures/s": speed})
+
+
+def forward(
+    root: Path,
+    fold: int,
+    batch_size: int,
+    epochs: int,
+    folder: Path,
+    name: str,
+    size: str,
+    trainer: str,
+    precision: str,
+    *options: str,
+) -> None:
+    """Pictures a second of a forward pass without gradients over a fold's training pictures.
+
+    By our loader, from the card's memory and from the computer's, and on one batch of random
+    numbers that stays where it is, alternating.
+    """
+    network, device, autocast = on_card(name, trainer, precision)
+    network.eval()
+    _, data = fold_data(root, fold, f"data.image_size={size}", *options)
+    pixels = torch.from_numpy(data.cached_pixels)
+    table = data.table("train")
+    rows, labels = (torch.tensor(table[key].to_numpy()) for key in ("row", "label"))
+    mean = std = torch.tensor([0.5, 0.5, 0.5])
+    ways: dict[str, Callable[[], Iterable[Tensor]]] = {}
+    for where, lie in (("card", pixels.to(device)), ("memory", pixels)):
+        batches = BatchLoader(lie, rows, labels, batch_size, mean=mean, std=std, device=device)
+        ways[f"from the {where}, pictures/s"] = lambda b=batches: (batch["image"] for batch in b)
+    still = random_pictures(batch_size, int(size), device)
+    ways["bare, pictures/s"] = lambda: (still[: len(part)] for part in rows.split(batch_size))
+
+    def run(images: Iterable[Tensor]) -> list[Tensor]:
+        with torch.inference_mode(), autocast():
+            return [network(batch).sum() for batch in images]
+
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(epochs):
+        for name, images in ways.items():
+            seconds[name].append(timed(lambda images=images: run(images())))
+    speeds = {name: len(rows) / float(np.median(s[1:])) for name, s in seconds.items()}
+    write_speeds(folder, device, speeds)
+
+
+def on_card(name: str, trainer: str, precision: str) -> tuple[torch.nn.Module, torch.device, Any]:
+    """Return a network of torchvision or timm, where it is, and its autocast."""
+    device = torch.device("cuda" if trainer == "gpu" else "cpu")
+    torch.backends.cudnn.benchmark = True
+    try:
+        network = create_model(name, 6)
+    except UserError:
+        from timm import create_model as create_timm_model
+
+        network = create_timm_model(name, num_classes=6)
+    half = precision == "bf16-mixed"
+    network = network.to(device, memory_format=torch.channels_last)
+    return network, device, lambda: torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
+def random_pictures(n: int, size: int, device: torch.device) -> Tensor:
+    """Return float32 (n, 3, size, size) in channels_last order."""
+    return torch.rand(n, 3, size, size, device=device).to(memory_format=torch.channels_last)
+
+
+def timed(work: Callable[[], list[Tensor]]) -> float:
+    """Return the seconds that it takes, until a GPU is done."""
+    begin = time.monotonic()
+    work()[-1].item()
+    return time.monotonic() - begin
+
+
+def write_speeds(folder: Path, device: torch.device, speeds: dict[str, float]) -> None:
+    """Write them, with the most that the card held."""
+    if device.type == "cuda":
+        speeds["peak GiB"] = torch.cuda.max_memory_allocated() / 2**30
+    (folder / "times.json").write_text(json.dumps(speeds))
 
 
 if __name__ == "__main__":
-    ways = {function.__name__: function for function in (bare, timm, original, limit, card)}
+    functions = (bare, timm, original, limit, card, forward)
+    ways = {function.__name__: function for function in functions}
     way, root, fold, batch_size, epochs, folder, *options = sys.argv[1:]
     numbers = map(int, (fold, batch_size, epochs))
     ways[way](Path(root).resolve(), *numbers, Path(folder), *options)

@@ -1,4 +1,7 @@
-"""What all tests share: small trees of pictures, and scripts called as a user calls them."""
+"""What all tests share: small trees of pictures, and scripts called as a user calls them.
+
+``MPOXCV_TRAINER=gpu`` lets those train on a GPU that ask for no other accelerator than the CPU.
+"""
 
 import importlib.util
 import os
@@ -53,7 +56,9 @@ def run_script(
         module = importlib.util.module_from_spec(spec)
         monkeypatch.setitem(sys.modules, spec.name, module)
         spec.loader.exec_module(module)
-        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *arguments])
+        trainer = os.environ.get("MPOXCV_TRAINER", "cpu")
+        given = [f"trainer={trainer}" if a == "trainer=cpu" else a for a in arguments]
+        monkeypatch.setattr(sys, "argv", [f"scripts/{name}.py", *given])
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("COLUMNS", "120")
         capfd.readouterr()

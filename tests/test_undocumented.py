@@ -31,6 +31,11 @@ def test_torch_names_an_operation_that_is_not_deterministic():
     assert undocumented.NOT_DETERMINISTIC.match(str(caught.value))[1].startswith("put_")
 
 
+def test_torch_names_the_allocator_where_the_memory_is_not_enough():
+    with pytest.raises(RuntimeError, match=undocumented.NO_CPU_MEMORY):
+        torch.empty(10**15)
+
+
 @pytest.mark.parametrize(
     ("override", "key", "group"), [("seeed=1", "seeed", False), ("modell=lenet", "modell", False)]
 )

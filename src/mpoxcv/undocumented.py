@@ -13,6 +13,9 @@ from typing import Any
 # text alone names the operation (pytorch #64883).
 NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
 
+# torch raises a bare RuntimeError where the CPU's memory is not enough; of a GPU's it has a class.
+NO_CPU_MEMORY = "DefaultCPUAllocator: "
+
 # Hydra's exception for an unknown option or group does not hold its name (hydra #349).
 UNKNOWN_OPTION = re.compile(r"Could not override '([^']+)'(\. No match in the defaults list)?")
 

@@ -161,6 +161,13 @@ def test_a_resumed_run_ends_like_one_that_was_not_interrupted(run_script, tree, 
         ).read_bytes(), file
 
 
+def test_an_option_may_name_another(run_script, tree, tmp_path):
+    own = ["name=own_${seed}", "callbacks.checkpoint.dirpath=${output_dir}/kept"]
+    done = run_script("train", *small(tree), "trainer.max_epochs=1", "hydra.run.dir=run", *own)
+    assert done.code == 0, done.err
+    assert (tmp_path / "run/kept/best.ckpt").is_file()
+
+
 def test_scoring_a_finished_run_again(run_script, tree, tmp_path):
     assert run_script("train", *small(tree), "trainer.max_epochs=2", "hydra.run.dir=run").code == 0
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}

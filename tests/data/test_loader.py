@@ -4,6 +4,7 @@ from torchvision.transforms import v2
 
 from mpoxcv import RandomFlip
 from mpoxcv.data.loader import BatchLoader
+from mpoxcv.errors import UserError
 
 N = 23
 
@@ -138,3 +139,23 @@ def test_an_epoch_that_goes_on_gives_the_batches_that_were_left(monkeypatch, par
     rest.load_state_dict({"step": 2})
     for one, two in zip(whole[2:], rest, strict=True):
         assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5] * 3, [0.5] * 3)]),
+        v2.RandomCrop(4),
+        v2.Grayscale(1),
+    ],
+)
+def test_an_augmentation_that_changes_shape_or_dtype_is_refused(augment):
+    with pytest.raises(UserError, match=r"data.augment made .*uint8 \(3, 8, 8\)"):
+        list(loader(augment=augment))
+
+
+def test_what_an_augmentation_returns_is_what_is_trained_on():
+    dark = v2.RandomSolarize(0, p=1.0)
+    expected = 1 - seen(loader(), "image")
+    assert torch.allclose(seen(loader(augment=dark), "image"), expected, atol=1e-6)

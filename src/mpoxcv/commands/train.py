@@ -22,6 +22,7 @@ from mpoxcv.lockstep import lockstep
 from mpoxcv.report.figures import SYNTHETIC_NOTE
 from mpoxcv.storage.files import read_metrics
 from mpoxcv.training.classifier import LesionClassifier
+from mpoxcv.training.memory import memory_explained
 from mpoxcv.training.tensorboard import SplitTensorBoardLogger
 
 LOGGED_OPTIONS = (
@@ -59,7 +60,8 @@ def train(cfg: DictConfig) -> Metrics:
     member = lockstep.current()
     if member and (reason := member.join_in(classifier, datamodule, trainer)):
         print(f"{folder.name} is trained alone: {reason}.")
-    trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
+    with memory_explained(datamodule):
+        trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     metrics = score(trainer, classifier, datamodule, best)
     _log_hparams(trainer, cfg, metrics)
@@ -129,8 +131,9 @@ def score(
 ) -> dict[str, float]:
     """Validate and test a checkpoint (None: the weights as they are) and return the metrics."""
     options: Any = {"ckpt_path": checkpoint, "verbose": False, "weights_only": True}
-    trainer.validate(classifier, data, **options)
-    trainer.test(classifier, data, **options)
+    with memory_explained(data):
+        trainer.validate(classifier, data, **options)
+        trainer.test(classifier, data, **options)
     return classifier.metrics["val"] | classifier.metrics["test"]
 
 

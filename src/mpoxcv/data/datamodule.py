@@ -31,7 +31,8 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         sampler: ``shuffle``; ``fixed``, the same order in every epoch; ``weighted``, every class
             equally often.
         prefetch: batches of large pictures that a thread reads ahead; bounds their memory.
-        gpu_cache_mb: the decoded pictures are kept on the GPU if they have at most this many MiB.
+        gpu_cache_mb: the decoded pictures are kept on the GPU if they have at most this many MiB;
+            otherwise each batch's are sent there.
         generator: called with ``root`` before anything is read; makes the data where they lack.
         seed: of order, augmentation and permuted labels.
         options: more of ``Fold``, such as ``image_size``.
@@ -107,17 +108,22 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         labels = torch.from_numpy(table["label"].to_numpy(np.int64, copy=True))
         if self.trainer:
             options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        device = self._device()
         return BatchLoader(
-            self._pixels_on_device(), rows, labels, batch_size, seed=self.seed, mean=self.mean,
-            std=self.std, prefetch=self.prefetch, **options,
+            self._pixels_for(device), rows, labels, batch_size, seed=self.seed, mean=self.mean,
+            std=self.std, prefetch=self.prefetch, device=device, **options,
         )  # fmt: skip
 
-    def _pixels_on_device(self) -> Tensor:
+    def _device(self) -> torch.device:
+        """Return where batches are made: on the GPU that trains, otherwise on the CPU."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        return device if device.type == "cuda" else torch.device("cpu")
+
+    def _pixels_for(self, device: torch.device) -> Tensor:
         """Return the cache's pixels: on the GPU that trains, if they are not too many."""
         if self._pixels is None:
             self._pixels = torch.from_numpy(self.cached_pixels)
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        if device.type == "cuda" and self._pixels.nbytes <= self.gpu_cache_mb * 2**20:
+        if self._pixels.nbytes <= self.gpu_cache_mb * 2**20:
             self._pixels = self._pixels.to(device)
         return self._pixels
 

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mpoxcv.data.augment import RandomFlip
+from mpoxcv.errors import UserError
 from mpoxcv.pictures.ahead import map_ahead
-from mpoxcv.pictures.pixels import C, normalise
 
 # bytes of pictures: smaller batches are made several at once, larger ones read ahead by a thread
 PART = 2**20
+# on a GPU, where launching a kernel takes longer than it runs on few pictures
+GPU_PART = 2**24
 
 
 class Batch(TypedDict):
@@ -37,8 +38,8 @@ class BatchLoader:
 
     It stands where Lightning expects a DataLoader. With ``world_size`` processes each takes its
     share of every batch, so that together they do the steps of one process; the last batch's share
-    may be empty. No picture is repeated. Batches are made where ``pixels`` lie: on a GPU nothing of
-    an epoch but its order passes from the CPU.
+    may be empty. No picture is repeated. Batches are made on ``device``: where ``pixels`` lie there
+    nothing of an epoch but its order passes from the CPU, otherwise the pictures as uint8.
 
     Args:
         pixels: uint8 (n, S, S, 3), n at least the largest of ``rows`` + 1; memory-mapped, in
@@ -53,8 +54,9 @@ class BatchLoader:
         augment: maps uint8 (B, 3, S, S) to the same, if ``augment.batched`` is true, otherwise
             (3, S, S), as torchvision's v2 transforms do, drawn anew for each picture.
         rank, world_size: of this process.
-        prefetch: batches of large pictures that a thread reads ahead from a memory-mapped file;
-            bounds their memory.
+        prefetch: batches of large pictures, or for a GPU, that a thread reads ahead from memory or
+            a memory-mapped file; bounds their memory.
+        device: of the batches; None takes that of ``pixels``.
     """
 
     # Lightning reads it
@@ -74,8 +76,9 @@ class BatchLoader:
         rank: int = 0,
         world_size: int = 1,
         prefetch: int = 2,
+        device: torch.device | None = None,
     ) -> None:
-        self.pixels, self.device = pixels, pixels.device
+        self.pixels, self.device = pixels, device or pixels.device
         self.rows, self.labels = rows.to(self.device), labels.to(self.device)
         self.weights = 1.0 / torch.bincount(labels)[labels] if sampler == "weighted" else None
         self.batch_size = batch_size
@@ -94,14 +97,14 @@ class BatchLoader:
         self.shift = (255 * mean).repeat(size).to(self.device)
         self.scale = (255 * std).repeat(size).to(self.device)
 
-        on_cpu = self.device.type == "cpu"
-        # of RandomFlip the C file takes the draw and mirrors itself; a subclass may do otherwise
-        takes = augment is None or type(augment) is RandomFlip
-        self.in_one_pass = C is not None and on_cpu and pixels.is_contiguous() and takes
-        self.batch_bytes = pixels[0].numel() * batch_size
+        batch_bytes = pixels[0].numel() * batch_size
+        on_gpu = self.device.type == "cuda"
+        part = GPU_PART if on_gpu else PART
         # batches of a part
-        self.together = max(1, PART // self.batch_bytes)
-        self.reads_ahead = prefetch > 0 and self.batch_bytes >= PART and on_cpu
+        self.together = max(1, part // batch_bytes)
+        self.comes_to_gpu = on_gpu and pixels.device.type == "cpu"
+        large = batch_bytes >= PART and pixels.device.type == "cpu"
+        self.reads_ahead = prefetch > 0 and (large or self.comes_to_gpu)
 
         # batches of this iteration that are done, and those to leave out in the next
         self._done = self._skip = 0
@@ -130,57 +133,33 @@ class BatchLoader:
         skip, self._skip = self._skip, 0
         order = self._order().to(self.device)
         labels, indices = self.labels[order].split(self.batch_size), order.split(self.batch_size)
-        images = self._in_one_pass(order, skip) if self.in_one_pass else self._by_torch(order, skip)
-        for step, image in enumerate(images, skip):
+        for step, image in enumerate(self._images(order, skip), skip):
             self._done = step + 1
             label, index = labels[step][self.share], indices[step][self.share]
             yield {"image": image[self.share], "label": label, "index": index}
 
-    def _in_one_pass(self, order: Tensor, skip: int) -> Iterator[Tensor]:
-        """Yield each batch's pictures, float32 (B, 3, S, S), from number ``skip`` on."""
-        rows = self.rows[order].split(self.batch_size)
-        mirrored: Sequence[Tensor | None] = [None] * len(self)
-        if self.augment is not None:
-            draws = []
-            for part, chosen in enumerate(order.split(self.batch_size * self.together)):
-                with seeded(mix(self.seed, self.epoch, part), self.device):
-                    draws.append(self.augment.draw(len(chosen)))  # type: ignore[attr-defined]
-            mirrored = torch.cat(draws).split(self.batch_size)
-        yield from self._ahead(self._normalised, list(zip(rows, mirrored, strict=True))[skip:])
-
-    def _normalised(self, batch: tuple[Tensor, Tensor | None]) -> Tensor:
-        rows, mirrored = batch
-        images = torch.empty(len(rows), *self.pixels.shape[1:])
-        normalise(
-            self.pixels.numpy(), rows.numpy(), None if mirrored is None else mirrored.numpy(),
-            self.shift.numpy(), self.scale.numpy(), images.numpy(),
-            1 if self.reads_ahead else torch.get_num_threads(),
-        )  # fmt: skip
-        return images.permute(0, 3, 1, 2)
-
-    def _by_torch(self, order: Tensor, skip: int) -> Iterator[Tensor]:
-        """Yield the same on a GPU, without C, and augmented otherwise; a part's batches at once."""
-        parts, first = order.split(self.batch_size * self.together), skip // self.together
-        for part, pictures in enumerate(self._ahead(self._gathered, parts[first:]), first):
+    def _images(self, order: Tensor, skip: int) -> Iterator[Tensor]:
+        """Yield each batch's pictures, from number ``skip`` on; a part's batches at once."""
+        rows = self.rows[order].to(self.pixels.device).split(self.batch_size * self.together)
+        first = skip // self.together
+        for part, pictures in enumerate(self._ahead(self._gathered, rows[first:]), first):
+            pictures = pictures.to(self.device, non_blocking=True)
             if self.augment is not None:
                 # every process draws for whole batches, so that a picture's draw does not depend
                 # on their number
                 with seeded(mix(self.seed, self.epoch, part), self.device):
-                    # a view: channels_last
-                    images = pictures.permute(0, 3, 1, 2)
-                    if getattr(self.augment, "batched", False):
-                        images = self.augment(images)
-                    else:
-                        images = torch.stack([self.augment(image) for image in images])
-                pictures = images.permute(0, 2, 3, 1).contiguous()
+                    pictures = augmented(self.augment, pictures)
             images = pictures.float()
             images.flatten(2).sub_(self.shift).div_(self.scale)
             batches = images.permute(0, 3, 1, 2).split(self.batch_size)
             yield from batches[max(0, skip - part * self.together) :]
 
-    def _gathered(self, chosen: Tensor) -> Tensor:
+    def _gathered(self, rows: Tensor) -> Tensor:
+        shape = (len(rows), *self.pixels.shape[1:])
+        # from pinned memory a GPU takes them while the batch before is at work
+        out = torch.empty(shape, dtype=torch.uint8, pin_memory=True) if self.comes_to_gpu else None
         # ten times faster than indexing
-        return self.pixels.index_select(0, self.rows[chosen])
+        return torch.index_select(self.pixels, 0, rows, out=out)
 
     def _ahead(self, make: Callable[[Any], Tensor], items: Sequence[Any]) -> Iterator[Tensor]:
         """Yield what is made of each item; large pictures while the batch before is at work."""
@@ -199,6 +178,28 @@ class BatchLoader:
         if self.weights is not None:
             return torch.multinomial(self.weights, n, replacement=True, generator=generator)
         return torch.randperm(n, generator=generator)
+
+
+def augmented(augment: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
+    """Return uint8 (B, S, S, 3), augmented from the same.
+
+    Raises:
+        UserError: the augmentation changed shape or dtype.
+    """
+    # a view: channels_last
+    images = pictures.permute(0, 3, 1, 2)
+    batched = getattr(augment, "batched", False)
+    changed = augment(images) if batched else torch.stack([augment(image) for image in images])
+    if changed.dtype != torch.uint8 or changed.shape != images.shape:
+        got, wanted = (
+            f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+            for x in (changed[0], images[0])
+        )
+        raise UserError(
+            f"data.augment made {got} of a picture, which is {wanted}: it should keep both. Leave out ToDtype "
+            "and Normalize, since data.mean and data.std normalise, and crop with a Resize to data.image_size."
+        )
+    return changed.permute(0, 2, 3, 1).contiguous()
 
 
 @contextmanager

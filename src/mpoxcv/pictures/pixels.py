@@ -55,24 +55,6 @@ def edges_and_colours(pixels: np.ndarray, border: int) -> np.ndarray:
     return np.array([dark, bright, *sampled.sum(0), *(sampled * sampled).sum(0)], np.int64)
 
 
-def normalise(
-    pixels: np.ndarray, rows: np.ndarray, mirrored: np.ndarray | None,
-    shift: np.ndarray, scale: np.ndarray, out: np.ndarray, threads: int,
-) -> None:  # fmt: skip
-    """Gather, mirror and normalise pictures in one pass; only where ``C`` is.
-
-    Of ``pixels``, uint8 (n, S, S, 3), those of ``rows``, int64 (B,), go to ``out``, float32 (B, S,
-    S, 3), as (pixel - shift) / scale, both float32 (3 S,), of a row. ``mirrored`` is uint8 (B,): 1
-    left for right, 2 top for bottom, 3 both; None mirrors none. ``threads`` are OpenMP's: in a
-    thread of Python's more than one would keep the main thread's waiting.
-    """
-    assert C is not None
-    assert rows.dtype == np.int64 and len(out) == len(rows) and out.shape[1:] == pixels.shape[1:]
-    n, side, workers = map(ctypes.c_int64, (len(rows), pixels.shape[1], threads))
-    chosen = _at(pixels), _at(rows), _at(mirrored)
-    C.batch(*chosen, n, side, _at(shift), _at(scale), _at(out), workers)
-
-
 def _takes(pixels: np.ndarray) -> bool:
     # Pillow always took rows before columns; Pillow 13 does so of pictures no higher than wide
     return C is not None and pixels.shape[0] <= pixels.shape[1]
@@ -88,5 +70,5 @@ def _resized(pixels: np.ndarray, out: np.ndarray) -> np.ndarray:
     return out
 
 
-def _at(array: np.ndarray | None) -> ctypes.c_void_p:
-    return ctypes.c_void_p(None if array is None else array.ctypes.data)
+def _at(array: np.ndarray) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)

@@ -44,15 +44,14 @@ class Provenance(L.Callback):
     Args:
         folder: gets the file.
         seed: of the run.
-        overrides: the command line's overrides.
     """
 
-    def __init__(self, folder: StrPath, seed: int, overrides: list[str]) -> None:
+    def __init__(self, folder: StrPath, seed: int) -> None:
         self.folder = Path(folder)
         self.content: dict[str, Any] = {
             "status": "started", "started": datetime.now(UTC).isoformat(timespec="seconds"),
-            "command": shlex.join(["python", *sys.argv]), "overrides": list(overrides),
-            "seed": seed, "git": git_state(),
+            "command": shlex.join(["python", *sys.argv]), "seed": seed,
+            "git": git_state(),
             "python": platform.python_version(), "platform": platform.platform(),
             "packages": {name: package_version(name) for name in PACKAGES},
             "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
