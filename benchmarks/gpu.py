@@ -102,7 +102,7 @@ def repeat(bench: Bench) -> None:
         "the same again": [],
         "killed and resumed": [*kill, "resume=true"],
         "the pictures in the computer's memory": ["data.gpu_cache_mb=0"],
-        "on the CPU": ["trainer=cpu"],
+        "on the CPU, other flips": ["trainer=cpu"],
     }.items():
         out = bench.folder / name.replace(" ", "-").replace("'", "")
         try:
@@ -112,6 +112,11 @@ def repeat(bench: Bench) -> None:
                 raise
             bench.train(out, f"fold={FOLD}", epochs, *options)
         bench.record(name, difference(first, out))
+    one, two = bench.folder / "unflipped-here", bench.folder / "unflipped-cpu"
+    for out, trainer in ((one, bench.trainer), (two, "cpu")):
+        options = [epochs, f"trainer={trainer}", "data.augment=null"]
+        bench.train(out, f"fold={FOLD}", *options)
+    bench.record("on the CPU, no flips", difference(one, two))
     lockstep = bench.folder / "in-lockstep"
     bench.train(lockstep, f"fold={FOLD},4", epochs, "hydra/launcher=lockstep", folds=True)
     bench.record("in lockstep", difference(first, lockstep / f"fold={FOLD}"))
@@ -168,7 +173,7 @@ def folds(bench: Bench) -> None:
 def frozen(bench: Bench) -> None:
     """A frozen network's pass over a fold's pictures."""
     for name in FROZEN if not bench.quick else FROZEN[:1]:
-        for precision in ("32-true", "bf16-mixed"):
+        for precision in ("bf16-mixed", "32-true"):
             loop(bench, "forward", TIMM.get(name, name), 256, precision, f"{name}, {precision}")
 
 

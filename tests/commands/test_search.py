@@ -39,7 +39,7 @@ def test_a_search_goes_on_and_never_reads_test(run_script, tree, tmp_path):
     assert done.code == 0, done.err
     done = run_script("search", *command)
     assert done.code == 0, done.err
-    trials = pd.read_csv(tmp_path / "found/trials.csv")
+    trials = pd.read_csv(tmp_path / "found/trials.csv", float_precision="round_trip")
     assert len(trials) == 3 and set(trials["state"]) <= {"COMPLETE", "PRUNED"}
     assert trials["params_optimizer.lr"].nunique() == 3  # what goes on does not begin again
     best = yaml.safe_load((tmp_path / "found/best.yaml").read_text())

@@ -17,16 +17,21 @@ from mpoxcv.lockstep.grouped import GroupedLeNet
 LOCKSTEP = "hydra/launcher=lockstep"
 
 
-def test_gradients_of_the_first_step_are_those_of_separate_networks():
+@pytest.mark.parametrize("way", ["own kernels", "convolutions", "products"])
+def test_gradients_of_the_first_step_are_those_of_separate_networks(way):
     torch.manual_seed(0)
-    networks = [LeNet(6).to(memory_format=torch.channels_last) for _ in range(3)]
-    images, labels = torch.rand(3, 8, 3, 32, 32), torch.randint(0, 6, (3, 8))
+    own = way == "own kernels"
+    networks = [LeNet(6, own).to(memory_format=torch.channels_last) for _ in range(3)]
+    # an epoch's last batches may be smaller
+    images = [torch.rand(n, 3, 32, 32) for n in (8, 8, 5)]
+    labels = [torch.randint(0, 6, (len(batch),)) for batch in images]
     expected = []
     for network, x, y in zip(networks, images, labels, strict=True):
         F.cross_entropy(network(x), y).backward()
         expected.append([p.grad.clone() for p in network.parameters()])
     grouped = GroupedLeNet(networks)
-    scores = grouped(images.unbind())
+    grouped.as_products = way == "products"
+    scores = [s[: len(batch)] for s, batch in zip(grouped(images), images, strict=True)]
     for network, x, own in zip(networks, images, scores, strict=True):
         assert torch.allclose(network(x), own, atol=1e-5)
     grouped.clear_gradients()

@@ -1,4 +1,4 @@
-"""Several LeNets computed as one network: grouped convolutions and batched matrix products.
+"""Several LeNets computed as one network: grouped convolutions, or batched matrix products alone.
 
 Legend: F networks, B batch, C classes.
 """
@@ -26,6 +26,8 @@ class GroupedLeNet:
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         self.size = len(networks)
         self.own_kernels = all(getattr(network, "own_kernels", False) for network in networks)
+        # on GPUs cuDNN has no fast kernels for few channels in groups
+        self.as_products = next(networks[0].parameters()).is_cuda
         # parameters of all networks by name; a convolution's stand below each other
         self.together: dict[str, Tensor] = {}
         parameters = [dict(network.named_parameters()) for network in networks]
@@ -58,8 +60,16 @@ class GroupedLeNet:
         layers = [(p[f"{layer}.weight"], p[f"{layer}.bias"]) for layer in ("conv1", "conv2")]
         if self.own_kernels and kernels.usable(images[0], layers[0][0]):
             x = kernels.convolve(images, *layers[0], *layers[1])
+        elif self.as_products:
+            x = torch.stack(_padded(images))
+            for weight, bias in layers:
+                x = F.relu(F.max_pool2d(_convolved(x, weight, bias).flatten(0, 1), 2))
+                x = x.unflatten(0, (self.size, -1))
+            x = x.flatten(2)
         else:
-            x = _side_by_side(images)
+            # (B, 3 F, 32, 32)
+            x = torch.cat([image.permute(0, 2, 3, 1) for image in _padded(images)], 3)
+            x = x.permute(0, 3, 1, 2)
             for weight, bias in layers:
                 x = F.relu(F.max_pool2d(F.conv2d(x, weight, bias, groups=self.size), 2))
             x = x.reshape(len(x), self.size, -1).transpose(0, 1)
@@ -70,9 +80,18 @@ class GroupedLeNet:
         return x
 
 
-def _side_by_side(images: Sequence[Tensor]) -> Tensor:
-    """Return the batches as one, float (B, 3 F, 32, 32), padded with zeros."""
+def _padded(images: Sequence[Tensor]) -> list[Tensor]:
+    """Return batches of one size, with pictures of zeros at the end of the smaller ones."""
     most = max(map(len, images))
-    pads = [(0, 0, 0, 0, 0, 0, 0, most - len(batch)) for batch in images]
-    filled = [F.pad(b.permute(0, 2, 3, 1), pad) for b, pad in zip(images, pads, strict=True)]
-    return torch.cat(filled, 3).permute(0, 3, 1, 2)
+    return [F.pad(batch, (0, 0, 0, 0, 0, 0, 0, most - len(batch))) for batch in images]
+
+
+def _convolved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Convolve (F, B, I, S, S) by weight (F O, I, K, K) and bias (F O,), as a matrix product."""
+    networks, side = len(x), weight.shape[-1]
+    patches = x.unfold(3, side, 1).unfold(4, side, 1)
+    height, width = patches.shape[3:5]
+    rows = patches.permute(0, 1, 3, 4, 2, 5, 6).reshape(networks, -1, weight[0].numel())
+    kernels = weight.flatten(1).unflatten(0, (networks, -1)).transpose(1, 2)
+    sums = torch.baddbmm(bias.view(networks, 1, -1), rows, kernels)
+    return sums.view(networks, -1, height, width, sums.shape[-1]).permute(0, 1, 4, 2, 3)
