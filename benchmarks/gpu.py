@@ -19,9 +19,11 @@ of random numbers that never leaves the GPU: what this card allows.
 """
 
 import argparse
+import contextlib
 import csv
 import json
 import os
+import pstats
 import re
 import signal
 import statistics
@@ -72,7 +74,11 @@ class Bench:
         where = [*(["-m"] if folds else []), f"hydra.{'sweep' if folds else 'run'}.dir={out}"]
         where += [f"data.root={self.root}", f"data.cache_dir={self.folder}/cache"]
         command = [*where, f"trainer={self.trainer}", *timer, *options]
-        return measuring.run(measuring.TRAIN, *command)
+        run = measuring.run(measuring.TRAIN, *command)
+        for file in sorted(out.rglob("provenance.json")):
+            durations = read_json(file)["durations"]
+            print(f"{self.step}: {out.name}: {run.seconds:.0f} s, {durations}", flush=True)
+        return run
 
 
 def tests(bench: Bench) -> None:
@@ -142,22 +148,28 @@ def read_probabilities(file: Path) -> list[float]:
         return [float(v) for row in rows for k, v in row.items() if k.startswith("p_")]
 
 
+def profile(bench: Bench) -> None:
+    """Where two folds in lockstep spend their time: Python's functions, and the card's kernels."""
+    file = bench.out.with_name("gpu_profile.txt")
+    out = bench.folder / "profiled"
+    command = ["-m", "cProfile", "-o", str(bench.folder / "profile"), str(measuring.TRAIN), "-m"]
+    command += [f"hydra.sweep.dir={out}", f"data.root={bench.root}", f"fold={FOLD},4"]
+    command += [f"data.cache_dir={bench.folder}/cache", f"trainer={bench.trainer}"]
+    measuring.run(*command, "trainer.max_epochs=3", "hydra/launcher=lockstep")
+    with file.open("w") as stream:
+        stats = pstats.Stats(str(bench.folder / "profile"), stream=stream)
+        stats.sort_stats("tottime").print_stats(40)
+        stats.sort_stats("cumtime").print_stats("mpoxcv")
+    epochs = [v for k, v in stats.stats.items() if k[2] == "run_epoch"]
+    numbers = {"s an epoch of two folds, profiled": epochs[0][3] / epochs[0][0]}
+    bench.record("two folds in lockstep", numbers)
+
+
 def folds(bench: Bench) -> None:
     """Five folds of 50 epochs of LeNet, each way."""
     epochs = 50 if not bench.quick else 2
     every = f"fold={','.join(map(str, FOLDS if not bench.quick else FOLDS[2:4]))}"
     for number in range(bench.rounds):
-        out = bench.folder / f"usual-{number}"
-        out.mkdir()
-        few = 4 if not bench.quick else 3
-        usual = ["lenet", "32", bench.trainer, "32-true", "12"]
-        run = measuring.run(
-            HERE / "lightning_usual.py", bench.root, str(FOLD), "64", str(few), out, *usual
-        )
-        a_fold = statistics.median(epochs_of(measuring.times_of(out)))
-        n = 5 * epochs
-        more = {"s an epoch": a_fold, "from Enter s": run.seconds}
-        bench.record("usual", {**more, f"{n} epochs, extrapolated s": n * a_fold})
         for launcher in ("lockstep", "basic") if number == 0 else ("lockstep",):
             out = bench.folder / f"folds-{launcher}-{number}"
             options = [every, f"trainer.max_epochs={epochs}", f"hydra/launcher={launcher}"]
@@ -168,6 +180,16 @@ def folds(bench: Bench) -> None:
             ends = run.begin + run.seconds - max(t["end"] for t in times)
             numbers = {"training s": training, "before s": begin, "after s": ends}
             bench.record(launcher, {**numbers, "from Enter s": run.seconds})
+        out = bench.folder / f"usual-{number}"
+        out.mkdir()
+        few = 4 if not bench.quick else 3
+        usual = ["lenet", "32", bench.trainer, "32-true", "12"]
+        script = HERE / "lightning_usual.py"
+        run = measuring.run(script, bench.root, str(FOLD), "64", str(few), out, *usual)
+        a_fold = statistics.median(epochs_of(measuring.times_of(out)))
+        n = 5 * epochs
+        more = {"s an epoch": a_fold, "from Enter s": run.seconds}
+        bench.record("usual", {**more, f"{n} epochs, extrapolated s": n * a_fold})
 
 
 def frozen(bench: Bench) -> None:
@@ -245,7 +267,8 @@ def memory(bench: Bench) -> None:
 
 # with their limits in seconds; in the order in which they are worth most
 STEPS: dict[Callable[[Bench], None], int] = {
-    tests: 200, repeat: 150, folds: 200, frozen: 150, finetune: 130, finetune_256: 130, memory: 60,
+    profile: 90, folds: 300, finetune_256: 200, finetune: 200, frozen: 150, memory: 90, repeat: 250,
+    tests: 200,
 }  # fmt: skip
 NAMES = [step.__name__ for step in STEPS]
 
@@ -256,14 +279,21 @@ def run_step(step: Callable[[Bench], None], limit: float, arguments: argparse.Na
     command += ["--trainer", arguments.trainer, "--out", arguments.out]
     command += ["--rounds", arguments.rounds]
     command += ["--quick"] if arguments.quick else []
-    process = subprocess.Popen([*map(str, command)], start_new_session=True)
+    # what it was at when it was cut short
+    log = arguments.out.with_name("gpu_cut.log")
+    environment = os.environ | {"PYTHONFAULTHANDLER": "1", "BENCHMARK_LOG": str(log)}
+    process = subprocess.Popen([*map(str, command)], start_new_session=True, env=environment)
     begin = time.monotonic()
     try:
         code = process.wait(limit)
         return f"ended with {code} after {time.monotonic() - begin:.0f} s"
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGABRT)
+        time.sleep(1)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        print(log.read_text()[-4000:] if log.is_file() else "", flush=True)
         return f"cut short after {limit:.0f} s"
 
 

@@ -49,13 +49,15 @@ def run(*command: str | Path) -> Run:
     imported torch.
 
     Raises:
-        SystemExit: it failed; with the end of what it printed.
+        SystemExit: it failed; with the end of what it printed, all of which stays in the file that
+            the environment variable BENCHMARK_LOG names.
     """
     paths = [str(HERE), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | TERMINAL | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     full = [sys.executable, *map(str, command)]
 
-    with tempfile.TemporaryFile() as output:
+    log = os.environ.get("BENCHMARK_LOG")
+    with Path(log).open("w+b") if log else tempfile.TemporaryFile() as output:
         begin = time.monotonic()
         process = subprocess.Popen(
             full, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment
