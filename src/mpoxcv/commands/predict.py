@@ -198,8 +198,8 @@ def load_runs(folder: Path, trust: Sequence[str], moved: Mapping[str, Any]) -> l
 def _check(cfg: DictConfig) -> None:
     for option in ("run", "images"):
         if OmegaConf.is_missing(cfg, option):
-            example = f"{command_for('predict', 'run=DIR', 'images=PATH')} (--help tells more)"
-            raise UserError(f"{option}= is missing: {example}.")
+            example = command_for("predict", "run=DIR", "images=PATH")
+            raise UserError(f"{option}= is missing (--help tells more):\n  {example}")
     for option in ("overwrite", "held_out"):
         if not isinstance(cfg[option], bool):
             raise UserError(f"{option}={cfg[option]} should be true or false.")

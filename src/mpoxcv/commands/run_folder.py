@@ -35,7 +35,8 @@ def refuse_used(config: DictConfig) -> None:
 
     before = [str(option) for option in read_plain(stored)]
     typed = as_given(config.hydra.overrides.task)
-    again = [option for option in before if option_name(option) not in ("resume", "ckpt_path")]
+    again = [o for o in as_given(config.hydra.overrides.hydra) if o.startswith("hydra.searchpath")]
+    again += [option for option in before if option_name(option) not in ("resume", "ckpt_path")]
     command = command_for("train", *again, setting("hydra.run.dir", folder), "resume=true")
     if not config.resume and config.ckpt_path != "last":
         hint = f"Choose another folder, or go on with it:\n  {command}"

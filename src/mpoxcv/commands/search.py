@@ -82,7 +82,9 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     print(f"Best of {len(study.trials)} trials: {result}")
 
     search_only = ("hparams_search", "callbacks", "logger")
-    typed = as_given(HydraConfig.get().overrides.task)
+    given = HydraConfig.get().overrides
+    searched = [o for o in as_given(given.hydra) if o.startswith("hydra.searchpath")]
+    typed = [*searched, *as_given(given.task)]
     overrides = [f"fold={','.join(map(str, plan.folds))}"]
     overrides += [option for option in typed if not option.startswith(search_only)]
     overrides += [setting(name, value) for name, value in best.items()]

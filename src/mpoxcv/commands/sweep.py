@@ -35,6 +35,8 @@ ALWAYS_NAMED = ("fold", "seed")
 # of a multirun's time that summaries between jobs may take, unless they take less than 0.5 s
 SHARE = 0.1
 QUICK = 0.5
+# of Hydra's own options, what a multirun goes on with
+KEPT = ("hydra/launcher", "hydra.launcher", "hydra.searchpath")
 # held until the process ends
 GPU_LOCKS: list[BaseFileLock] = []
 
@@ -70,7 +72,7 @@ class SummariseSweep(Callback):
         options = as_given(config.hydra.overrides.task)
         arguments = [option for option in options if not option.startswith("resume=")]
         hydra_options = as_given(config.hydra.overrides.hydra)
-        launcher = [o for o in hydra_options if o.startswith(("hydra/launcher", "hydra.launcher"))]
+        launcher = [o for o in hydra_options if o.startswith(KEPT)]
         plan = read_plan(folder)
         if plan and not (config.get("resume") and arguments == plan["arguments"]):
             which = "with other options" if config.get("resume") else "already"

@@ -136,8 +136,8 @@ def require_safe_names(table: pd.DataFrame, name_pattern: str) -> None:
     if copied := table["path"][beside | (stems != table["original"])].tolist():
         raise UserError(
             f"{len(copied)} file(s) look like copies of other pictures {told}:\n{shorten(copied)}\n"
-            f"Only originals can be split. Leave them out with {leaving_out(copied[:10])} (a list of "
-            "paths; * stands for anything), or set data.name_pattern if they are originals."
+            "Only originals can be split. If they are originals, set data.name_pattern. Else leave them out "
+            f"(paths; * stands for anything):\n  {leaving_out(copied[:10])}"
         )
 
     repeated = table.assign(stem=stems).duplicated(["class", "stem"], keep=False)
