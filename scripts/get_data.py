@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 from mpoxcv.audit.audit import audit
 from mpoxcv.audit.page import print_findings, write_page
 from mpoxcv.cli import entry_point
+from mpoxcv.command_line import require_suffix
 from mpoxcv.datasets.check import check
 from mpoxcv.datasets.fetch import fetch
 from mpoxcv.datasets.synthetic import is_synthetic
@@ -18,6 +19,7 @@ from mpoxcv.errors import UserError
 def main(cfg: DictConfig) -> None:
     """Fetch or make the data if asked to, then check them."""
     data = cfg.data
+    require_suffix("report", cfg.report, ".html")
     if cfg.source is not None:
         if data.generator is not None or (cfg.source == "kaggle" and data.name != "msld_v2"):
             raise UserError(

@@ -5,6 +5,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.cli import entry_point
+from mpoxcv.command_line import command_for
 from mpoxcv.errors import UserError
 
 
@@ -14,7 +15,7 @@ def main(cfg: DictConfig) -> None:
     if missing := [key for key in ("source", "output") if OmegaConf.is_missing(cfg, key)]:
         raise UserError(
             f"{' and '.join(f'{key}=DIR' for key in missing)} must be given, for example:\n"
-            "  python scripts/make_folds.py source=pictures output=data/custom\n"
+            f"  {command_for('make_folds', 'source=pictures', 'output=data/custom')}\n"
             "where pictures holds one folder a class, and output is not there yet."
         )
     # here, so that --help and typos don't wait

@@ -5,6 +5,8 @@
 
 import importlib.util
 import os
+import re
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -13,8 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import settings
 from PIL import Image
+
+from mpoxcv.command_line import as_typed
 
 if (
     "PYTEST_XDIST_WORKER" in os.environ
@@ -43,6 +50,31 @@ class Finished:
     err: str
 
 
+def printed_commands(text: str) -> list[str]:
+    """Return the commands in a text: from "python scripts/" to the line's end or a backtick."""
+    return re.findall(r"\bpython \S*scripts/\w+\.py[^`\n]*", text)
+
+
+def assert_composes(command: str) -> None:
+    """Assert that a shell takes a command apart as it should, and Hydra composes its config."""
+    quotes = r"""'[^']*'|"(?:\\.|[^"])*"|\\."""
+    bare = re.sub(quotes, "", command.partition(" #")[0])
+    assert not re.search(r"[][{}()<>*?!$;|&…]", bare), f"not quoted for a shell: {command}"
+    _, script, *arguments = shlex.split(command, comments=True)
+    verb = Path(script).stem
+    overrides = []
+    for argument in as_typed(arguments, dict):
+        if not argument.startswith("-"):
+            override = OverridesParser.create().parse_override(argument)
+            assert "-m" in arguments or not override.is_sweep_override(), command
+            values = override.sweep_string_iterator() if override.is_sweep_override() else ()
+            value = next(iter(values), argument.partition("=")[2])
+            overrides.append(f"{argument.partition('=')[0]}={value}")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        compose(verb, overrides)
+
+
 @pytest.fixture
 def run_script(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
@@ -68,6 +100,8 @@ def run_script(
         except SystemExit as stop:
             code = stop.code or 0
         out, err = capfd.readouterr()
+        for command in printed_commands(f"{out}\n{err}"):
+            assert_composes(command)
         return Finished(code, out, err)
 
     return run

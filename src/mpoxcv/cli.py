@@ -5,7 +5,6 @@ import gc
 import inspect
 import logging
 import os
-import re
 import sys
 import traceback
 import warnings
@@ -19,8 +18,9 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from mpoxcv.command_line import as_typed
 from mpoxcv.errors import UserError, visible
-from mpoxcv.explain import explain
+from mpoxcv.explain import explain, options_of
 from mpoxcv.undocumented import CHATTY_LOGGER, NVML_CHECK, UNWANTED_WARNINGS
 
 # numbers by default, but words mean something, too
@@ -75,7 +75,8 @@ def entry_point(
             # short folds
             gc.set_threshold(50_000, 20, 20)
             AT_END.clear()
-            sys.argv[1:] = map(quoted, sys.argv[1:])
+            given = sys.argv[1:]
+            sys.argv[1:] = as_typed(given, lambda: options_of(conf_dir, config_name, given))
             typed[:] = sys.argv
             code = attempt(hydra_main)
             for action in AT_END:
@@ -123,12 +124,6 @@ def settle_process() -> None:
     logging.getLogger(CHATTY_LOGGER).setLevel(logging.WARNING)
     for text in UNWANTED_WARNINGS:
         warnings.filterwarnings("ignore", message=text)
-
-
-def quoted(argument: str) -> str:
-    """Quote a value with an equals sign, which Hydra does not take bare: a multirun's fold=1."""
-    match = re.fullmatch(r"([\w.+~@/-]+)=([^=\s'\"\[\]{}(),]*=[^\s'\"\[\]{}(),]*)", argument)
-    return f"{match[1]}='{match[2]}'" if match else argument
 
 
 def as_given(overrides: Any) -> list[str]:

@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 
@@ -26,9 +27,18 @@ def holds_invisible(name: str) -> bool:
     return visible(name) != name or "\n" in name or "\t" in name
 
 
+def nfc(name: str) -> str:
+    """Return a name in the one Unicode form in which names are compared: ö is one character."""
+    return unicodedata.normalize("NFC", name)
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the closest known words, or ``""`` if none is close."""
-    close = difflib.get_close_matches(word, list(dict.fromkeys(known)), n=3, cutoff=0.6)
+    """Return ``" Did you mean 'x'?"`` for the closest known words, or ``""`` if none is close.
+
+    The word itself is not suggested, in whichever Unicode form.
+    """
+    others = {nfc(name): name for name in known if nfc(name) != nfc(word)}
+    close = [others[name] for name in difflib.get_close_matches(nfc(word), others, n=3, cutoff=0.6)]
     return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 

@@ -48,8 +48,11 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
         options = ", ".join(error.options)
         return f"{choice!r} is not an option of {group}.{did_you_mean(choice, error.options)} Options: {options}."
     if isinstance(error, ConfigCompositionException) and (key := _unknown_key(causes)):
-        hint = _suggest_option(key, _config_keys(conf_dir, config_name, arguments))
-        return f"There is no option {key!r}.{hint} All options with their values: --cfg job"
+        known = options_of(conf_dir, config_name, arguments)
+        # an option that is there, and takes no such value, is explained by Hydra itself
+        if "." not in key or key not in known:
+            hint = _suggest_option(key, list(known))
+            return f"There is no option {key!r}.{hint} All options with their values: --cfg job"
     if isinstance(error, ValueError) and undocumented.WRONG_GROUP_VALUE in str(error):
         return f"{error}. A group takes the name of one of its options, such as logger=none."
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -79,8 +82,11 @@ def _unknown_key(causes: list[BaseException]) -> str | None:
     return match and match[1]
 
 
-def _config_keys(conf_dir: Path, config_name: str, arguments: list[str]) -> list[str]:
-    """Names of all options, with the groups chosen on the command line where those compose."""
+def options_of(conf_dir: Path, config_name: str, arguments: list[str]) -> dict[str, Any]:
+    """Return all options by dotted names, with the groups chosen in the command's arguments.
+
+    Where those do not compose, as without them; where nothing does, the groups alone.
+    """
     groups = {p.name for p in conf_dir.iterdir() if p.is_dir()}
     choices = [a for a in arguments if a.partition("=")[0] in groups]
     for overrides in (choices, []):
@@ -90,19 +96,20 @@ def _config_keys(conf_dir: Path, config_name: str, arguments: list[str]) -> list
                 config = compose(config_name, overrides)
         except HydraException:
             continue
-        return list(dict.fromkeys([*sorted(groups), *_flatten(OmegaConf.to_container(config))]))
-    return sorted(groups)
+        return dict.fromkeys(sorted(groups)) | dict(_flatten(OmegaConf.to_container(config)))
+    return dict.fromkeys(sorted(groups))
 
 
-def _flatten(node: Any, prefix: str = "") -> Iterator[str]:
+def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(node, Mapping):
         for key, value in node.items():
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value
             yield from _flatten(value, f"{prefix}{key}.")
 
 
 def _suggest_option(key: str, options: list[str]) -> str:
     """Suggest options that look like ``key``, or whose last part does: people leave groups out."""
+    options = [name for name in options if name != key]
     close = difflib.get_close_matches(key, options, n=2, cutoff=0.8)
     if not close:
         leaves = {name.rpartition(".")[2] for name in options}

@@ -8,6 +8,7 @@ import pandas as pd
 
 from mpoxcv.audit.descriptions import describe, likenesses
 from mpoxcv.audit.likeness import CERTAIN
+from mpoxcv.command_line import command_for, data_options
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.storage.files import StrPath
 
@@ -57,7 +58,7 @@ def settle_leaks(
             f"{shorten(lines)}\nA score on them would be too high. Two ways on:\n"
             "  data.leaks=drop    leaves those training pictures out\n"
             "  data.leaks=allow   trains on them, and everything written says so\n"
-            "See them side by side: python scripts/get_data.py report=audit.html"
+            f"See them side by side: {command_for('get_data', *data_options(), 'report=audit.html')}"
         )
 
     clean = table[~leaking].reset_index(drop=True)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from mpoxcv.command_line import command_for, require_suffix
 from mpoxcv.commands.run_folder import stored_parts
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.data.loader import BatchLoader
@@ -148,7 +149,7 @@ def find_pictures(images: str) -> list[Path]:
     files = _below(path) if path.is_dir() else map(Path, glob.glob(images, recursive=True))  # noqa: PTH207  absolute ones
     pictures = {f for f in files if f.suffix.lower() in PICTURE_SUFFIXES and f.is_file()}
     if not pictures:
-        ways = "Give a picture, a folder, or a glob: 'images=\"new/*.jpg\"'"
+        ways = "Give a picture, a folder, or a glob: 'images=new/*.jpg'"
         raise UserError(f"images={images} names no picture. {ways}")
     return sorted(pictures)
 
@@ -197,11 +198,12 @@ def load_runs(folder: Path, trust: Sequence[str], moved: Mapping[str, Any]) -> l
 def _check(cfg: DictConfig) -> None:
     for option in ("run", "images"):
         if OmegaConf.is_missing(cfg, option):
-            example = "python scripts/predict.py run=DIR images=PATH (--help tells more)"
-            raise UserError(f"{option}= is missing: {example}.")
+            example = command_for("predict", "run=DIR", "images=PATH")
+            raise UserError(f"{option}= is missing (--help tells more):\n  {example}")
     for option in ("overwrite", "held_out"):
         if not isinstance(cfg[option], bool):
             raise UserError(f"{option}={cfg[option]} should be true or false.")
+    require_suffix("output", cfg.output, ".csv")
     output = Path(str(cfg.output))
     if output.is_dir() or (output.exists() and not cfg.overwrite):
         ways = "give another output=FILE, or overwrite=true"

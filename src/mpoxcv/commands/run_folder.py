@@ -1,6 +1,5 @@
 """A run's folder: whether it may be used, what is finished in it, and where to go on from."""
 
-import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.cli import as_given
+from mpoxcv.command_line import command_for, setting
 from mpoxcv.errors import UserError
 from mpoxcv.storage.files import read_json, read_metrics
 from mpoxcv.storage.stored_config import instantiable, load_config, read_plain
@@ -35,9 +35,9 @@ def refuse_used(config: DictConfig) -> None:
 
     before = [str(option) for option in read_plain(stored)]
     typed = as_given(config.hydra.overrides.task)
-    again = [option for option in before if option_name(option) not in ("resume", "ckpt_path")]
-    arguments = [sys.argv[0], *again, f"hydra.run.dir={folder}", "resume=true"]
-    command = f"python {shlex.join(arguments)}"
+    again = [o for o in as_given(config.hydra.overrides.hydra) if o.startswith("hydra.searchpath")]
+    again += [option for option in before if option_name(option) not in ("resume", "ckpt_path")]
+    command = command_for("train", *again, setting("hydra.run.dir", folder), "resume=true")
     if not config.resume and config.ckpt_path != "last":
         hint = f"Choose another folder, or go on with it:\n  {command}"
         raise SystemExit(f"{folder} holds a run already. {hint}")

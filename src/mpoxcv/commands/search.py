@@ -2,7 +2,6 @@
 
 import copy
 import logging
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.cli import as_given
+from mpoxcv.command_line import command_for, setting
 from mpoxcv.errors import UserError
 from mpoxcv.storage.files import write_atomically
 
@@ -82,11 +82,13 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     print(f"Best of {len(study.trials)} trials: {result}")
 
     search_only = ("hparams_search", "callbacks", "logger")
-    typed = as_given(HydraConfig.get().overrides.task)
+    given = HydraConfig.get().overrides
+    searched = [o for o in as_given(given.hydra) if o.startswith("hydra.searchpath")]
+    typed = [*searched, *as_given(given.task)]
     overrides = [f"fold={','.join(map(str, plan.folds))}"]
     overrides += [option for option in typed if not option.startswith(search_only)]
-    overrides += [f"{name}={value}" for name, value in best.items()]
-    print(f"Now test it, once:\n  python {shlex.join(['scripts/train.py', '-m', *overrides])}")
+    overrides += [setting(name, value) for name, value in best.items()]
+    print(f"Now test it, once:\n  {command_for('train', '-m', *overrides)}")
     return best
 
 

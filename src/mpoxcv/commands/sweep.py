@@ -5,7 +5,6 @@ import io
 import itertools
 import json
 import os
-import shlex
 import sys
 import time
 import traceback
@@ -24,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from mpoxcv.cli import AT_END, as_given
+from mpoxcv.command_line import command_for, setting
 from mpoxcv.commands.run_folder import claim, refuse_used
 from mpoxcv.commands.summarize import PLAN, read_plan, write_summary_of, write_tensorboard
 from mpoxcv.evaluation.process import whoami
@@ -35,6 +35,8 @@ ALWAYS_NAMED = ("fold", "seed")
 # of a multirun's time that summaries between jobs may take, unless they take less than 0.5 s
 SHARE = 0.1
 QUICK = 0.5
+# of Hydra's own options, what a multirun goes on with
+KEPT = ("hydra/launcher", "hydra.launcher", "hydra.searchpath")
 # held until the process ends
 GPU_LOCKS: list[BaseFileLock] = []
 
@@ -70,7 +72,7 @@ class SummariseSweep(Callback):
         options = as_given(config.hydra.overrides.task)
         arguments = [option for option in options if not option.startswith("resume=")]
         hydra_options = as_given(config.hydra.overrides.hydra)
-        launcher = [o for o in hydra_options if o.startswith(("hydra/launcher", "hydra.launcher"))]
+        launcher = [o for o in hydra_options if o.startswith(KEPT)]
         plan = read_plan(folder)
         if plan and not (config.get("resume") and arguments == plan["arguments"]):
             which = "with other options" if config.get("resume") else "already"
@@ -84,12 +86,11 @@ class SummariseSweep(Callback):
 
         fixed = [str(o.key_or_group) for o in overrides if not o.is_sweep_override()]
         unnamed = [name for name in fixed if name not in ALWAYS_NAMED]
-        quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
         with read_write(config), open_dict(config):
             config.hydra.overrides.hydra = [
                 *(o for o in hydra_options if not o.startswith("hydra.sweep.dir=")),
                 # of all jobs, also where ${name} varies
-                f"hydra.sweep.dir='{quoted}'",
+                setting("hydra.sweep.dir", folder),
                 f"hydra.job.config.override_dirname.exclude_keys={json.dumps(unnamed)}",
             ]
             config.hydra.sweep.dir = str(folder)
@@ -182,8 +183,9 @@ def leave_process_group() -> None:
 
 def going_on(folder: Path, plan: Mapping[str, Any]) -> str:
     """Return the command that goes on with a multirun."""
-    options = [*plan.get("arguments", []), *plan.get("launcher", []), f"hydra.sweep.dir={folder}"]
-    return f"python {shlex.join([sys.argv[0], '-m', *options, 'resume=true'])}"
+    options = [*plan.get("arguments", []), *plan.get("launcher", [])]
+    where = setting("hydra.sweep.dir", folder)
+    return command_for("train", "-m", *options, where, "resume=true")
 
 
 def conclude(folder: Path) -> int:

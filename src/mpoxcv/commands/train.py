@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from mpoxcv.command_line import command_for
 from mpoxcv.commands.run_folder import finished_metrics, resume_path, stored_parts
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
@@ -82,7 +83,7 @@ def test(cfg: DictConfig) -> dict[str, float]:
     checkpoint = Path("checkpoints", "best.ckpt")
     for file in (Path(".hydra", "config.yaml"), checkpoint):
         if not (run / file).is_file():
-            example = "python scripts/test.py run=logs/runs/lenet/2026-01-31_12-00-00-000000"
+            example = command_for("test", "run=logs/runs/lenet/2026-01-31_12-00-00-000000")
             reason = f"it lacks {file}. Example: {example}"
             raise UserError(f"{run} is not the folder of a trained run: {reason}")
 

@@ -8,6 +8,7 @@ import pandas as pd
 from filelock import FileLock
 
 from mpoxcv.audit.descriptions import same_pictures
+from mpoxcv.command_line import require_suffix
 from mpoxcv.datasets.folds import assign_folds, join_twins
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.tree import fold_numbers, index_folds
@@ -73,6 +74,7 @@ def fold_table(
         joined = originals.assign(patient=join_twins(originals, pd.Series(same, originals.index)))
         return assign_folds(joined, 5, seed)
 
+    require_suffix("data.split_file", split_file, ".csv")
     folds = _grouped_folds(Path(split_file), originals, make)
     if fold not in set(folds["fold"]):
         numbers = sorted(set(folds["fold"]))

@@ -8,6 +8,7 @@ from pathlib import Path, PurePath
 
 import pandas as pd
 
+from mpoxcv.command_line import leaving_out, setting, shell
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.tree import FOLDERS, SPLITS, compile_name_pattern
 
@@ -121,19 +122,22 @@ def require_safe_names(table: pd.DataFrame, name_pattern: str) -> None:
         UserError: they are not, or will not, by the pattern that the table was read with.
     """
     pattern = compile_name_pattern(name_pattern)
-    told = f"by data.name_pattern={name_pattern!r}"
+    told = f"by {shell(setting('data.name_pattern', name_pattern))}"
     stems = table["path"].map(lambda path: PurePath(path).stem)
     names = set(stems)
 
     # M43_02_1, said to be of patient M43_02, beside a picture M43_02: a copy the pattern misses
-    beside = table["patient"].map(
-        lambda p: any(p[: end.start()] in names for end in re.finditer("_|$", p))
-    )
+    def is_beside(stem: str, patient: str) -> bool:
+        parts = {patient[: end.start()] for end in re.finditer("_|$", patient)}
+        return bool((parts - {stem}) & names)
+
+    pairs = zip(stems, table["patient"], strict=True)
+    beside = pd.Series([is_beside(*pair) for pair in pairs], table.index, dtype=bool)
     if copied := table["path"][beside | (stems != table["original"])].tolist():
         raise UserError(
             f"{len(copied)} file(s) look like copies of other pictures {told}:\n{shorten(copied)}\n"
-            f"Only originals can be split. Leave them out with \"data.exclude=['{copied[0]}']\" (a list of "
-            "paths; * stands for anything), or set data.name_pattern if they are originals."
+            "Only originals can be split. If they are originals, set data.name_pattern. Else leave them out "
+            f"(paths; * stands for anything):\n  {leaving_out(copied[:10])}"
         )
 
     repeated = table.assign(stem=stems).duplicated(["class", "stem"], keep=False)

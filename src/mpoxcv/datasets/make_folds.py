@@ -1,8 +1,6 @@
 """From a flat folder of pictures to FOLDS and FOLDS_AUG: originals in splits, augmented copies."""
 
 import os
-import re
-import shlex
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +18,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mpoxcv.audit.descriptions import same_pictures
+from mpoxcv.command_line import command_for, setting, shell
 from mpoxcv.datasets import folds as splitting
 from mpoxcv.errors import UserError, check_number
 from mpoxcv.pictures.images import decode, encode_jpeg
@@ -170,11 +169,12 @@ def _report(folds: pd.DataFrame, name_pattern: str, notes: list[str]) -> None:
     tests = folds[folds["split"] == "test"].groupby("fold")["image"]
     worst, fold = max((splitting.unlikeness(table, images)[1], fold) for fold, images in tests)
     patients = whole["patient"].value_counts().sort_index()
+    told = shell(setting("data.name_pattern", name_pattern))
     example = whole["image"][whole["patient"] == patients.idxmax()]
     console.print(
         f"Balance: a class's share in a Test is at most {100 * worst:.1f} percentage points from its share in "
         f"all pictures (fold {fold}).\n"
-        f"Patients: {len(patients)}, told from {len(whole)} file names by data.name_pattern='{name_pattern}'.\n"
+        f"Patients: {len(patients)}, told from {len(whole)} file names by {told}.\n"
         f"For example, of patient {patients.idxmax()}: {', '.join(example[:3])}. If this is wrong, the splits "
         "leak: set data.name_pattern, and make the folds again."
     )
@@ -193,11 +193,7 @@ def next_command(
     # of the source, or replaced here
     dropped = ("data.root=", "data.exclude=", "data.classes=null")
     of_data = [text for text in overrides if text.startswith(("data.", "+data."))]
-    # in double quotes, Hydra knows no escape but that of a quote
-    root, *names = ['"' + text.replace('"', '\\"') + '"' for text in (output, *(classes or ()))]
-    if re.fullmatch(r"[\w./-]*/[\w./-]*", output, re.ASCII):
-        root = output
-    arguments = ["fold=1", f"data={data}", f"data.root={root}"]
-    arguments += [f"data.classes=[{','.join(names)}]"] if names else []
+    arguments = ["fold=1", f"data={data}", setting("data.root", output)]
+    arguments += [setting("data.classes", list(classes))] if classes else []
     arguments += [text for text in of_data if not text.startswith(dropped)]
-    return shlex.join(["python", "scripts/train.py", *arguments])
+    return command_for("train", *arguments)

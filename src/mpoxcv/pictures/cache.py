@@ -16,6 +16,7 @@ import simplejpeg
 from filelock import FileLock
 from rich.progress import track
 
+from mpoxcv.command_line import leaving_out
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.ahead import map_ahead
 from mpoxcv.pictures.images import decode
@@ -198,7 +199,7 @@ def unreadable(failures: list[str], root: Path) -> str:
     names = sorted(failure.partition(": ")[0] for failure in failures)
     return (
         f"{len(failures)} picture(s) in {root} cannot be used:\n{shorten(sorted(failures))}\n"
-        f"Replace them, or leave them out with \"data.exclude=['{names[0]}']\" (a list of paths; * stands for anything)."
+        f"Replace them, or leave them out (paths; * stands for anything):\n  {leaving_out(names[:10])}"
     )
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from mpoxcv.errors import UserError, did_you_mean, holds_invisible, shorten
+from mpoxcv.command_line import setting, shell
+from mpoxcv.errors import UserError, did_you_mean, holds_invisible, nfc, shorten
 from mpoxcv.storage.files import StrPath
 
 SPLITS = ("train", "val", "test")
@@ -27,6 +28,8 @@ SPLIT_OF = {"train": "train", "valid": "val", "validation": "val", "val": "val",
 PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
 SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 FOLD_FOLDER = re.compile(r"fold[ _-]?(\d+)([ _-]?aug)?", re.IGNORECASE)
+# every picture is of another patient
+EACH_ANOTHER = r"(?P<original>(?P<patient>.+?))(?P<copy>_aug\d+)?"
 COLUMNS = ["path", "image", "class", "label"]
 
 
@@ -92,14 +95,14 @@ def index_flat(
 
 def compile_name_pattern(name_pattern: str) -> re.Pattern[str]:
     """Compile ``name_pattern``; UserError if it is none, or lacks ``patient`` or ``original``."""
-    setting = f"data.name_pattern={name_pattern!r}"
+    option = shell(setting("data.name_pattern", name_pattern))
     try:
         pattern = re.compile(name_pattern)
     except re.error as error:
-        raise UserError(f"{setting} is not a regular expression: {error}") from None
+        raise UserError(f"{option} is not a regular expression: {error}") from None
     if missing := {"patient", "original"} - set(pattern.groupindex):
         raise UserError(
-            f"{setting} lacks the group(s) {', '.join(sorted(missing))}. "
+            f"{option} lacks the group(s) {', '.join(sorted(missing))}. "
             r"Example: '(?P<original>(?P<patient>.+)_\d+)(?P<copy>_aug\d+)?'"
         )
     return pattern
@@ -110,10 +113,10 @@ def parse_names(paths: pd.Series, pattern: re.Pattern[str], name_pattern: str) -
     matches = [pattern.fullmatch(Path(path).stem) for path in paths]
     if failed := [path for path, match in zip(paths, matches, strict=True) if match is None]:
         raise UserError(
-            f"{len(failed)} file name(s) do not tell their patient by data.name_pattern={name_pattern!r}:\n"
+            f"{len(failed)} file name(s) do not tell their patient by {shell(setting('data.name_pattern', name_pattern))}:\n"
             f"{shorten(failed)}\nRename them, leave them out with data.exclude=[…], or set data.name_pattern to a regular "
             "expression of the whole name without suffix, with the groups patient and original. If every picture is of "
-            "another patient: data.name_pattern='(?P<original>(?P<patient>.+?))(?P<copy>_aug\\d+)?'"
+            f"another patient:\n  {shell(setting('data.name_pattern', EACH_ANOTHER))}"
         )
     names = [match.group("patient", "original") for match in matches if match is not None]
     return pd.DataFrame(names, columns=["patient", "original"], index=paths.index)
@@ -221,10 +224,12 @@ def _read_classes(
     root: Path, folder: Path, classes: Sequence[str], exclude: Sequence[str]
 ) -> Iterator[tuple[str, str, str, int]]:
     """Yield ``COLUMNS`` of the pictures in the folders of all classes."""
-    class_folders = {class_folder.name: class_folder for class_folder in _folders(folder)}
+    class_folders = {nfc(class_folder.name): class_folder for class_folder in _folders(folder)}
+    if len(class_folders) < len(_folders(folder)):
+        raise UserError(f"{folder} holds two folders of one name, in two Unicode forms: join them.")
     _require_visible(folder, class_folders)
     listed = ", ".join(classes)
-    if unknown := sorted(set(class_folders) - set(classes)):
+    if unknown := sorted(set(class_folders) - set(map(nfc, classes))):
         raise UserError(
             f"Class folder(s) that data.classes does not name, in {folder}: {', '.join(unknown)}.\n"
             f"data.classes is [{listed}].{did_you_mean(unknown[0], classes)} "
@@ -234,15 +239,15 @@ def _read_classes(
         raise UserError(f"{folder} is empty: it should hold one folder a class ({listed}).")
 
     for label, name in enumerate(classes):
-        if name not in class_folders:
+        if nfc(name) not in class_folders:
             raise UserError(f"Class {name} has no folder in {folder}.")
-        class_folder = class_folders[name]
+        class_folder = class_folders[nfc(name)]
         base = class_folder.relative_to(root).as_posix()
         entries = _entries(class_folder)
         pictures = [e for e in entries if e.name.lower().endswith(PICTURE_SUFFIXES) and e.is_file()]
         files = [picture.name for picture in pictures]
         for pattern in exclude:
-            files = [file for file in files if not fnmatchcase(f"{base}/{file}", pattern)]
+            files = [file for file in files if not fnmatchcase(nfc(f"{base}/{file}"), nfc(pattern))]
         _require_visible(class_folder, files)
         if not files:
             raise UserError(f"Class {name} has no picture in {class_folder}.")

@@ -1,0 +1,148 @@
+"""Commands: what people type, as Hydra reads it, and what we print, for shell and Hydra."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import HydraException
+
+from mpoxcv.errors import UserError
+
+# the last parts of options that hold a path, or a pattern, and are taken as they are typed
+PATHS = frozenset({
+    "cache_dir", "ckpt_path", "dir", "dirpath", "filename", "folder", "images", "name_pattern", "output",
+    "output_dir", "patients", "report", "root", "run", "save_dir", "source", "split_file", "subdir",
+    "submitit_folder", "tracking_uri", "weights",
+})  # fmt: skip
+# of those that hold another text
+TEXTS = frozenset({"citation", "name", "positive_class"})
+# of lists of paths, patterns or texts
+LISTS = frozenset({"classes", "exclude", "ignore_classes", "runs"})
+ITEM = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""")
+HYDRA_SWEEP = re.compile(r"(choice|glob|shuffle|sort)\(")
+
+
+def as_typed(arguments: Sequence[str], options: Callable[[], Mapping[str, Any]]) -> list[str]:
+    """Return a command's arguments such that Hydra reads paths and texts as they were typed.
+
+    They need no quotes but the shell's; ``~`` is the home. What is there under the name as typed is
+    meant. Else, what Hydra means by it stays: a value in quotes, ``[…]`` where the option is a
+    list, ``${…}``, ``null`` where that is the default, and in a multirun ``a,b`` where both are
+    there, or where the option is no path.
+
+    An option takes another object in the place of null, or of one with other arguments:
+    ``data.augment={_target_:…}``. ``options`` gives all options' defaults by their dotted names.
+    """
+    multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
+    return [_as_typed(argument, multirun, options) for argument in arguments]
+
+
+def _as_typed(argument: str, multirun: bool, options: Callable[[], Mapping[str, Any]]) -> str:
+    key, _, value = argument.partition("=")
+    option = key.lstrip("+")
+    kind = option.rpartition(".")[2]
+    if value.startswith("{") and "_target_" in value and "." in key and key in options():
+        return f"++{argument}"
+    if not value or kind not in PATHS | TEXTS | LISTS:
+        return argument
+
+    there = kind not in TEXTS and _is_there(value)
+    if there:
+        items = [value]
+    elif kind in LISTS:
+        if value == "null" or (value[0] == "[" and (value[-1] != "]" or "],[" in value)):
+            return argument
+        items = _items(value[1:-1]) if value[0] == "[" else [value]
+    else:
+        sweep = multirun and HYDRA_SWEEP.match(value) and _parsed(argument)
+        if sweep or (value == "null" and options().get(option, value) is None):
+            return argument
+        items = _items(value) if multirun and "," in value else [value]
+        if kind in PATHS and not all(_is_there(item.strip("'\"")) for item in items):
+            items = [value]
+    text = ",".join(_typed(item, there) for item in items)
+    return f"{key}=[{text}]" if kind in LISTS else f"{key}={text}"
+
+
+def setting(name: str, value: Any) -> str:
+    """Return ``name=value`` in Hydra's grammar: of a text, a path, a number, null, or a list."""
+    return f"{name}={_spelled(value)}"
+
+
+def shell(*arguments: str) -> str:
+    """Return arguments as they are typed into a shell."""
+    return subprocess.list2cmdline(arguments) if os.name == "nt" else shlex.join(arguments)
+
+
+def command_for(verb: str, *arguments: str) -> str:
+    """Return the command that runs ``scripts/<verb>.py`` from where this one was started."""
+    here = Path(sys.argv[0]).parent
+    folder = here if here.name == "scripts" else Path("scripts")
+    return shell("python", (folder / f"{verb}.py").as_posix(), *arguments)
+
+
+def data_options() -> list[str]:
+    """Return the options of data of this command, for another on the same data."""
+    names = ("data=", "data.", "+data.", "++data.")
+    return [argument for argument in sys.argv[1:] if argument.startswith(names)]
+
+
+def leaving_out(paths: Iterable[str]) -> str:
+    """Return the option, for a shell, that leaves out pictures, as well as what is left out now."""
+    given = [_parsed(text) for text in data_options() if text.startswith("data.exclude=")]
+    before: Any = given[-1].value() if given and given[-1] else []
+    patterns = [re.sub(r"[*?[]", r"[\g<0>]", path) for path in paths]
+    return shell(setting("data.exclude", [*before, *patterns]))
+
+
+def require_suffix(name: str, value: object, suffix: str) -> None:
+    """Refuse a file's name that promises something else than what is written; None is none."""
+    if value is not None and Path(str(value)).suffix.lower() != suffix:
+        raise UserError(f"{name}={value} should end in {suffix}, since that is what is written.")
+
+
+def _items(text: str) -> list[str]:
+    return ITEM.findall(text)[:-1]
+
+
+def _is_there(text: str) -> bool:
+    return os.path.lexists(os.path.expanduser(text))  # noqa: PTH111  of any text, without an error
+
+
+def _typed(text: str, there: bool) -> str:
+    if not there and text[:1] in ("'", '"') and _parsed(f"x={text}"):
+        return text
+    text = os.path.expanduser(text)  # noqa: PTH111  a Path would drop ./ and a slash at the end
+    return _spelled(text) if there else _quoted(text)
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, str | Path):
+        # what OmegaConf would take for an interpolation
+        return _quoted(re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value)))
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_spelled, value))}]"
+    return (
+        str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+    )
+
+
+def _quoted(text: str) -> str:
+    """Return a text in quotes, unless Hydra reads it without them."""
+    override = None if text[:1] == "~" else _parsed(f"x={text}")
+    plain = override and not override.is_sweep_override() and override.value() == text
+    return text if plain else QuotedString(text, Quote.double).with_quotes()
+
+
+def _parsed(argument: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(argument)
+    except HydraException:
+        return None
