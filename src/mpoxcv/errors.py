@@ -13,6 +13,10 @@ class UserError(Exception):
         super().__init__(visible(str(message)))
 
 
+class Diverged(UserError):
+    """The loss of a split is no finite number."""
+
+
 # control characters but newline and tab, text that turns the line around, halves of characters
 INVISIBLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 

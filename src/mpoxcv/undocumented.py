@@ -31,6 +31,8 @@ UNWANTED_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\).*",
     # of a run that goes on in its own folder
     "Checkpoint directory .* exists and is not empty",
+    # it looks for a DataLoader's sampler; our DataModule has its own one order of batches
+    "You requested to overfit but enabled .* dataloader shuffling",
     # hydra/launcher=slurm_cpu uses it, and not Lightning
     "The `srun` command is available",
 )

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.cli import as_given
 from mpoxcv.command_line import command_for, setting
-from mpoxcv.errors import UserError
+from mpoxcv.errors import Diverged, UserError
 from mpoxcv.storage.files import write_atomically
 
 KINDS = {"float": "suggest_float", "int": "suggest_int", "categorical": "suggest_categorical"}
@@ -60,7 +60,11 @@ def search(cfg: DictConfig) -> dict[str, Any]:
         values: list[float] = []
         for fold in plan.folds:
             run = folder / f"trial={trial.number}" / f"fold={fold}"
-            values.append(validated(cfg, options | {"fold": fold, "output_dir": str(run)}))
+            try:
+                values.append(validated(cfg, options | {"fold": fold, "output_dir": str(run)}))
+            except Diverged as error:
+                print(f"trial {trial.number}, fold {fold}: {error}")
+                raise optuna.TrialPruned from error
             trial.report(float(np.mean(values)), step=len(values))
             print(f"trial {trial.number}, fold {fold}: {plan.metric} {values[-1]:.4f}")
             if trial.should_prune() and len(values) < len(plan.folds):

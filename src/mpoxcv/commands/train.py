@@ -10,7 +10,7 @@ import lightning as L
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, WeightAveraging
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -63,8 +63,7 @@ def train(cfg: DictConfig) -> Metrics:
         print(f"{folder.name} is trained alone: {reason}.")
     with memory_explained(datamodule):
         trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
-    metrics = score(trainer, classifier, datamodule, best)
+    metrics = score(trainer, classifier, datamodule, best_checkpoint(trainer))
     _log_hparams(trainer, cfg, metrics)
     if trainer.is_global_zero:
         print_results(metrics, datamodule, folder)
@@ -127,15 +126,39 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
     return datamodule, classifier, trainer
 
 
+def best_checkpoint(trainer: L.Trainer) -> str | None:
+    """Return the best checkpoint after a fit, the last weights where no epoch was validated."""
+    callback: Any = trainer.checkpoint_callback
+    # without one the weights are scored as they are
+    if callback is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        return None
+    if not callback.best_model_path:
+        callback.best_model_path = callback.format_checkpoint_name({})
+        trainer.save_checkpoint(callback.best_model_path)
+        if trainer.is_global_zero:
+            print("No epoch was validated, so that none is best: the last weights are scored.")
+    return str(callback.best_model_path)
+
+
 def score(
     trainer: L.Trainer, classifier: LesionClassifier, data: MSLDDataModule, checkpoint: str | None
 ) -> dict[str, float]:
-    """Validate and test a checkpoint (None: the weights as they are) and return the metrics."""
+    """Validate and test a checkpoint (None: the weights as they are) and return the metrics.
+
+    What Lightning is told to leave out (``trainer.limit_val_batches=0``) is missing, and said.
+    """
+    # a checkpoint holds averaged weights in place of the others, which this would put back
+    averaging, callbacks = WeightAveraging, trainer.callbacks  # type: ignore[attr-defined]
+    trainer.callbacks = [c for c in callbacks if not isinstance(c, averaging)]  # type: ignore[attr-defined]
     options: Any = {"ckpt_path": checkpoint, "verbose": False, "weights_only": True}
     with memory_explained(data):
         trainer.validate(classifier, data, **options)
         trainer.test(classifier, data, **options)
-    return classifier.metrics["val"] | classifier.metrics["test"]
+    for split in ("val", "test"):
+        if split not in classifier.metrics and trainer.is_global_zero:
+            files = "metrics.json and predictions.csv are without it"
+            print(f"There is no {split}, by trainer.limit_{split}_batches=0: {files}.")
+    return classifier.metrics.get("val", {}) | classifier.metrics.get("test", {})
 
 
 def print_results(
@@ -176,8 +199,11 @@ def _log_hparams(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, floa
     options: dict[str, bool | int | float | str] = {}
     for key in LOGGED_OPTIONS:
         options.update(_options(key, OmegaConf.select(cfg, key)))
-    final = {f"val_best/{name}": metrics[f"val/{name}"] for name in HEADLINE}
-    final |= {f"test/{name}": metrics[f"test/{name}"] for name in HEADLINE}
+    splits = {"val": "val_best", "test": "test"}
+    final = {
+        f"{logged}/{name}": metrics[f"{split}/{name}"]
+        for split, logged in splits.items() for name in HEADLINE if f"{split}/{name}" in metrics
+    }  # fmt: skip
     for logger in trainer.loggers:
         if isinstance(logger, SplitTensorBoardLogger):
             logger.log_final(options, final)

@@ -6,13 +6,14 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mpoxcv.data.fold import Fold
-from mpoxcv.data.loader import BatchLoader
+from mpoxcv.data.loader import BatchLoader, batch_sizes
 from mpoxcv.errors import UserError, check_choice, check_number
 from mpoxcv.storage.files import StrPath
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 SAMPLERS = ("shuffle", "fixed", "weighted")
 
 
@@ -88,11 +89,25 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
     def setup(self, stage: str | None = None) -> None:
         """Read the fold, once for all stages; of several processes one fills the cache."""
         self.read()
+        if stage == "fit" and (joined := self.batch_sizes()[-1]) > self.batch_size:
+            rest = joined - self.batch_size
+            if self.trainer and self.trainer.is_global_zero:
+                print(
+                    f"The last training batch would have {rest} picture{'s' * (rest > 1)}, too few for BatchNorm: it is "
+                    f"joined to the one before, which has {joined}."
+                )
 
     def train_dataloader(self) -> BatchLoader:
         """Return the training batches."""
         options: Any = {"sampler": self.sampler, "augment": self.augment}
-        return self._loader("train", self.batch_size, **options)
+        loader = self._loader("train", self.batch_size, smallest=self._smallest_batch(), **options)
+        # the same few batches in every epoch: Lightning itself tells that to a DataLoader alone
+        loader.one_order |= getattr(self.trainer, "overfit_batches", 0) > 0
+        return loader
+
+    def batch_sizes(self) -> list[int]:
+        """Return how many pictures each training batch has, over all processes."""
+        return batch_sizes(len(self.table("train")), self.batch_size, self._smallest_batch())
 
     def val_dataloader(self) -> BatchLoader:
         """Return the validation batches."""
@@ -113,6 +128,13 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
             self._pixels_for(device), rows, labels, batch_size, seed=self.seed, mean=self.mean,
             std=self.std, prefetch=self.prefetch, device=device, **options,
         )  # fmt: skip
+
+    def _smallest_batch(self) -> int:
+        """Return the fewest pictures to train on at once: BatchNorm takes two a process."""
+        network: Any = self.trainer.lightning_module if self.trainer else None
+        if network is None or not any(isinstance(m, BATCH_NORMS) for m in network.modules()):
+            return 1
+        return 2 * network.trainer.world_size
 
     def _device(self) -> torch.device:
         """Return where batches are made: on the GPU that trains, otherwise on the CPU."""

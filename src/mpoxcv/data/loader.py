@@ -57,6 +57,7 @@ class BatchLoader:
         prefetch: batches of large pictures, or for a GPU, that a thread reads ahead from memory or
             a memory-mapped file; bounds their memory.
         device: of the batches; None takes that of ``pixels``.
+        smallest: see :func:`batch_sizes`.
     """
 
     # Lightning reads it
@@ -77,12 +78,15 @@ class BatchLoader:
         world_size: int = 1,
         prefetch: int = 2,
         device: torch.device | None = None,
+        smallest: int = 1,
     ) -> None:
         self.pixels, self.device = pixels, device or pixels.device
         self.rows, self.labels = rows.to(self.device), labels.to(self.device)
         self.weights = 1.0 / torch.bincount(labels)[labels] if sampler == "weighted" else None
-        self.batch_size = batch_size
-        self.sampler_name = sampler
+        self.sizes = batch_sizes(len(rows), batch_size, smallest)
+        # in every epoch
+        self.one_order = sampler == "fixed"
+        self.sequential = sampler == "sequential"
         self.seed = seed
         self.augment = augment
         self.prefetch = prefetch
@@ -127,12 +131,12 @@ class BatchLoader:
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
+        return len(self.sizes)
 
     def __iter__(self) -> Iterator[Batch]:
         skip, self._skip = self._skip, 0
         order = self._order().to(self.device)
-        labels, indices = self.labels[order].split(self.batch_size), order.split(self.batch_size)
+        labels, indices = self.labels[order].split(self.sizes), order.split(self.sizes)
         for step, image in enumerate(self._images(order, skip), skip):
             self._done = step + 1
             label, index = labels[step][self.share], indices[step][self.share]
@@ -140,7 +144,8 @@ class BatchLoader:
 
     def _images(self, order: Tensor, skip: int) -> Iterator[Tensor]:
         """Yield each batch's pictures, from number ``skip`` on; a part's batches at once."""
-        rows = self.rows[order].to(self.pixels.device).split(self.batch_size * self.together)
+        parts = [self.sizes[i : i + self.together] for i in range(0, len(self), self.together)]
+        rows = self.rows[order].to(self.pixels.device).split([sum(sizes) for sizes in parts])
         first = skip // self.together
         for part, pictures in enumerate(self._ahead(self._gathered, rows[first:]), first):
             pictures = pictures.to(self.device, non_blocking=True)
@@ -151,7 +156,7 @@ class BatchLoader:
                     pictures = augmented(self.augment, pictures)
             images = pictures.float()
             images.flatten(2).sub_(self.shift).div_(self.scale)
-            batches = images.permute(0, 3, 1, 2).split(self.batch_size)
+            batches = images.permute(0, 3, 1, 2).split(parts[part])
             yield from batches[max(0, skip - part * self.together) :]
 
     def _gathered(self, rows: Tensor) -> Tensor:
@@ -171,13 +176,22 @@ class BatchLoader:
 
     def _order(self) -> Tensor:
         n = len(self.rows)
-        if self.sampler_name == "sequential":
+        if self.sequential:
             return torch.arange(n)
-        epoch = 0 if self.sampler_name == "fixed" else self.epoch
+        epoch = 0 if self.one_order else self.epoch
         generator = torch.Generator().manual_seed(mix(self.seed, epoch))
         if self.weights is not None:
             return torch.multinomial(self.weights, n, replacement=True, generator=generator)
         return torch.randperm(n, generator=generator)
+
+
+def batch_sizes(n: int, batch_size: int, smallest: int = 1) -> list[int]:
+    """Return the sizes of the batches of n pictures; a last one below ``smallest`` is joined."""
+    whole, rest = divmod(n, batch_size)
+    sizes = [batch_size] * whole + [rest] * (rest > 0)
+    if whole and 0 < rest < smallest:
+        sizes[-2:] = [batch_size + rest]
+    return sizes
 
 
 def augmented(augment: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:

@@ -47,6 +47,8 @@ def why_alone(
         return f"data.image_size={datamodule.image_size}"
     if classifier.compiled:
         return "classifier.compile=true"
+    if classifier.scheduler_interval != "epoch":
+        return f"classifier.scheduler_interval={classifier.scheduler_interval}"
     return _why_alone_trainer(trainer)
 
 

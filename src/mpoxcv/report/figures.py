@@ -212,17 +212,19 @@ def reliability_figure(predictions: pd.DataFrame) -> Figure:
 def learning_curves_figure(history: pd.DataFrame, title: str, synthetic: bool) -> Figure:
     """Draw loss, accuracy and macro F1 of train and val; marks the best epoch by val macro F1.
 
-    ``history`` has one row an epoch with the columns ``epoch`` and ``<split>/<metric>``.
+    ``history`` has one row an epoch with the columns ``epoch`` and ``<split>/<metric>``, if only of
+    one split.
     """
     figure = new_figure(title, synthetic, 10.5, 4.0, (0.7, 0.6, 0.2))
     figure.subplots_adjust(wspace=0.25)
-    epoch, f1 = history["epoch"], history["val/f1_macro"]
-    best = epoch[f1.idxmax()] if f1.notna().any() else None
+    epoch, f1 = history["epoch"], history.get("val/f1_macro")
+    best = epoch[f1.idxmax()] if f1 is not None and f1.notna().any() else None
     names = {"loss": "loss (cross entropy)", "accuracy": "accuracy", "f1_macro": "macro F1"}
 
     for axes, (metric, label) in zip(figure.subplots(1, 3), names.items(), strict=True):
         for split, colour, style in (("train", COLOURS[0], "-"), ("val", COLOURS[1], "--")):
-            axes.plot(epoch, history[f"{split}/{metric}"], style, color=colour, label=split)
+            if (values := history.get(f"{split}/{metric}")) is not None:
+                axes.plot(epoch, values, style, color=colour, label=split)
         if best is not None:
             dotted = {"color": "0.5", "linewidth": 0.8, "linestyle": ":"}
             axes.axvline(best, label=f"best epoch ({best:.0f})", **dotted)

@@ -5,6 +5,7 @@ Legend: B batch, C classes, N pictures of a split.
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,18 +13,28 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import callbacks as theirs
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mpoxcv.data.loader import Batch, mix
-from mpoxcv.errors import UserError
+from mpoxcv.errors import Diverged, UserError, check_choice
 from mpoxcv.training.metrics import classification_metrics
+from mpoxcv.training.schedules import make_scheduler, refusal_explained
 
 PROGRESS_BAR = ("train/loss", "val/loss", "val/f1_macro")
 PLATEAU_MONITOR = "val/loss"
 COMPILE_MODES = (
     True, False, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs",
 )  # fmt: skip
+INTERVALS = ("epoch", "step")
+# of Lightning's callbacks those that would have no effect here, or one that no record names
+REFUSED = {
+    theirs.BatchSizeFinder: "Set data.batch_size; where memory lacks, the error names a size.",
+    theirs.LearningRateFinder: "Set optimizer.lr, or search it: scripts/search.py.",
+    theirs.ModelPruning: "Its masks are no weights of the network that checkpoints are read into.",
+    theirs.StochasticWeightAveraging: "Take lightning.pytorch.callbacks.WeightAveraging.",
+}
 DEFAULT_OPTIMIZER = functools.partial(torch.optim.AdamW, lr=1e-3)
 
 
@@ -51,8 +62,10 @@ class LesionClassifier(L.LightningModule):
         network: maps float (B, 3, S, S) to scores (B, C).
         classes: C names.
         optimizer: makes the optimizer from the parameters.
-        scheduler: makes the learning-rate scheduler from the optimizer; stepped once an epoch.
+        scheduler: makes the learning-rate scheduler from the optimizer; a ``functools.partial`` may
+            have lengths such as ``5 epochs``, and ``schedulers`` that are partials themselves.
             ``ReduceLROnPlateau`` looks at ``val/loss``.
+        scheduler_interval: ``epoch`` or ``step``: after which the learning rate is updated.
         class_weights: weight of each class in the cross entropy (C,); ``balanced`` takes
             n / (C * n_class) of the training pictures (King and Zeng 2001, as in scikit-learn);
             None weighs all pictures the same.
@@ -72,6 +85,7 @@ class LesionClassifier(L.LightningModule):
         classes: Sequence[str],
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = DEFAULT_OPTIMIZER,
         scheduler: Callable[[torch.optim.Optimizer], LRScheduler] | None = None,
+        scheduler_interval: str = "epoch",
         class_weights: str | Sequence[float] | None = None,
         label_smoothing: float = 0.0,
         compile: bool | str = False,
@@ -94,11 +108,12 @@ class LesionClassifier(L.LightningModule):
         if compile not in COMPILE_MODES:
             modes = ", ".join(COMPILE_MODES[2:])
             raise UserError(f"classifier.compile={compile} is not one of true, false, {modes}.")
+        check_choice("classifier.scheduler_interval", scheduler_interval, INTERVALS)
 
         self.network = network.to(memory_format=torch.channels_last)
         self.classes = [str(name) for name in classes]
         self.optimizer = optimizer
-        self.scheduler = scheduler
+        self.scheduler, self.scheduler_interval = scheduler, scheduler_interval
         self.class_weights = (
             class_weights if isinstance(class_weights, str | None) else list(class_weights)
         )
@@ -123,9 +138,29 @@ class LesionClassifier(L.LightningModule):
         """Map float (B, 3, S, S) to scores (B, C)."""
         return self.network(image)
 
+    @property
+    def backbone(self) -> nn.ModuleList:
+        """The network's parts but the last, its head: what ``BackboneFinetuning`` freezes.
+
+        Raises:
+            UserError: the network is of one part.
+        """
+        parts = [
+            part for part in self.network.children() if next(part.parameters(), None) is not None
+        ]
+        if len(parts) < 2:
+            name = type(self.network).__name__
+            raise UserError(f"{name} is of one part: no backbone can be told from its head.")
+        return nn.ModuleList(parts[:-1])
+
     def setup(self, stage: str) -> None:
         """Fix the class weights; ``balanced`` ones come from the DataModule's training pictures."""
         self._fitting = stage == "fit"
+        # not all are exported by a type checker's lights
+        for callback in self.trainer.callbacks if self._fitting else []:  # type: ignore[attr-defined]
+            if type(callback) in REFUSED:
+                name = type(callback).__name__
+                raise UserError(f"The callback {name} is not taken. {REFUSED[type(callback)]}")
         if self.class_weights == "balanced":
             datamodule = getattr(self.trainer, "datamodule", None)
             if datamodule is None or not hasattr(datamodule, "class_counts"):
@@ -178,17 +213,21 @@ class LesionClassifier(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:  # noqa: D102
         self._steps.clear()
+        self._row()
+
+    def on_test_epoch_start(self) -> None:  # noqa: D102
+        self._steps.clear()
 
     def on_validation_epoch_start(self) -> None:  # noqa: D102
         self._train_steps, self._steps = self._steps, []
-
-    on_test_epoch_start = on_train_epoch_start
 
     def on_train_epoch_end(self) -> None:  # noqa: D102
         self._finish("train")
 
     def on_validation_epoch_end(self) -> None:  # noqa: D102
-        self._finish("val")
+        # Lightning's sanity check is no epoch
+        if not self.trainer.sanity_checking:
+            self._finish("val")
         self._steps = self._train_steps
 
     def on_test_epoch_end(self) -> None:  # noqa: D102
@@ -219,15 +258,25 @@ class LesionClassifier(L.LightningModule):
             values = {name: value for name, value in values.items() if "/" not in name}
         self.metrics[split] = {f"{split}/{name}": value for name, value in values.items()}
         if self._fitting:
-            if not self.history or self.history[-1]["epoch"] != self.current_epoch:
-                rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-                self.history.append({"epoch": self.current_epoch, "lr": rate})
-            self.history[-1] |= self.metrics[split]
+            self._row().update(self.metrics[split])
+        if not math.isfinite(values["loss"]):
+            when = f", in epoch {self.current_epoch} (the first is 0)" if self._fitting else ""
+            raise Diverged(
+                f"The loss on {split} is {values['loss']}{when}: training has diverged. Try a smaller optimizer.lr, "
+                "trainer.gradient_clip_val=1.0, or trainer.precision=32-true."
+            )
 
         # Scoring the best checkpoint after the fit must not add a point to the curve of the fit.
         logged_as = "val_best" if split == "val" and not self._fitting else split
         for name, value in values.items():
             self.log(f"{logged_as}/{name}", value, prog_bar=f"{split}/{name}" in PROGRESS_BAR)
+
+    def _row(self) -> dict[str, float]:
+        """Return this epoch's row of the history, begun with the rate that the epoch begins at."""
+        if not self.history or self.history[-1]["epoch"] != self.current_epoch:
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self.history.append({"epoch": self.current_epoch, "lr": rate})
+        return self.history[-1]
 
     def _all_steps(self) -> list[Tensor]:
         """Return logits, labels and index of all steps and processes."""
@@ -240,7 +289,10 @@ class LesionClassifier(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build what the arguments ask for, in Lightning's form."""
-        optimizer = self.optimizer(self.network.parameters())
+        # others are frozen, by BackboneFinetuning
+        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        with refusal_explained("optimizer"):
+            optimizer = self.optimizer(trained)
         closure = inspect.signature(optimizer.step).parameters["closure"]
         if closure.default is inspect.Parameter.empty:
             raise UserError(
@@ -248,11 +300,30 @@ class LesionClassifier(L.LightningModule):
             )
         if self.scheduler is None:
             return optimizer
-        scheduler = self.scheduler(optimizer)
-        config: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
+        with refusal_explained("scheduler"):
+            scheduler = make_scheduler(self.scheduler, optimizer, self._updates)
+        config: dict[str, Any] = {"scheduler": scheduler, "interval": self.scheduler_interval}
         if isinstance(scheduler, ReduceLROnPlateau):
-            config["monitor"] = PLATEAU_MONITOR
+            config |= {"monitor": PLATEAU_MONITOR, "interval": "epoch"}
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def _updates(self) -> int:
+        """Return how often the learning rate is updated in an epoch."""
+        if self.scheduler_interval == "epoch":
+            return 1
+        trainer, batches = self.trainer, len(self.trainer.datamodule.batch_sizes())  # type: ignore[attr-defined]
+        if any(isinstance(c, theirs.GradientAccumulationScheduler) for c in trainer.callbacks):  # type: ignore[attr-defined]
+            raise UserError(
+                "Steps of an epoch cannot be told under GradientAccumulationScheduler: give the scheduler's lengths in "
+                "steps, or classifier.scheduler_interval=epoch."
+            )
+        limit = trainer.limit_train_batches
+        batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+        return math.ceil(batches / trainer.accumulate_grad_batches)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:  # noqa: D102
+        with refusal_explained("scheduler"):
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take along the history and what a half epoch has seen, for whole curves on resume."""
