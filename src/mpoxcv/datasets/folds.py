@@ -69,11 +69,11 @@ def join_twins(table: pd.DataFrame, contents: pd.Series) -> pd.Series:
         patient = joined
 
 
-def make_folders(root: Path, name: str, splits: dict[int, str], copies: int) -> list[list[Path]]:
-    """Make a picture's folders, of class ``name``: in FOLDS, and in FOLDS_AUG as it has copies."""
+def make_folders(root: Path, folder: Path, splits: dict[int, str], copies: int) -> list[list[Path]]:
+    """Make a picture's folders, ``<class>`` or below: in FOLDS, and FOLDS_AUG as it has copies."""
     trains = [fold for fold, split in splits.items() if split == "train" and copies]
-    originals = [root / f"FOLDS/fold{k}" / FOLDERS[split] / name for k, split in splits.items()]
-    augmented = [root / f"FOLDS_AUG/fold{fold}_AUG/Train" / name for fold in trains]
+    originals = [root / f"FOLDS/fold{k}" / FOLDERS[split] / folder for k, split in splits.items()]
+    augmented = [root / f"FOLDS_AUG/fold{fold}_AUG/Train" / folder for fold in trains]
     for folder in originals + augmented:
         folder.mkdir(parents=True, exist_ok=True)
     return [originals, augmented]

@@ -150,11 +150,14 @@ def opened(data: bytes) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> Any:
-    """Return EXIF's orientation, else XMP's, else 1; no other tag is read."""
+    """Return EXIF's orientation, else XMP's, else None; no other tag is read."""
     try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
+        number = image.getexif().get(ExifTags.Base.Orientation)
+    # of EXIF that is none
     except DAMAGED:
-        return 1
+        number = None
+    xmp = re.search(rb'tiff:Orientation(?:="|>)(\d)', image.info.get("xmp", b""))
+    return int(xmp[1]) if xmp and number is None else number
 
 
 def profile_of(image: Image.Image) -> str:

@@ -272,7 +272,10 @@ def _read_classes(
         files = kept(pictures)
         _require_visible(class_folders[name], files)
         if not files:
-            raise UserError(f"Class {name} has no picture in {class_folders[name]}.")
+            there = shorten(f"{file}: {why}" for file, why in rest.items())
+            raise UserError(
+                f"Class {name} has no picture in {class_folders[name]}.\n{there}".strip()
+            )
         others += [f"{prefix}{file}: {rest[file]}" for file in kept(rest)]
         yield from ((prefix + file, file, name, label) for file in files)
 
