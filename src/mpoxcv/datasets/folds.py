@@ -10,6 +10,7 @@ import pandas as pd
 
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.tree import FOLDERS, SPLITS, compile_name_pattern
+from mpoxcv.storage.files import StrPath
 
 
 def assign_folds(table: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.DataFrame:
@@ -69,7 +70,9 @@ def join_twins(table: pd.DataFrame, contents: pd.Series) -> pd.Series:
         patient = joined
 
 
-def make_folders(root: Path, folder: Path, splits: dict[int, str], copies: int) -> list[list[Path]]:
+def make_folders(
+    root: Path, folder: StrPath, splits: dict[int, str], copies: int
+) -> list[list[Path]]:
     """Make a picture's folders, ``<class>`` or below: in FOLDS, and FOLDS_AUG as it has copies."""
     trains = [fold for fold, split in splits.items() if split == "train" and copies]
     originals = [root / f"FOLDS/fold{k}" / FOLDERS[split] / folder for k, split in splits.items()]
