@@ -9,7 +9,7 @@ def test_a_picture_is_decoded_once_for_the_cache_and_the_search_for_leaks(
     tree, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        "mpoxcv.audit.descriptions.decode", lambda data: pytest.fail("decoded again")
+        "mpoxcv.audit.descriptions.decoded", lambda data: pytest.fail("decoded again")
     )
     data = MSLDDataModule(tree, CLASSES, PATTERN, fold=1, cache_dir=tmp_path / "cache")
     data.setup()

@@ -8,7 +8,7 @@ from conftest import write_picture
 from mpoxcv.errors import UserError
 from mpoxcv.pictures import cache as cache_module
 from mpoxcv.pictures.cache import digest_files, fingerprint, open_cache
-from mpoxcv.pictures.images import decode
+from mpoxcv.pictures.images import decode, decoded
 from mpoxcv.pictures.pixels import resize
 
 
@@ -39,7 +39,7 @@ def test_a_picture_in_two_places_is_kept_once(pictures, tmp_path):
 def test_a_warm_cache_decodes_nothing(pictures, tmp_path, monkeypatch):
     root, paths = pictures
     cold = open_cache(root, paths, 16, tmp_path / "cache", threads=1)
-    monkeypatch.setattr(cache_module, "decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr(cache_module, "decoded", lambda *_: pytest.fail("decoded again"))
     warm = open_cache(root, paths, 16, tmp_path / "cache", threads=3)
     assert np.array_equal(cold.pixels, warm.pixels)
 
@@ -47,18 +47,18 @@ def test_a_warm_cache_decodes_nothing(pictures, tmp_path, monkeypatch):
 def test_what_another_folds_cache_holds_is_not_decoded_again(pictures, tmp_path, monkeypatch):
     root, paths = pictures
     one, folder = open_cache(root, paths[:15], 16, tmp_path / "cache"), tmp_path / "cache"
-    decoded = []
-    monkeypatch.setattr(cache_module, "decode", lambda data: decoded.append(data) or decode(data))
+    seen = []
+    monkeypatch.setattr(cache_module, "decoded", lambda data: seen.append(data) or decoded(data))
     two = open_cache(root, paths[5:], 16, folder)
-    assert sorted(decoded) == sorted((root / path).read_bytes() for path in paths[15:])
+    assert sorted(seen) == sorted((root / path).read_bytes() for path in paths[15:])
     assert np.array_equal(one.pixels[one.rows[5:]], two.pixels[two.rows[:10]])
     assert np.array_equal(
         two.pixels[two.rows[-1]], resize(decode((root / paths[-1]).read_bytes()), 16)
     )
     for settings in ({"size": 24}, {"size": 16, "antialias": False}):
-        decoded.clear()
+        seen.clear()
         open_cache(root, paths[5:], cache_dir=folder, **settings)
-        assert len(decoded) == 15
+        assert len(seen) == 15
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, PngImagePlugin
 
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.images import MAX_PIXELS, decode
@@ -39,6 +39,101 @@ def test_exif_rotation_is_applied():
     exif[0x0112] = 6  # the camera was turned: shown 90 degrees clockwise
     data = encode(RGB.resize((16, 8)), "JPEG", exif=exif, quality=100)
     assert decode(data).shape == (16, 8, 3)
+
+
+METHODS = [
+    None,
+    Image.Transpose.FLIP_LEFT_RIGHT,
+    Image.Transpose.ROTATE_180,
+    Image.Transpose.FLIP_TOP_BOTTOM,
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+]
+WIDE = RGB.resize((16, 8))
+FORM = "<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF>{}</rdf:RDF></x:xmpmeta>"
+
+
+def xmp(number: int, element: bool = False) -> bytes:
+    tag = f"<tiff:Orientation>{number}</tiff:Orientation>" if element else ""
+    attribute = "" if element else f'tiff:Orientation="{number}"'
+    return FORM.format(f"<rdf:Description {attribute}>{tag}</rdf:Description>").encode()
+
+
+def with_orientation(image: Image.Image, kind: str, number: int, where: str) -> bytes:
+    """The picture with an orientation in EXIF or XMP, where ``kind`` has it."""
+    exact = {"WEBP": {"lossless": True}}.get(kind, {})
+    exif = Image.Exif()
+    if where == "EXIF":
+        exif[0x0112] = number
+        return encode(image, kind, exif=exif, **exact)
+    text = xmp(number, element=where == "XMP element")
+    if kind == "TIFF":
+        return encode(image, kind, tiffinfo={700: text})
+    if kind != "PNG":
+        return encode(image, kind, xmp=text, **exact)
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", text.decode())
+    return encode(image, kind, pnginfo=info)
+
+
+@pytest.mark.parametrize("where", ["EXIF", "XMP", "XMP element"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_one_rule_of_orientation_for_all_formats(kind, mode, where):
+    image = WIDE.convert(mode)
+    upright = Image.fromarray(decode(with_orientation(image, kind, 1, where)))
+    for number, method in enumerate(METHODS, 1):
+        shown = decode(with_orientation(image, kind, number, where))
+        expected = upright.transpose(method) if method is not None else upright
+        assert np.array_equal(shown, np.asarray(expected)), number
+
+
+def exif_of(*entries: tuple[int, int, int, bytes], order: str = "<") -> bytes:
+    """An EXIF block of entries (tag, type, count, four bytes of value)."""
+    body = struct.pack(order + "H", len(entries))
+    for tag, kind, count, value in entries:
+        body += struct.pack(order + "HHI", tag, kind, count) + value.ljust(4, b"\0")
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    return b"Exif\0\0" + head + struct.pack(order + "I", 8) + body + b"\0" * 4
+
+
+TURNED = (0x0112, 3, 1, b"\6\0")
+ODD_TAGS = {
+    "an ASCII XResolution": (0x011A, 2, 4, b"300\0"),
+    "a byte ResolutionUnit": (0x0128, 1, 1, b"\2"),
+    "a signed XResolution": (0x011A, 9, 1, b"\xff" * 4),
+    "an ASCII ExifOffset": (0x8769, 2, 3, b"12\0"),
+    "an ExifOffset beyond the end": (0x8769, 4, 1, b"\xff\xff\xff\x7f"),
+    "a value beyond the end": (0x010F, 2, 99_999, b"\xff\xff\0\0"),
+    "an unknown type": (0x0132, 99, 1, b"\1"),
+    "no XResolution": (0x011A, 5, 0, b""),
+    "a GPS block that is none": (0x8825, 7, 4, b"junk"),
+    "a signed short orientation twice": (0x0112, 8, 1, b"\6\0"),
+}
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("name", ODD_TAGS)
+def test_odd_tags_beside_the_orientation_do_not_matter(name, mode):
+    image = WIDE.convert(mode)
+    tags = sorted([TURNED, ODD_TAGS[name]])
+    for kind in ("JPEG", "PNG", "WEBP"):
+        assert decode(encode(image, kind, exif=exif_of(*tags))).shape == (16, 8, 3), kind
+
+
+def test_broken_exif_is_no_reason_to_refuse_a_picture():
+    for block in (
+        b"Exif\0\0junk",
+        b"Exif\0\0",
+        b"Exif\0\0II*\0\xff\xff\xff\xff",
+        exif_of(TURNED)[:20],
+    ):
+        for kind in ("JPEG", "PNG", "WEBP"):
+            assert decode(encode(WIDE, kind, exif=block)).shape == (8, 16, 3)
+    both = encode(WIDE, "JPEG", exif=b"Exif\0\0junk", xmp=xmp(6))
+    assert decode(both).shape == (16, 8, 3)
 
 
 def test_transparent_palette_and_animation():
@@ -102,7 +197,7 @@ JPEG = encode(RGB.resize((200, 200)), "JPEG")
         (JPEG[: len(JPEG) // 2], "cannot be decoded"),
         (encode(RGB)[:-30], "cannot be decoded"),
         (bomb(), "bomb"),
-        (encode(Image.new("1", (9500, 9500))), f"limit of {MAX_PIXELS}"),
+        (encode(Image.new("1", (17_000, 17_000))), f"17000 x 17000 pixels.* limit of {MAX_PIXELS}"),
         (encode(Image.fromarray(np.zeros((4, 4), np.float32)), "TIFF"), "floating-point"),
     ],
 )

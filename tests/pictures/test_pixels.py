@@ -105,5 +105,8 @@ def test_the_surface_is_that_of_the_file(way, tmp_path):
         0,
         *few.mean(0),
         *few.std(0),
+        0,
+        0,
+        0,
     ]
     assert surface(data, pixels) == pytest.approx(expected, rel=1e-12)

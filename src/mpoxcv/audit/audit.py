@@ -22,7 +22,8 @@ SHARES_APART = 0.05
 # columns of ``mpoxcv.audit.surface.SURFACE``
 SHORTCUTS = {
     "the file alone (size, quantisation, resolution, borders)": slice(0, 6),
-    "overall colour": slice(6, None),
+    "overall colour": slice(6, 12),
+    "the colour profile in the file": slice(12, 15),
 }
 # of pictures that belong together
 Paths = tuple[str, ...]
@@ -67,6 +68,7 @@ def audit(
         *_datalog(originals, root),
         *_coverage(originals),
         *_shortcuts(first, records["surface"][first.index]),
+        _broken_profiles(first, records["surface"][first.index, -1]),
     )
     return [finding for finding in findings if finding.count]
 
@@ -190,6 +192,12 @@ def _coverage(originals: pd.DataFrame) -> Iterator[Finding]:
     yield Finding(kind, "note", effect, int((apart >= SHARES_APART).any(axis=1).sum()))
 
 
+def _broken_profiles(first: pd.DataFrame, broken: np.ndarray) -> Finding:
+    kind = "a colour profile that cannot be read"
+    effect = "Their colours are taken for sRGB's, and may be others."
+    return _finding(kind, "note", effect, [(path,) for path in first["path"][broken > 0]])
+
+
 def _shortcuts(first: pd.DataFrame, measured: np.ndarray) -> Iterator[Finding]:
     """Tell whether ``SURFACE`` predicts other patients' class: the interval's end over chance."""
     # here, since it takes a second
@@ -216,6 +224,9 @@ def _shortcuts(first: pd.DataFrame, measured: np.ndarray) -> Iterator[Finding]:
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
     for name, columns in SHORTCUTS.items():
         inputs = measured[:, columns]
+        # of files that are all alike nothing is told, but by luck
+        if not np.ptp(inputs, axis=0).any():
+            continue
         called = cross_val_predict(network, inputs, labels, groups=patients, cv=splitter)
         value = recall_score(labels, called, average="macro")
 

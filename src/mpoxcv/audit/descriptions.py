@@ -16,12 +16,12 @@ from mpoxcv.audit.likeness import CERTAIN, THUMB, alike
 from mpoxcv.audit.surface import SURFACE, surface
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.cache import digest_files, read_file, unreadable
-from mpoxcv.pictures.images import decode
+from mpoxcv.pictures.images import decoded
 from mpoxcv.pictures.pixels import grey
 from mpoxcv.storage.files import StrPath, write_atomically
 
 # raise it when the same bytes would give another description
-VERSION = 3
+VERSION = 4
 PAIR = np.dtype([("left", "S32"), ("right", "S32"), ("likeness", "f4")])
 RECORD = np.dtype([
     ("digest", "S32"), ("pixels", "S32"), ("thumb", "u1", (THUMB, THUMB)),
@@ -97,7 +97,8 @@ def describe(
     def add(digest: str, path: str) -> None:
         data = read_file(root / path, digest)
         try:
-            store.add(digest, data, decode(data))
+            with decoded(data) as pixels:
+                store.add(digest, data, pixels)
         except UserError as error:
             failures[digest] = str(error)
 

@@ -3,7 +3,7 @@
 import glob
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,10 @@ from mpoxcv.data.loader import BatchLoader
 from mpoxcv.data.protocol import fold_table
 from mpoxcv.errors import UserError, holds_invisible, shorten, visible
 from mpoxcv.evaluation.predictions import read_predictions
-from mpoxcv.pictures.images import decode
+from mpoxcv.pictures import tree
+from mpoxcv.pictures.cache import read_file
+from mpoxcv.pictures.images import decoded
 from mpoxcv.pictures.pixels import resize
-from mpoxcv.pictures.tree import PICTURE_SUFFIXES, SYSTEM_NAMES, compile_name_pattern
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
 from mpoxcv.storage.files import read_json, write_csv
 from mpoxcv.storage.markup import for_spreadsheets, one_line
@@ -83,7 +84,7 @@ class TrainedRun:
             )
 
         patients = set(table.loc[table["split"] != "test", "patient"])
-        pattern = compile_name_pattern(d.name_pattern)
+        pattern = tree.compile_name_pattern(d.name_pattern)
         matches = [pattern.fullmatch(path.stem) for path in paths]
         return np.array([match is None or match["patient"] in patients for match in matches])
 
@@ -137,28 +138,33 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
 
 
 def find_pictures(images: str) -> list[Path]:
-    """Return the pictures of a file, a folder (not its hidden or system files), or a glob.
+    """Return the pictures of a file, a folder or a glob; what else lies there is named on stderr.
 
     Raises:
-        UserError: there is none.
-        OSError: a folder cannot be read.
+        UserError: there is none, or a folder cannot be read.
     """
     path = Path(images)
     if path.is_file():
         return [path]
-    files = _below(path) if path.is_dir() else map(Path, glob.glob(images, recursive=True))  # noqa: PTH207  absolute ones
-    pictures = {f for f in files if f.suffix.lower() in PICTURE_SUFFIXES and f.is_file()}
+    matches = [path] if path.is_dir() else map(Path, glob.glob(images, recursive=True))  # noqa: PTH207  absolute ones
+    pictures: set[Path] = set()
+    others: set[str] = set()
+    for match in matches:
+        if match != path and not tree.SYSTEM_NAMES.isdisjoint(p.lower() for p in match.parts):
+            continue
+        if match.is_dir():
+            names, reasons = tree.pictures_in(match)
+            pictures.update(match / name for name in names)
+            others.update(f"{match / name}: {why}" for name, why in reasons.items())
+        elif taken := tree.is_picture(match):
+            pictures.add(match)
+        elif taken is False:
+            others.add(f"{match}: {tree.NO_PICTURE}")
+    tree.name_others(sorted(others), images)
     if not pictures:
         ways = "Give a picture, a folder, or a glob: 'images=new/*.jpg'"
         raise UserError(f"images={images} names no picture. {ways}")
     return sorted(pictures)
-
-
-def _below(folder: Path) -> Iterator[Path]:
-    # links to folders may go in circles, and are left out
-    for path in folder.iterdir():
-        if not path.name.startswith(".") and path.name.lower() not in SYSTEM_NAMES:
-            yield from _below(path) if path.is_dir() and not path.is_symlink() else (path,)
 
 
 def load_runs(folder: Path, trust: Sequence[str], moved: Mapping[str, Any]) -> list[TrainedRun]:
@@ -215,9 +221,9 @@ def _decode(path: Path, forms: set[tuple[int, bool]]) -> dict[tuple[int, bool], 
     try:
         if holds_invisible(str(path)):
             return "has control characters, text directions or no UTF-8 in its name"
-        pixels = decode(path.read_bytes())
-        return {form: resize(pixels, *form) for form in forms}
-    except (UserError, OSError) as error:
+        with decoded(read_file(path)) as pixels:
+            return {form: resize(pixels, *form) for form in forms}
+    except UserError as error:
         return str(error)
 
 

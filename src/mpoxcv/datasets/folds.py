@@ -11,6 +11,7 @@ import pandas as pd
 from mpoxcv.command_line import leaving_out, setting, shell
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.tree import FOLDERS, SPLITS, compile_name_pattern
+from mpoxcv.storage.files import StrPath
 
 
 def assign_folds(table: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.DataFrame:
@@ -70,11 +71,13 @@ def join_twins(table: pd.DataFrame, contents: pd.Series) -> pd.Series:
         patient = joined
 
 
-def make_folders(root: Path, name: str, splits: dict[int, str], copies: int) -> list[list[Path]]:
-    """Make a picture's folders, of class ``name``: in FOLDS, and in FOLDS_AUG as it has copies."""
+def make_folders(
+    root: Path, folder: StrPath, splits: dict[int, str], copies: int
+) -> list[list[Path]]:
+    """Make a picture's folders, ``<class>`` or below: in FOLDS, and FOLDS_AUG as it has copies."""
     trains = [fold for fold, split in splits.items() if split == "train" and copies]
-    originals = [root / f"FOLDS/fold{k}" / FOLDERS[split] / name for k, split in splits.items()]
-    augmented = [root / f"FOLDS_AUG/fold{fold}_AUG/Train" / name for fold in trains]
+    originals = [root / f"FOLDS/fold{k}" / FOLDERS[split] / folder for k, split in splits.items()]
+    augmented = [root / f"FOLDS_AUG/fold{fold}_AUG/Train" / folder for fold in trains]
     for folder in originals + augmented:
         folder.mkdir(parents=True, exist_ok=True)
     return [originals, augmented]

@@ -88,7 +88,7 @@ def make_folds(
 
     def write_picture(path: Path, splits: dict[int, str], pool: ThreadPoolExecutor) -> None:
         data = (source / path).read_bytes()
-        originals, augmented = splitting.make_folders(partial, path.parent.name, splits, copies)
+        originals, augmented = splitting.make_folders(partial, path.parent, splits, copies)
         write_linked([folder / path.name for folder in originals], data)
         pixels = decode(data).copy() if size is None else resize(decode(data), size).copy()
         writes = []

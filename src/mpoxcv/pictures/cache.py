@@ -19,12 +19,12 @@ from rich.progress import track
 from mpoxcv.command_line import leaving_out
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.ahead import map_ahead
-from mpoxcv.pictures.images import decode
+from mpoxcv.pictures.images import decoded
 from mpoxcv.pictures.pixels import resize
 from mpoxcv.storage.files import StrPath, write_atomically
 
 # raise it when the same bytes and settings would give other pixels
-VERSION = 2
+VERSION = 3
 # pictures of one task of a thread: a task of its own costs more than a file
 CHUNK = 32
 # of 7,532 files on 16 cores: one takes 0.47 s, four 0.63, sixteen, which wait for each other, 1.06;
@@ -129,7 +129,7 @@ def _load(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 def _pixels_elsewhere(file: Path, wanted: set[str], size: int) -> dict[str, np.ndarray]:
     """Return pixels by digest, of the caches that were made with the same settings as ``file``."""
-    decoded: dict[str, np.ndarray] = {}
+    pixels_of: dict[str, np.ndarray] = {}
     settings = file.name.rpartition("-")[0]
     for other in file.parent.glob(f"{settings}-*.digests"):
         data = other.read_bytes() if other.is_file() else b""
@@ -139,8 +139,8 @@ def _pixels_elsewhere(file: Path, wanted: set[str], size: int) -> dict[str, np.n
         digests = np.frombuffer(data, "S32").astype("U32").tolist()
         pixels = _load(other.with_suffix(".npy"), (len(digests), size, size, 3))
         if pixels is not None:
-            decoded |= {d: pixels[row] for row, d in enumerate(digests) if d in wanted}
-    return decoded
+            pixels_of |= {d: pixels[row] for row, d in enumerate(digests) if d in wanted}
+    return pixels_of
 
 
 def _digest(data: bytes) -> str:
@@ -163,13 +163,12 @@ def _build(
                 continue
             data = read_file(root / path, digest)
             try:
-                pixels = decode(data)
+                with decoded(data) as pixels:
+                    picture[:] = resize(pixels, size, antialias)
+                    if watcher:
+                        watcher.add(digest, data, pixels)
             except UserError as error:
                 failures.append(f"{path}: {error}")
-                continue
-            picture[:] = resize(pixels, size, antialias)
-            if watcher:
-                watcher.add(digest, data, pixels)
         return resized
 
     try:
@@ -178,9 +177,9 @@ def _build(
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(stream, header)
             # plain writes, since a memory map on a full disk ends the process with SIGBUS
-            decoded = map_ahead(pool, decode_chunk, chunks, 2 * threads)
+            arrays = map_ahead(pool, decode_chunk, chunks, 2 * threads)
             title = f"Decoding {len(files)} pictures"
-            for pictures in track(decoded, title, len(chunks), transient=True):
+            for pictures in track(arrays, title, len(chunks), transient=True):
                 stream.write(pictures.data)
             stream.flush()
             os.fsync(stream.fileno())
@@ -211,7 +210,10 @@ def read_file(path: Path, digest: str | None = None) -> bytes:
         remedy = "Change it with chmod, or ask its owner."
         raise UserError(f"No permission to read {path}. {remedy}") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from None
+        reason = error.strerror
+        if path.is_symlink() and not path.exists():
+            reason = f"it is a link to {path.readlink()}, which is not there"
+        raise UserError(f"{path} cannot be read: {reason}.") from None
     if digest is not None and _digest(data) != digest:
         remedy = "Begin again when nothing writes to the data."
         raise UserError(f"{path} was changed while it was read. {remedy}")

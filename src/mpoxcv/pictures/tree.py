@@ -18,15 +18,35 @@ from pathlib import Path
 import pandas as pd
 
 from mpoxcv.command_line import setting, shell
-from mpoxcv.errors import UserError, did_you_mean, holds_invisible, nfc, shorten
+from mpoxcv.errors import UserError, did_you_mean, holds_invisible, nfc, say_once, shorten
 from mpoxcv.storage.files import StrPath
 
 SPLITS = ("train", "val", "test")
 # as they are written, and as they are read
 FOLDERS = {"train": "Train", "val": "Valid", "test": "Test"}
 SPLIT_OF = {"train": "train", "valid": "val", "validation": "val", "val": "val", "test": "test"}
-PICTURE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp")
-SYSTEM_NAMES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
+# with these names files are pictures, and damaged if they do not decode; others are told by their
+# first bytes, but those of cameras' raw formats, which are TIFF without and no picture within
+PICTURE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif",
+    ".heic", ".heif",
+)  # fmt: skip
+RAW_SUFFIXES = (".dng", ".cr2", ".nef", ".arw", ".orf", ".pef", ".raw", ".srw", ".3fr")
+SIGNATURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|RIFF.{4}WEBP"
+    rb"|.{4}ftyp(avi[fs]|hei[cfmsx]|hev[cmsx]|mif1|msf1)",
+    re.DOTALL,
+)
+NO_PICTURE = "is no picture of a format that can be read"
+# what may lie beside pictures, and what systems leave there
+SIDE_SUFFIXES = (
+    ".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf", ".doc",
+    ".docx", ".xls", ".xlsx", ".ods", ".log", ".ini", ".db",
+)  # fmt: skip
+SYSTEM_NAMES = frozenset({
+    "thumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "@eadir", "#recycle", "@recycle",
+    "#snapshot", "$recycle.bin", "recycler", "system volume information",
+})  # fmt: skip
 FOLD_FOLDER = re.compile(r"fold[ _-]?(\d+)([ _-]?aug)?", re.IGNORECASE)
 # every picture is of another patient
 EACH_ANOTHER = r"(?P<original>(?P<patient>.+?))(?P<copy>_aug\d+)?"
@@ -65,12 +85,14 @@ def index_folds(
     if augmented is not None:
         trees[augmented] = ("train",)
     rows: list[tuple[object, ...]] = []
+    others: list[str] = []
     for fold in folds:
         for tree, splits in trees.items():
             for split, folder in _split_folders(tree, fold, splits).items():
-                pictures = _read_classes(root, folder, classes, exclude)
+                pictures = _read_classes(root, folder, classes, exclude, others)
                 rows += [(*picture, fold, split, tree is augmented) for picture in pictures]
 
+    name_others(others, root)
     table = pd.DataFrame(rows, columns=[*COLUMNS, "fold", "split", "augmented"])
     table = pd.concat([table, parse_names(table["path"], pattern, name_pattern)], axis=1)
     return table.sort_values(["fold", "augmented", "split", "label", "path"], ignore_index=True)
@@ -88,7 +110,10 @@ def index_flat(
     pattern = compile_name_pattern(name_pattern)
     if classes is None:
         classes = [folder.name for folder in _folders(root)]
-    table = pd.DataFrame(_read_classes(root, root, classes, exclude), columns=COLUMNS)
+    others: list[str] = []
+    rows = _read_classes(root, root, classes, exclude, others)
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    name_others(others, root)
     table = pd.concat([table, parse_names(table["path"], pattern, name_pattern)], axis=1)
     return table.sort_values(["label", "path"], ignore_index=True)
 
@@ -221,9 +246,9 @@ def _split_folders(folds: Path, fold: int, needed: Sequence[str]) -> dict[str, P
 
 
 def _read_classes(
-    root: Path, folder: Path, classes: Sequence[str], exclude: Sequence[str]
+    root: Path, folder: Path, classes: Sequence[str], exclude: Sequence[str], others: list[str]
 ) -> Iterator[tuple[str, str, str, int]]:
-    """Yield ``COLUMNS`` of the pictures in the folders of all classes."""
+    """Yield ``COLUMNS`` of the pictures in the folders of all classes; ``others`` gets the rest."""
     class_folders = {nfc(class_folder.name): class_folder for class_folder in _folders(folder)}
     if len(class_folders) < len(_folders(folder)):
         raise UserError(f"{folder} holds two folders of one name, in two Unicode forms: join them.")
@@ -238,20 +263,75 @@ def _read_classes(
     if not class_folders:
         raise UserError(f"{folder} is empty: it should hold one folder a class ({listed}).")
 
+    prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+
+    def kept(names: Iterable[str]) -> list[str]:
+        return [n for n in names if not any(fnmatchcase(nfc(prefix + n), nfc(p)) for p in exclude)]
+
+    beside = [e.name for e in _entries(folder) if not e.is_dir() and is_picture(e) is not None]
+    others += [f"{prefix}{name}: lies in no class folder" for name in kept(beside)]
     for label, name in enumerate(classes):
         if nfc(name) not in class_folders:
             raise UserError(f"Class {name} has no folder in {folder}.")
         class_folder = class_folders[nfc(name)]
-        base = class_folder.relative_to(root).as_posix()
-        entries = _entries(class_folder)
-        pictures = [e for e in entries if e.name.lower().endswith(PICTURE_SUFFIXES) and e.is_file()]
-        files = [picture.name for picture in pictures]
-        for pattern in exclude:
-            files = [file for file in files if not fnmatchcase(nfc(f"{base}/{file}"), nfc(pattern))]
+        pictures, rest = pictures_in(class_folder, f"{class_folder.name}/")
+        files = kept(pictures)
         _require_visible(class_folder, files)
         if not files:
-            raise UserError(f"Class {name} has no picture in {class_folder}.")
-        yield from ((f"{base}/{file}", f"{name}/{file}", name, label) for file in files)
+            there = shorten(f"{file}: {why}" for file, why in rest.items())
+            raise UserError(f"Class {name} has no picture in {class_folder}.\n{there}".strip())
+        others += [f"{prefix}{file}: {rest[file]}" for file in kept(rest)]
+        yield from ((prefix + file, file, name, label) for file in files)
+
+
+def pictures_in(folder: Path, prefix: str = "") -> tuple[list[str], dict[str, str]]:
+    """Return the pictures in a folder and its sub-folders, and why all else there is none.
+
+    Names are ``prefix`` and the path below ``folder``, with forward slashes. Hidden files, those of
+    systems and ``SIDE_SUFFIXES`` are left out; a link that leads nowhere is a picture, which cannot
+    be read.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+    pictures: list[str] = []
+    others: dict[str, str] = {}
+    for entry in _entries(folder):
+        name = prefix + entry.name
+        if entry.is_dir():
+            # it may go in circles
+            if entry.is_symlink():
+                others[name] = "is a link to a folder"
+                continue
+            below, others_below = pictures_in(Path(entry), f"{name}/")
+            pictures += below
+            others |= others_below
+        elif taken := is_picture(entry):
+            pictures.append(name)
+        elif taken is False:
+            others[name] = NO_PICTURE
+    return pictures, others
+
+
+def is_picture(file: os.DirEntry[str] | Path) -> bool | None:
+    """Tell whether a file (no folder) is a picture, or should be; None for one of another use."""
+    suffix = os.path.splitext(file.name)[1].lower()  # noqa: PTH122  a Path for each takes longer
+    if suffix in PICTURE_SUFFIXES or not file.is_file():
+        return file.is_file() or file.is_symlink()
+    try:
+        with Path(file).open("rb") as stream:
+            if SIGNATURE.match(stream.read(12)):
+                return suffix not in RAW_SUFFIXES
+    # whoever reads it says why
+    except OSError:
+        return suffix not in SIDE_SUFFIXES
+    return None if suffix in SIDE_SUFFIXES else False
+
+
+def name_others(others: Sequence[str], root: object) -> None:
+    """Say on stderr, once in a process, which files in ``root`` were not taken, and why."""
+    if others:
+        say_once(f"{len(others)} file(s) in {root} are not taken:\n{shorten(others)}")
 
 
 def _require_visible(folder: Path, names: Iterable[str]) -> None:

@@ -83,8 +83,10 @@ def print_summary(summary: Summary, folder: Path) -> None:
 def _mistakes_of(group: Group) -> list[dict[str, str]]:
     """Return a group's most confident mistakes, with the pictures that are still on the disk."""
     root = Path(str(group.finished[0].config.get("data.root")))
-    files = root.rglob("FOLDS/*/*/*/*") if root.is_dir() else []
-    file_of = {f"{file.parent.name}/{file.name}": file for file in files}
+    files = root.rglob("FOLDS/*/*/*/**/*") if root.is_dir() else []
+    parts_of = {file: file.relative_to(root).parts for file in files}
+    # below FOLDS/<fold>/<split>
+    file_of = {"/".join(p[p.index("FOLDS") + 3 :]): file for file, p in parts_of.items()}
     text = "{image}: called {prediction} ({confidence:.2f}), fold {fold}"
     return [
         {"picture": thumbnail(file_of.get(row["image"]), THUMBNAIL), "text": text.format_map(row)}
