@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from mpoxcv.errors import UserError, did_you_mean, holds_invisible, shorten
+from mpoxcv.pictures.patients import parse_names, read_names
 from mpoxcv.storage.files import StrPath
 
 SPLITS = ("train", "val", "test")
@@ -36,13 +37,17 @@ def index_folds(
     name_pattern: str,
     folds: Iterable[int] = range(1, 6),
     exclude: Sequence[str] = (),
+    patients: StrPath | None = None,
+    ignore_classes: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Read the tree below ``root`` into a table with one row a picture file.
 
     ``classes`` are folders' names, in the order of their labels. ``name_pattern`` is a regular
     expression of a whole file name without its suffix, with the groups ``patient`` and ``original``
-    (for a copy the name, without suffix, of the picture it was made from; for an original its own).
-    ``exclude`` are shell patterns of paths, relative to ``root``, that are left out.
+    (for a copy the name, without suffix, of the picture it was made from; for an original its own);
+    a table of ``patients`` takes its place (see ``mpoxcv.pictures.patients``). ``exclude`` are
+    shell patterns of paths, relative to ``root``, that are left out, as are the class folders
+    ``ignore_classes``.
 
     Returns:
         A table sorted by fold, augmented, split, label and path. Its columns are ``path`` (str,
@@ -52,11 +57,11 @@ def index_folds(
         (bool: it lies in FOLDS_AUG), ``patient`` (str) and ``original`` (str).
 
     Raises:
-        UserError: the folder, a fold, a split, or a class in a split is missing or empty; a class
-            folder is not in ``classes``; a file name does not match; a folder cannot be read.
+        UserError: the folder, a fold, a split, or a class in Train is missing or empty; a class
+            folder is not in ``classes``; nothing tells a patient; a folder cannot be read.
     """
     root = Path(root)
-    pattern = compile_name_pattern(name_pattern)
+    names = read_names(name_pattern, patients)
     originals, augmented = find_fold_folders(root)
     trees: dict[Path, tuple[str, ...]] = {originals: SPLITS}
     if augmented is not None:
@@ -65,16 +70,25 @@ def index_folds(
     for fold in folds:
         for tree, splits in trees.items():
             for split, folder in _split_folders(tree, fold, splits).items():
-                pictures = _read_classes(root, folder, classes, exclude)
+                pictures = list(_read_classes(
+                    root, folder, classes, exclude, ignore_classes, split == "train"
+                ))  # fmt: skip
+                if not pictures:
+                    raise UserError(f"{folder} holds no picture of {', '.join(classes)}.")
                 rows += [(*picture, fold, split, tree is augmented) for picture in pictures]
 
     table = pd.DataFrame(rows, columns=[*COLUMNS, "fold", "split", "augmented"])
-    table = pd.concat([table, parse_names(table["path"], pattern, name_pattern)], axis=1)
+    table = pd.concat([table, parse_names(table, names)], axis=1)
     return table.sort_values(["fold", "augmented", "split", "label", "path"], ignore_index=True)
 
 
 def index_flat(
-    root: StrPath, classes: Sequence[str] | None, name_pattern: str, exclude: Sequence[str] = ()
+    root: StrPath,
+    classes: Sequence[str] | None,
+    name_pattern: str,
+    exclude: Sequence[str] = (),
+    patients: StrPath | None = None,
+    ignore_classes: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Read a flat folder ``<class>/<picture>`` into a table, sorted by label and path.
 
@@ -82,41 +96,14 @@ def index_flat(
     ``augmented``; ``classes`` None takes the folders' names in alphabetical order.
     """
     root = Path(root)
-    pattern = compile_name_pattern(name_pattern)
+    names = read_names(name_pattern, patients)
     if classes is None:
-        classes = [folder.name for folder in _folders(root)]
-    table = pd.DataFrame(_read_classes(root, root, classes, exclude), columns=COLUMNS)
-    table = pd.concat([table, parse_names(table["path"], pattern, name_pattern)], axis=1)
+        folders = [folder.name for folder in _folders(root)]
+        classes = [name for name in folders if name not in ignore_classes]
+    pictures = _read_classes(root, root, classes, exclude, ignore_classes)
+    table = pd.DataFrame(pictures, columns=COLUMNS)
+    table = pd.concat([table, parse_names(table, names)], axis=1)
     return table.sort_values(["label", "path"], ignore_index=True)
-
-
-def compile_name_pattern(name_pattern: str) -> re.Pattern[str]:
-    """Compile ``name_pattern``; UserError if it is none, or lacks ``patient`` or ``original``."""
-    setting = f"data.name_pattern={name_pattern!r}"
-    try:
-        pattern = re.compile(name_pattern)
-    except re.error as error:
-        raise UserError(f"{setting} is not a regular expression: {error}") from None
-    if missing := {"patient", "original"} - set(pattern.groupindex):
-        raise UserError(
-            f"{setting} lacks the group(s) {', '.join(sorted(missing))}. "
-            r"Example: '(?P<original>(?P<patient>.+)_\d+)(?P<copy>_aug\d+)?'"
-        )
-    return pattern
-
-
-def parse_names(paths: pd.Series, pattern: re.Pattern[str], name_pattern: str) -> pd.DataFrame:
-    """Return ``patient`` and ``original`` of a column of paths; UserError if names do not match."""
-    matches = [pattern.fullmatch(Path(path).stem) for path in paths]
-    if failed := [path for path, match in zip(paths, matches, strict=True) if match is None]:
-        raise UserError(
-            f"{len(failed)} file name(s) do not tell their patient by data.name_pattern={name_pattern!r}:\n"
-            f"{shorten(failed)}\nRename them, leave them out with data.exclude=[…], or set data.name_pattern to a regular "
-            "expression of the whole name without suffix, with the groups patient and original. If every picture is of "
-            "another patient: data.name_pattern='(?P<original>(?P<patient>.+?))(?P<copy>_aug\\d+)?'"
-        )
-    names = [match.group("patient", "original") for match in matches if match is not None]
-    return pd.DataFrame(names, columns=["patient", "original"], index=paths.index)
 
 
 def find_fold_folders(root: Path) -> tuple[Path, Path | None]:
@@ -218,25 +205,36 @@ def _split_folders(folds: Path, fold: int, needed: Sequence[str]) -> dict[str, P
 
 
 def _read_classes(
-    root: Path, folder: Path, classes: Sequence[str], exclude: Sequence[str]
+    root: Path,
+    folder: Path,
+    classes: Sequence[str],
+    exclude: Sequence[str],
+    ignored: Sequence[str],
+    all_needed: bool = True,
 ) -> Iterator[tuple[str, str, str, int]]:
     """Yield ``COLUMNS`` of the pictures in the folders of all classes."""
     class_folders = {class_folder.name: class_folder for class_folder in _folders(folder)}
     _require_visible(folder, class_folders)
     listed = ", ".join(classes)
-    if unknown := sorted(set(class_folders) - set(classes)):
+    if unknown := sorted(set(class_folders) - set(classes) - set(ignored)):
         raise UserError(
             f"Class folder(s) that data.classes does not name, in {folder}: {', '.join(unknown)}.\n"
             f"data.classes is [{listed}].{did_you_mean(unknown[0], classes)} "
-            "Rename or remove the folder, or name the class in data.classes."
+            "Rename the folder, name the class in data.classes, or leave it out: "
+            f"'data.ignore_classes=[{','.join(unknown)}]'."
         )
+    if both := sorted(set(classes) & set(ignored)):
+        named = ", ".join(both)
+        raise UserError(f"data.classes and data.ignore_classes both name {named}: which is it?")
     if not class_folders:
         raise UserError(f"{folder} is empty: it should hold one folder a class ({listed}).")
 
     for label, name in enumerate(classes):
-        if name not in class_folders:
-            raise UserError(f"Class {name} has no folder in {folder}.")
-        class_folder = class_folders[name]
+        class_folder = class_folders.get(name)
+        if class_folder is None:
+            if all_needed:
+                raise UserError(f"Class {name} has no folder in {folder}.")
+            continue
         base = class_folder.relative_to(root).as_posix()
         entries = _entries(class_folder)
         pictures = [e for e in entries if e.name.lower().endswith(PICTURE_SUFFIXES) and e.is_file()]
@@ -244,7 +242,7 @@ def _read_classes(
         for pattern in exclude:
             files = [file for file in files if not fnmatchcase(f"{base}/{file}", pattern)]
         _require_visible(class_folder, files)
-        if not files:
+        if not files and all_needed:
             raise UserError(f"Class {name} has no picture in {class_folder}.")
         yield from ((f"{base}/{file}", f"{name}/{file}", name, label) for file in files)
 
