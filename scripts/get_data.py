@@ -29,10 +29,10 @@ def main(cfg: DictConfig) -> None:
     if data.generator is not None:
         instantiate(data.generator)(data.root)
 
-    options = (data.exclude, data.cache_dir, data.threads)
+    options = (data.exclude, data.cache_dir, data.threads, data.patients, data.ignore_classes)
     table = check(data.root, data.classes, data.name_pattern, cfg.folds, *options)
     root = Path(data.root)
-    findings = audit(table, root, data.cache_dir, data.threads)
+    findings = audit(table, root, data.cache_dir, data.threads, data.patients)
     print_findings(findings)
     if cfg.report is not None:
         write_page(findings, root, Path(cfg.report), is_synthetic(data.root))

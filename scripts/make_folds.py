@@ -35,6 +35,8 @@ def main(cfg: DictConfig) -> None:
         cache_dir=cfg.data.cache_dir,
         threads=cfg.data.threads,
         augment_config=OmegaConf.to_yaml(cfg.augment),
+        patients=cfg.data.patients,
+        ignore_classes=cfg.data.ignore_classes,
     )
 
     choice = HydraConfig.get().runtime.choices["data"]

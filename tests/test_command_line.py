@@ -13,7 +13,13 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conftest import (
-    CLASSES, PATTERN, PROJECT, assert_composes, printed_commands, write_picture, write_tree
+    CLASSES,
+    PATTERN,
+    PROJECT,
+    assert_composes,
+    printed_commands,
+    write_picture,
+    write_tree,
 )  # fmt: skip
 from mpoxcv.command_line import as_typed, setting
 from mpoxcv.explain import options_of

@@ -1,4 +1,3 @@
-import re
 import subprocess
 import sys
 from random import Random
@@ -8,10 +7,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from mpoxcv.datasets.folds import assign_folds, join_twins, require_safe_names, suspicions
+from mpoxcv.datasets.folds import assign_folds, require_safe_names, suspicions
 from mpoxcv.datasets.published import CLASS_COUNTS
 from mpoxcv.errors import UserError
-from mpoxcv.pictures.tree import parse_names
+from mpoxcv.pictures.patients import NamePattern, join_twins, parse_names
 
 CUSTOM = r"(?P<original>(?P<patient>.+)_\d+)(?P<copy>_aug\d+)?"
 V1 = r"(?P<original>(?P<patient>N?M\d+)_\d+)(?P<copy>_(?:aug)?\d+)?"
@@ -32,7 +31,7 @@ def named(*paths: str, pattern: str = CUSTOM) -> pd.DataFrame:
     """The flat index of these paths."""
     path = pd.Series(paths)
     table = pd.DataFrame({"path": path, "image": path, "class": path.str.partition("/")[0]})
-    return pd.concat([table, parse_names(path, re.compile(pattern), pattern)], axis=1)
+    return pd.concat([table, parse_names(table, NamePattern(pattern))], axis=1)
 
 
 def check(table: pd.DataFrame, folds: pd.DataFrame, n_folds: int) -> None:
@@ -165,11 +164,11 @@ def test_patients_who_share_pictures_become_one():
 )
 def test_names_that_would_leak_are_refused(paths, pattern, message):
     with pytest.raises(UserError, match=message):
-        require_safe_names(named(*paths, pattern=pattern), pattern)
+        require_safe_names(named(*paths, pattern=pattern), NamePattern(pattern))
 
 
 def test_the_same_name_in_two_classes_is_fine():
-    require_safe_names(named("A/a_1.jpg", "B/a_1.jpg"), CUSTOM)
+    require_safe_names(named("A/a_1.jpg", "B/a_1.jpg"), NamePattern(CUSTOM))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +180,16 @@ def test_the_same_name_in_two_classes_is_fine():
         ),
         ([f"M{p}_{i}" for p in range(9) for i in (1, 2)], None),  # patients M0 …
         ([f"MKP_{p}_{i}" for p in range(9) for i in (1, 2)], None),
-        ([f"site{s}_{p}_{i}" for s in (1, 2) for p in range(30) for i in (1, 2)], None),
+        (
+            [f"site{s}_{p}_{i}" for s in (1, 2) for p in range(30) for i in (1, 2)],
+            "60 of 60 patients have names as if of 2 persons",
+        ),
+        # PAD-UFES-20: one person in fifty has two lesions
+        (
+            [f"PAT_{p}_{10 * p + i}_{i}" for p in range(50) for i in range(2 if p == 7 else 1)]
+            + ["PAT_1_10_2"],
+            "2 of 51 patients have names as if of 1 persons. PAT_7_70 and PAT_7_71 count as two",
+        ),
         ([f"p{p}_1" for p in range(9)], "Each picture"),
     ],
 )

@@ -15,7 +15,8 @@ from mpoxcv.datasets import synthetic
 from mpoxcv.datasets.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COUNTS
 from mpoxcv.datasets.synthetic import is_synthetic, write_synthetic
 from mpoxcv.errors import UserError
-from mpoxcv.pictures.tree import compile_name_pattern, index_folds, parse_names
+from mpoxcv.pictures.patients import NamePattern, parse_names
+from mpoxcv.pictures.tree import index_folds
 
 CONF = str(Path(__file__).parents[2] / "conf")
 FOLDS = list(SPLIT_COUNTS)
@@ -250,6 +251,6 @@ def test_config_has_the_defaults_of_the_function(options):
     ],
 )
 def test_name_pattern_of_the_config(options, stem, patient, original):
-    pattern = compile_name_pattern(options.name_pattern)
-    names = parse_names(pd.Series([f"x/{stem}.jpg"]), pattern, options.name_pattern)
+    table = pd.DataFrame({"path": [f"x/{stem}.jpg"]})
+    names = parse_names(table, NamePattern(options.name_pattern))
     assert names.iloc[0].to_dict() == {"patient": patient, "original": original}

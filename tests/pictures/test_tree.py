@@ -94,12 +94,16 @@ def test_exclude_takes_paths_and_patterns(tree):
             ["Mealses", "fold1/Train", "Did you mean 'Measles'"],
         ),
         (
-            lambda t: shutil.rmtree(t / "FOLDS/fold1/Test/Cowpox"),
-            ["Cowpox has no folder", "fold1/Test"],
+            lambda t: shutil.rmtree(t / "FOLDS/fold1/Train/Cowpox"),
+            ["Cowpox has no folder", "fold1/Train"],
         ),
         (
-            lambda t: [p.unlink() for p in (t / "FOLDS/fold1/Test/Cowpox").iterdir()],
-            ["Cowpox has no picture", "Test/Cowpox"],
+            lambda t: [p.unlink() for p in (t / "FOLDS/fold1/Train/Cowpox").iterdir()],
+            ["Cowpox has no picture", "Train/Cowpox"],
+        ),
+        (
+            lambda t: [p.unlink() for p in (t / "FOLDS/fold1/Test").glob("*/*")],
+            ["fold1/Test holds no picture of Chickenpox, Cowpox, Measles"],
         ),
         (
             lambda t: (t / "FOLDS/fold1/Tset").mkdir(),

@@ -27,13 +27,14 @@ from mpoxcv.evaluation.predictions import read_predictions
 from mpoxcv.pictures import tree
 from mpoxcv.pictures.cache import read_file
 from mpoxcv.pictures.images import decoded
+from mpoxcv.pictures.patients import read_names
 from mpoxcv.pictures.pixels import resize
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
 from mpoxcv.storage.files import read_json, write_csv
 from mpoxcv.storage.markup import for_spreadsheets, one_line
 from mpoxcv.training.classifier import LesionClassifier
 
-SEEN = "every network has seen its patient, or its name tells none"
+SEEN = "every network has seen its patient, or nothing tells whose it is"
 
 
 @dataclass(frozen=True)
@@ -66,14 +67,17 @@ class TrainedRun:
         return outputs.numpy().astype(float)
 
     def saw(self, paths: Sequence[Path]) -> np.ndarray:
-        """Tell where Train or Valid had a picture's patient, or its name tells none: bool (N,).
+        """Tell where Train or Valid had a picture's patient, or nothing tells whose: bool (N,).
 
         Raises:
             UserError: the run's data set is not there, or is split otherwise now.
         """
         d = self.data
         split = (d.fold, d.protocol, d.split_file)
-        table = fold_table(d.root, d.classes, d.name_pattern, *split, exclude=d.exclude)
+        table = fold_table(
+            d.root, d.classes, d.name_pattern, *split, exclude=d.exclude,
+            patients=d.patients, ignore_classes=d.ignore_classes,
+        )  # fmt: skip
         scored = read_predictions(self.folder / "predictions.csv")
         keys = ["split", "image"]
         gone = scored.set_index(keys).index.difference(table.set_index(keys).index)
@@ -84,9 +88,11 @@ class TrainedRun:
             )
 
         patients = set(table.loc[table["split"] != "test", "patient"])
-        pattern = tree.compile_name_pattern(d.name_pattern)
-        matches = [pattern.fullmatch(path.stem) for path in paths]
-        return np.array([match is None or match["patient"] in patients for match in matches])
+        names = read_names(d.name_pattern, d.patients)
+        # a pattern may ask for the class, which no other folder's name is
+        known = [str(p) if p.parent.name in d.classes else p.name for p in paths]
+        told = [names.tell(path) for path in known]
+        return np.array([whose is None or whose.patient in patients for whose in told])
 
 
 def predict(cfg: DictConfig) -> pd.DataFrame:

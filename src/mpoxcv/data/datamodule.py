@@ -1,5 +1,6 @@
 """The folds of the Mpox Skin Lesion Dataset as a LightningDataModule."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -88,7 +89,11 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
 
     def setup(self, stage: str | None = None) -> None:
         """Read the fold, once for all stages; of several processes one fills the cache."""
+        is_new = not self.doubts
         self.read()
+        if is_new and not (self.trainer and self.trainer.global_rank):
+            for doubt in self.doubts:
+                print(f"WARNING: {doubt}", file=sys.stderr)
         if stage == "fit" and (joined := self.batch_sizes()[-1]) > self.batch_size:
             rest = joined - self.batch_size
             if self.trainer and self.trainer.is_global_zero:

@@ -15,6 +15,7 @@ from mpoxcv.datasets.synthetic import is_synthetic
 from mpoxcv.errors import UserError, check_choice, check_number
 from mpoxcv.pictures.cache import digest_files, fingerprint, open_cache, read_file
 from mpoxcv.pictures.images import decode
+from mpoxcv.pictures.patients import absent_classes, compare_rows, doubts
 from mpoxcv.pictures.tree import SPLITS
 from mpoxcv.storage.files import StrPath
 
@@ -28,8 +29,9 @@ class Fold:
     """One fold: its Train (with FOLDS_AUG), Valid and Test pictures, decoded once.
 
     ``read`` fills it. Then ``audit`` holds what came of the search for leaks (None for the pooled
-    folds, where none is made), ``originals`` the number of original pictures by split, before any
-    were left out, and ``cached_pixels`` every distinct picture, uint8 (n, S, S, 3).
+    folds, where none is made), ``doubts`` what is odd about patients and classes, ``originals`` the
+    number of original pictures by split, before any were left out, and ``cached_pixels`` every
+    distinct picture, uint8 (n, S, S, 3).
 
     Args:
         root: the data set's folder, with FOLDS and FOLDS_AUG (see ``mpoxcv.pictures.tree``).
@@ -44,7 +46,10 @@ class Fold:
         image_size: pixels; pictures are resized to a square.
         antialias: false resizes as ``cv2.resize`` does (see ``mpoxcv.pictures.pixels.resize``).
         permute_labels: a negative control: Train's and Valid's classes are dealt out anew.
+        patients: CSV file that tells patients in place of ``name_pattern`` (see
+            ``mpoxcv.pictures.patients.PatientTable``).
         exclude: shell patterns of paths below ``root`` that are left out.
+        ignore_classes: class folders that are left out.
         leaks: what to do with training pictures that Valid or Test know: ``stop``, ``drop`` or
             ``allow`` (see ``mpoxcv.audit.leaks``).
         cache_dir: folder of the decoded pictures.
@@ -68,7 +73,9 @@ class Fold:
     image_size: int = 32
     antialias: bool = True
     permute_labels: bool = False
+    patients: StrPath | None = None
     exclude: Sequence[str] = ()
+    ignore_classes: Sequence[str] = ()
     leaks: str = "stop"
     cache_dir: StrPath = "data/cache"
     threads: int | None = None
@@ -99,6 +106,7 @@ class Fold:
         self.exclude = list(self.exclude)
         self.audit: dict[str, Any] | None = None
         self.originals: dict[str, int] = {}
+        self.doubts: list[str] = []
         self._tables: dict[str, pd.DataFrame] = {}
         self.cached_pixels = np.zeros((0, self.image_size, self.image_size, 3), np.uint8)
         # stamp and digest of each file when it was read
@@ -116,6 +124,7 @@ class Fold:
         table = self._index()
         originals = table.loc[~table["augmented"], "split"].value_counts()
         self.originals = {split: int(originals.get(split, 0)) for split in SPLITS}
+        self.doubts = self._doubts(table[~table["augmented"]])
         table = self._used(table)
 
         root, paths = Path(self.root), table["path"].tolist()
@@ -144,6 +153,7 @@ class Fold:
         table = fold_table(
             self.root, self.classes, self.name_pattern, self.fold, self.protocol, self.split_file,
             exclude=self.exclude, cache_dir=self.cache_dir, threads=self.threads,
+            patients=self.patients, ignore_classes=self.ignore_classes,
         )  # fmt: skip
         if self.train_images != "original" and not table["augmented"].any():
             raise UserError(
@@ -151,6 +161,12 @@ class Fold:
                 "Train on the originals with data.train_images=original, or make copies with scripts/make_folds.py."
             )
         return table
+
+    def _doubts(self, originals: pd.DataFrame) -> list[str]:
+        """Return what a result should be read with, as sentences."""
+        first = originals.drop_duplicates("image")
+        doubted = [*compare_rows(first, self.patients), *doubts(first)]
+        return [*map(str, doubted), *map(str, absent_classes(originals))]
 
     def _used(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the rows that ``train_images`` asks for."""

@@ -29,12 +29,14 @@ def check(
     exclude: Sequence[str] = (),
     cache_dir: StrPath = "data/cache",
     threads: int | None = None,
+    patients: StrPath | None = None,
+    ignore_classes: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Print the counts, beside the published ones if the classes are MSLD v2.0's; decode all files.
 
-    ``root``, ``classes``, ``name_pattern`` and ``exclude`` are as in
-    ``mpoxcv.pictures.tree.index_folds``; folds 1 to ``folds`` must be there. What is known of the
-    pictures is kept in ``cache_dir``; None takes one of the decoding ``threads`` a core.
+    ``root``, ``classes``, ``name_pattern``, ``exclude``, ``patients`` and ``ignore_classes`` are as
+    in ``mpoxcv.pictures.tree.index_folds``; folds 1 to ``folds`` must be there. What is known of
+    the pictures is kept in ``cache_dir``; None takes one of the decoding ``threads`` a core.
 
     Returns:
         The table of all folds' pictures.
@@ -50,7 +52,8 @@ def check(
         example = "data.classes=[Mpox,Other]"
         raise UserError(f"data.classes is empty: name the class folders, as in {example}.")
     root = Path(root)
-    table = index_folds(root, classes, name_pattern, range(1, folds + 1), exclude)
+    numbers = range(1, folds + 1)
+    table = index_folds(root, classes, name_pattern, numbers, exclude, patients, ignore_classes)
     synthetic = is_synthetic(root)
     compare = not synthetic and set(classes) == set(CLASS_COUNTS)
     rows = count_rows(table, classes, compare)
@@ -90,23 +93,29 @@ def count_rows(table: pd.DataFrame, classes: Sequence[str], compare: bool) -> li
     originals = table[~table["augmented"]].drop_duplicates(["class", "original"])
     patients = originals.drop_duplicates(["class", "patient"])
 
-    def cells(row: pd.Series, published: dict[str, int], total: int | None) -> list[str]:
+    def cells(
+        row: pd.Series, published: dict[str, int], total: int | None, found: int
+    ) -> list[str]:
         if not compare:
-            return [str(n) for n in (*row, row.sum())]
+            return [str(n) for n in (*row, found)]
         pairs = [(n, published.get(name, n)) for name, n in row.items()]
         texts = [str(n) if n == p else f"{n} {DIFFERS} {p}" for n, p in pairs]
-        differs = f"{DIFFERS} " if total != row.sum() else ""
-        return [*texts, str(row.sum()), "" if total is None else f"{differs}{total}"]
+        differs = f"{DIFFERS} " if total != found else ""
+        return [*texts, str(found), "" if total is None else f"{differs}{total}"]
 
     rows = [["fold", "", *classes, "total", *["published"] * compare]]
     for (fold, key), row in counts.iterrows():
         published = TEST_CLASS_COUNTS.get(fold, {}) if key == "test" else {}
         total = SPLIT_COUNTS.get(fold, {}).get(key)
-        rows.append([str(fold), PARTS[key], *cells(row, published, total)])
-    for i, (what, distinct) in enumerate({"pictures": originals, "patients": patients}.items()):
+        rows.append([str(fold), PARTS[key], *cells(row, published, total, row.sum())])
+    # a patient with pictures in two classes is in both, and once in the total
+    total_patients = originals["patient"].nunique()
+    for i, (what, distinct, n) in enumerate(
+        (("pictures", originals, len(originals)), ("patients", patients, total_patients))
+    ):
         row = distinct["class"].value_counts().reindex(classes, fill_value=0)
         published = {name: pair[i] for name, pair in CLASS_COUNTS.items()}
-        rows.append(["all", what, *cells(row, published, sum(published.values()))])
+        rows.append(["all", what, *cells(row, published, sum(published.values()), n)])
     return rows
 
 

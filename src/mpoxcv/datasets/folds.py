@@ -3,14 +3,14 @@
 import hashlib
 import re
 import warnings
-from collections import Counter
 from pathlib import Path, PurePath
 
 import pandas as pd
 
-from mpoxcv.command_line import leaving_out, setting, shell
+from mpoxcv.command_line import leaving_out
 from mpoxcv.errors import UserError, shorten
-from mpoxcv.pictures.tree import FOLDERS, SPLITS, compile_name_pattern
+from mpoxcv.pictures.patients import NamePattern, Names, doubts
+from mpoxcv.pictures.tree import FOLDERS, SPLITS
 from mpoxcv.storage.files import StrPath
 
 
@@ -56,21 +56,6 @@ def assign_folds(table: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.Dat
     return pd.concat(folds, ignore_index=True)
 
 
-def join_twins(table: pd.DataFrame, contents: pd.Series) -> pd.Series:
-    """Return ``patient``, with one name for all patients who have pictures of the same content.
-
-    The table is as for :func:`assign_folds`; the same picture's rows have equal ``contents``.
-    """
-    patient = table["patient"]
-    # a shares with b, b with c: until nothing changes
-    while True:
-        by_content = patient.groupby(contents).transform("min")
-        joined = by_content.groupby(table["patient"]).transform("min")
-        if joined.equals(patient):
-            return joined
-        patient = joined
-
-
 def make_folders(
     root: Path, folder: StrPath, splits: dict[int, str], copies: int
 ) -> list[list[Path]]:
@@ -114,67 +99,58 @@ def _refuse(patients: pd.Series, n_folds: int) -> None:
             f"Too few patients for {n_folds} folds with every class in each Train, Valid and Test:\n"
             + shorten(f"{name}: {n} patient(s)" for name, n in patients.items())
             + f"\nA class needs at least {n_folds} patients with pictures of no other class. Add some, or "
-            "take its folder away. If patients are miscounted, set data.name_pattern: it tells them by file name."
+            "leave the class out (data.ignore_classes). If patients are miscounted, set data.name_pattern, which tells "
+            "them by file name, or name them in a table: data.patients=FILE.csv (columns image and patient)."
         )
 
 
-def require_safe_names(table: pd.DataFrame, name_pattern: str) -> None:
+def require_safe_names(table: pd.DataFrame, names: Names) -> None:
     """Check that all pictures are originals, and that the names of copies will tell theirs.
 
     Raises:
-        UserError: they are not, or will not, by the pattern that the table was read with.
+        UserError: they are not, or will not, by what the table was read with.
     """
-    pattern = compile_name_pattern(name_pattern)
-    told = f"by {shell(setting('data.name_pattern', name_pattern))}"
     stems = table["path"].map(lambda path: PurePath(path).stem)
-    names = set(stems)
+    known = set(stems)
 
     # M43_02_1, said to be of patient M43_02, beside a picture M43_02: a copy the pattern misses
     def is_beside(stem: str, patient: str) -> bool:
-        parts = {patient[: end.start()] for end in re.finditer("_|$", patient)}
-        return bool((parts - {stem}) & names)
+        base = patient.rpartition("/")[2]
+        parts = {base[: end.start()] for end in re.finditer("_|$", base)}
+        return bool((parts - {stem}) & known)
 
-    pairs = zip(stems, table["patient"], strict=True)
-    beside = pd.Series([is_beside(*pair) for pair in pairs], table.index, dtype=bool)
-    if copied := table["path"][beside | (stems != table["original"])].tolist():
-        raise UserError(
-            f"{len(copied)} file(s) look like copies of other pictures {told}:\n{shorten(copied)}\n"
-            "Only originals can be split. If they are originals, set data.name_pattern. Else leave them out "
-            f"(paths; * stands for anything):\n  {leaving_out(copied[:10])}"
-        )
+    # a table names its pictures: they are originals
+    if isinstance(names, NamePattern):
+        pairs = zip(stems, table["patient"], strict=True)
+        beside = pd.Series([is_beside(*pair) for pair in pairs], table.index, dtype=bool)
+        if copied := table["path"][beside | (stems != table["original"])].tolist():
+            raise UserError(
+                f"{len(copied)} file(s) look like copies of other pictures {names.by}:\n{shorten(copied)}\n"
+                "Only originals can be split. If they are originals, set data.name_pattern. Else leave them out "
+                f"(paths; * stands for anything):\n  {leaving_out(copied[:10])}"
+            )
 
     repeated = table.assign(stem=stems).duplicated(["class", "stem"], keep=False)
     if repeated.any():
         paths = shorten(table["path"][repeated])
         raise UserError(f"Pictures whose copies would have the same names; rename one:\n{paths}")
 
-    for stem, patient in zip(stems, table["patient"], strict=True):
-        copy = pattern.fullmatch(f"{stem}_aug01")
-        if copy is None or (copy["patient"], copy["original"]) != (patient, stem):
+    told = {path: names.tell(path) for path in table["path"]}
+    for path, original in told.items():
+        copy = PurePath(path).with_name(f"{PurePath(path).stem}_aug01.jpg")
+        if names.tell(copy.as_posix(), copy=True) != original:
+            patient, stem = original or ("", "")
             raise UserError(
-                f"Copies get names like {stem}_aug01: no copy of {stem} of patient {patient} {told}. "
-                r"Let the pattern end with (?P<copy>_aug\d+)?"
+                f"Copies get names like {copy.stem}: no copy of {stem} of patient {patient} {names.by}. "
+                r"Let the pattern end with (?P<copy>_aug\d+)?, or rename the picture of that name."
             )
 
 
 def suspicions(table: pd.DataFrame, contents: pd.Series) -> list[str]:
-    """Return reasons to think that patients told by names are one; arguments as in join_twins."""
+    """Return reasons to think that the patients are miscounted; arguments as in join_twins."""
     shared = table.groupby(contents)["patient"].transform("nunique") > 1
     notes = [
         f"{' and '.join(images)} are the same, so their patients are split as one."
         for _, images in table["image"][shared].groupby(contents)
     ]
-    patients = sorted(set(table["patient"]))
-    if len(patients) == len(table):
-        lone = "Each picture counts as another patient's"
-        return [*notes, f"{lone}: a patient who has several crosses splits."]
-
-    # M43_01 and M43_02: a number that may be the patient's, and one more. MKP_17 has but one.
-    bases = Counter(match[1] for p in patients if (match := re.fullmatch(r"(.*\d)[\W_]+\d+", p)))
-    several = [base for base, n in bases.items() if n > 1]
-    # few of them: a hundred patients of site2, say
-    if len(several) > len(patients) / 10:
-        pair = " and ".join([p for p in patients if p.startswith(several[0])][:2])
-        counted = f"{pair} count as two patients, and so do others"
-        notes.append(f"{counted}: those who are one cross splits.")
-    return notes
+    return [*notes, *map(str, doubts(table.assign(path=table["image"])))]

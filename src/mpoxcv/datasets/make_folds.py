@@ -18,10 +18,11 @@ from rich.progress import track
 from rich.table import Table
 
 from mpoxcv.audit.descriptions import same_pictures
-from mpoxcv.command_line import command_for, setting, shell
+from mpoxcv.command_line import command_for, setting
 from mpoxcv.datasets import folds as splitting
 from mpoxcv.errors import UserError, check_number
 from mpoxcv.pictures.images import decode, encode_jpeg
+from mpoxcv.pictures.patients import compare_rows, join_twins, read_names
 from mpoxcv.pictures.pixels import resize
 from mpoxcv.pictures.tree import FOLDERS, index_flat
 from mpoxcv.storage.files import StrPath, write_json, write_linked
@@ -41,6 +42,8 @@ def make_folds(
     cache_dir: StrPath = "data/cache",
     threads: int | None = None,
     augment_config: str = "",
+    patients: StrPath | None = None,
+    ignore_classes: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Write the tree of ``mpoxcv.pictures.tree``, folds.csv and folds.json, and print a summary.
 
@@ -49,7 +52,8 @@ def make_folds(
     nothing is left. ``output`` may be there if it is empty.
 
     ``source`` holds one folder a class; ``classes``, ``name_pattern`` (which must read copies'
-    names, too) and ``exclude`` are as in ``mpoxcv.pictures.tree.index_flat``. There are ``n_folds``
+    names, too), ``exclude``, ``patients`` and ``ignore_classes`` are as in
+    ``mpoxcv.pictures.tree.index_flat``. There are ``n_folds``
     folds, from 3. Each Train picture gets ``copies``, ``<name of the original>_aug01.jpg`` etc.,
     ``size`` pixels high and wide (None: as the original). ``augment`` makes them, from uint8
     (H, W, 3) to a uint8 tensor (3, H, W), random by torch's generator; ``augment_config``, what it
@@ -69,18 +73,20 @@ def make_folds(
     if size is not None:
         check_number("size", size, 1)
 
-    table = index_flat(source, classes, name_pattern, exclude)
-    splitting.require_safe_names(table, name_pattern)
+    table = index_flat(source, classes, name_pattern, exclude, patients, ignore_classes)
+    names = read_names(name_pattern, patients)
+    splitting.require_safe_names(table, names)
     same = same_pictures(source, table["path"].tolist(), cache_dir, threads)
     contents = pd.Series(same, table.index)
-    notes = splitting.suspicions(table, contents)
-    joined = table.assign(patient=splitting.join_twins(table, contents))
+    notes = [*map(str, compare_rows(table, patients)), *splitting.suspicions(table, contents)]
+    joined = table.assign(patient=join_twins(table, contents))
     assigned = splitting.assign_folds(joined, n_folds, seed)
     folds = table[["image", "patient", "class"]].merge(assigned, on="image")
 
     counts = table.groupby("class").agg(pictures=("image", "size"), patients=("patient", "nunique"))
     record: dict[str, Any] = {"seed": seed, "n_folds": n_folds, "copies": copies, "size": size}
-    record |= {"name_pattern": name_pattern, "classes": counts.to_dict("index"), "warnings": notes}
+    told = {"name_pattern": name_pattern, "patients": patients and Path(patients).name}
+    record |= {**told, "classes": counts.to_dict("index"), "warnings": notes}
     versions = {name: version(name) for name in ("scikit-learn", "torch", "torchvision", "pillow")}
     record |= {"augment": augment_config, "versions": versions}
 
@@ -127,7 +133,7 @@ def make_folds(
     finally:
         torch.set_num_threads(torch_threads)
         shutil.rmtree(partial, ignore_errors=True)
-    _report(folds, name_pattern, notes)
+    _report(folds, names.by, notes)
     return folds
 
 
@@ -147,7 +153,7 @@ def _write_copy(files: list[Path], pixels: np.ndarray) -> None:
     write_linked(files, encode_jpeg(Image.fromarray(pixels), 95))
 
 
-def _report(folds: pd.DataFrame, name_pattern: str, notes: list[str]) -> None:
+def _report(folds: pd.DataFrame, by: str, notes: list[str]) -> None:
     console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
     if not console.is_terminal:
         # a table in a pipe is not cut
@@ -169,14 +175,13 @@ def _report(folds: pd.DataFrame, name_pattern: str, notes: list[str]) -> None:
     tests = folds[folds["split"] == "test"].groupby("fold")["image"]
     worst, fold = max((splitting.unlikeness(table, images)[1], fold) for fold, images in tests)
     patients = whole["patient"].value_counts().sort_index()
-    told = shell(setting("data.name_pattern", name_pattern))
     example = whole["image"][whole["patient"] == patients.idxmax()]
     console.print(
         f"Balance: a class's share in a Test is at most {100 * worst:.1f} percentage points from its share in "
         f"all pictures (fold {fold}).\n"
-        f"Patients: {len(patients)}, told from {len(whole)} file names by {told}.\n"
+        f"Patients: {len(patients)}, told from {len(whole)} file names {by}.\n"
         f"For example, of patient {patients.idxmax()}: {', '.join(example[:3])}. If this is wrong, the splits "
-        "leak: set data.name_pattern, and make the folds again."
+        "leak: set data.name_pattern or data.patients, and make the folds again."
     )
     for note in notes:
         console.print(f"WARNING: {note}", style="bold red")

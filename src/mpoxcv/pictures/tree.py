@@ -19,6 +19,7 @@ import pandas as pd
 
 from mpoxcv.command_line import setting, shell
 from mpoxcv.errors import UserError, did_you_mean, holds_invisible, nfc, say_once, shorten
+from mpoxcv.pictures.patients import parse_names, read_names
 from mpoxcv.storage.files import StrPath
 
 SPLITS = ("train", "val", "test")
@@ -48,8 +49,6 @@ SYSTEM_NAMES = frozenset({
     "#snapshot", "$recycle.bin", "recycler", "system volume information",
 })  # fmt: skip
 FOLD_FOLDER = re.compile(r"fold[ _-]?(\d+)([ _-]?aug)?", re.IGNORECASE)
-# every picture is of another patient
-EACH_ANOTHER = r"(?P<original>(?P<patient>.+?))(?P<copy>_aug\d+)?"
 COLUMNS = ["path", "image", "class", "label"]
 
 
@@ -59,13 +58,17 @@ def index_folds(
     name_pattern: str,
     folds: Iterable[int] = range(1, 6),
     exclude: Sequence[str] = (),
+    patients: StrPath | None = None,
+    ignore_classes: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Read the tree below ``root`` into a table with one row a picture file.
 
     ``classes`` are folders' names, in the order of their labels. ``name_pattern`` is a regular
     expression of a whole file name without its suffix, with the groups ``patient`` and ``original``
-    (for a copy the name, without suffix, of the picture it was made from; for an original its own).
-    ``exclude`` are shell patterns of paths, relative to ``root``, that are left out.
+    (for a copy the name, without suffix, of the picture it was made from; for an original its own);
+    a table of ``patients`` takes its place (see ``mpoxcv.pictures.patients``). ``exclude`` are
+    shell patterns of paths, relative to ``root``, that are left out, as are the class folders
+    ``ignore_classes``.
 
     Returns:
         A table sorted by fold, augmented, split, label and path. Its columns are ``path`` (str,
@@ -75,11 +78,11 @@ def index_folds(
         (bool: it lies in FOLDS_AUG), ``patient`` (str) and ``original`` (str).
 
     Raises:
-        UserError: the folder, a fold, a split, or a class in a split is missing or empty; a class
-            folder is not in ``classes``; a file name does not match; a folder cannot be read.
+        UserError: the folder, a fold, a split, or a class in Train is missing or empty; a class
+            folder is not in ``classes``; nothing tells a patient; a folder cannot be read.
     """
     root = Path(root)
-    pattern = compile_name_pattern(name_pattern)
+    names = read_names(name_pattern, patients)
     originals, augmented = find_fold_folders(root)
     trees: dict[Path, tuple[str, ...]] = {originals: SPLITS}
     if augmented is not None:
@@ -89,17 +92,26 @@ def index_folds(
     for fold in folds:
         for tree, splits in trees.items():
             for split, folder in _split_folders(tree, fold, splits).items():
-                pictures = _read_classes(root, folder, classes, exclude, others)
+                pictures = list(_read_classes(
+                    root, folder, classes, exclude, others, ignore_classes, split == "train"
+                ))  # fmt: skip
+                if not pictures:
+                    raise UserError(f"{folder} holds no picture of {', '.join(classes)}.")
                 rows += [(*picture, fold, split, tree is augmented) for picture in pictures]
 
     name_others(others, root)
     table = pd.DataFrame(rows, columns=[*COLUMNS, "fold", "split", "augmented"])
-    table = pd.concat([table, parse_names(table["path"], pattern, name_pattern)], axis=1)
+    table = pd.concat([table, parse_names(table, names)], axis=1)
     return table.sort_values(["fold", "augmented", "split", "label", "path"], ignore_index=True)
 
 
 def index_flat(
-    root: StrPath, classes: Sequence[str] | None, name_pattern: str, exclude: Sequence[str] = ()
+    root: StrPath,
+    classes: Sequence[str] | None,
+    name_pattern: str,
+    exclude: Sequence[str] = (),
+    patients: StrPath | None = None,
+    ignore_classes: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Read a flat folder ``<class>/<picture>`` into a table, sorted by label and path.
 
@@ -107,44 +119,16 @@ def index_flat(
     ``augmented``; ``classes`` None takes the folders' names in alphabetical order.
     """
     root = Path(root)
-    pattern = compile_name_pattern(name_pattern)
+    names = read_names(name_pattern, patients)
     if classes is None:
-        classes = [folder.name for folder in _folders(root)]
+        folders = [folder.name for folder in _folders(root)]
+        classes = [name for name in folders if name not in ignore_classes]
     others: list[str] = []
-    rows = _read_classes(root, root, classes, exclude, others)
-    table = pd.DataFrame(rows, columns=COLUMNS)
+    pictures = _read_classes(root, root, classes, exclude, others, ignore_classes)
+    table = pd.DataFrame(pictures, columns=COLUMNS)
     name_others(others, root)
-    table = pd.concat([table, parse_names(table["path"], pattern, name_pattern)], axis=1)
+    table = pd.concat([table, parse_names(table, names)], axis=1)
     return table.sort_values(["label", "path"], ignore_index=True)
-
-
-def compile_name_pattern(name_pattern: str) -> re.Pattern[str]:
-    """Compile ``name_pattern``; UserError if it is none, or lacks ``patient`` or ``original``."""
-    option = shell(setting("data.name_pattern", name_pattern))
-    try:
-        pattern = re.compile(name_pattern)
-    except re.error as error:
-        raise UserError(f"{option} is not a regular expression: {error}") from None
-    if missing := {"patient", "original"} - set(pattern.groupindex):
-        raise UserError(
-            f"{option} lacks the group(s) {', '.join(sorted(missing))}. "
-            r"Example: '(?P<original>(?P<patient>.+)_\d+)(?P<copy>_aug\d+)?'"
-        )
-    return pattern
-
-
-def parse_names(paths: pd.Series, pattern: re.Pattern[str], name_pattern: str) -> pd.DataFrame:
-    """Return ``patient`` and ``original`` of a column of paths; UserError if names do not match."""
-    matches = [pattern.fullmatch(Path(path).stem) for path in paths]
-    if failed := [path for path, match in zip(paths, matches, strict=True) if match is None]:
-        raise UserError(
-            f"{len(failed)} file name(s) do not tell their patient by {shell(setting('data.name_pattern', name_pattern))}:\n"
-            f"{shorten(failed)}\nRename them, leave them out with data.exclude=[…], or set data.name_pattern to a regular "
-            "expression of the whole name without suffix, with the groups patient and original. If every picture is of "
-            f"another patient:\n  {shell(setting('data.name_pattern', EACH_ANOTHER))}"
-        )
-    names = [match.group("patient", "original") for match in matches if match is not None]
-    return pd.DataFrame(names, columns=["patient", "original"], index=paths.index)
 
 
 def find_fold_folders(root: Path) -> tuple[Path, Path | None]:
@@ -246,7 +230,13 @@ def _split_folders(folds: Path, fold: int, needed: Sequence[str]) -> dict[str, P
 
 
 def _read_classes(
-    root: Path, folder: Path, classes: Sequence[str], exclude: Sequence[str], others: list[str]
+    root: Path,
+    folder: Path,
+    classes: Sequence[str],
+    exclude: Sequence[str],
+    others: list[str],
+    ignored: Sequence[str],
+    all_needed: bool = True,
 ) -> Iterator[tuple[str, str, str, int]]:
     """Yield ``COLUMNS`` of the pictures in the folders of all classes; ``others`` gets the rest."""
     class_folders = {nfc(class_folder.name): class_folder for class_folder in _folders(folder)}
@@ -254,12 +244,16 @@ def _read_classes(
         raise UserError(f"{folder} holds two folders of one name, in two Unicode forms: join them.")
     _require_visible(folder, class_folders)
     listed = ", ".join(classes)
-    if unknown := sorted(set(class_folders) - set(map(nfc, classes))):
+    if unknown := sorted(set(class_folders) - set(map(nfc, [*classes, *ignored]))):
         raise UserError(
             f"Class folder(s) that data.classes does not name, in {folder}: {', '.join(unknown)}.\n"
             f"data.classes is [{listed}].{did_you_mean(unknown[0], classes)} "
-            "Rename or remove the folder, or name the class in data.classes."
+            "Rename the folder, name the class in data.classes, or leave it out: "
+            f"{shell(setting('data.ignore_classes', unknown))}"
         )
+    if both := sorted(set(classes) & set(ignored)):
+        named = ", ".join(both)
+        raise UserError(f"data.classes and data.ignore_classes both name {named}: which is it?")
     if not class_folders:
         raise UserError(f"{folder} is empty: it should hold one folder a class ({listed}).")
 
@@ -271,13 +265,15 @@ def _read_classes(
     beside = [e.name for e in _entries(folder) if not e.is_dir() and is_picture(e) is not None]
     others += [f"{prefix}{name}: lies in no class folder" for name in kept(beside)]
     for label, name in enumerate(classes):
-        if nfc(name) not in class_folders:
-            raise UserError(f"Class {name} has no folder in {folder}.")
-        class_folder = class_folders[nfc(name)]
+        class_folder = class_folders.get(nfc(name))
+        if class_folder is None:
+            if all_needed:
+                raise UserError(f"Class {name} has no folder in {folder}.")
+            continue
         pictures, rest = pictures_in(class_folder, f"{class_folder.name}/")
         files = kept(pictures)
         _require_visible(class_folder, files)
-        if not files:
+        if not files and all_needed:
             there = shorten(f"{file}: {why}" for file, why in rest.items())
             raise UserError(f"Class {name} has no picture in {class_folder}.\n{there}".strip())
         others += [f"{prefix}{file}: {rest[file]}" for file in kept(rest)]
