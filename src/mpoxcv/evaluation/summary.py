@@ -17,6 +17,7 @@ from mpoxcv.evaluation.comparisons import compare_groups
 from mpoxcv.evaluation.groups import (
     BOOTSTRAP_SEED,
     PRIMARY,
+    REPLICATES,
     Group,
     bootstrap,
     estimate,
@@ -45,7 +46,7 @@ def summarise(
     folders: Iterable[StrPath],
     expected: Sequence[Mapping[str, str]] | None = None,
     folds: int = 5,
-    replicates: int = 2000,
+    replicates: int = REPLICATES,
 ) -> Summary:
     """Sum up the runs in and below folders, with R = ``replicates``.
 
