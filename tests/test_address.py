@@ -33,7 +33,7 @@ from mpoxcv.training.callbacks import Baselines, Figures, History, Results, Samp
 with initialize_config_dir(CONF, version_base="1.3"):
     cfg = compose("train", [f"data.root={ROOT}", f"data.classes={CLASSES}", "trainer=cpu",
         f"data.name_pattern='{PATTERN}'", "output_dir=out", "trainer.max_epochs=1",
-        "data.cache_dir=cache", "callbacks.progress=null", "callbacks.provenance.overrides=[]"])
+        "data.cache_dir=cache", "callbacks.progress=null"])
 data, classifier, trainer = build(cfg)
 trainer.fit(classifier, data)
 trainer.validate(classifier, data, verbose=False)

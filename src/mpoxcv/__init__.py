@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mpoxcv.commands.predict import load_runs
     from mpoxcv.data.augment import RandomFlip
     from mpoxcv.data.datamodule import MSLDDataModule
     from mpoxcv.datasets.synthetic import write_synthetic
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "LeNet", "LesionClassifier", "MSLDDataModule", "RandomFlip", "create_model", "write_synthetic",
+    "LeNet", "LesionClassifier", "MSLDDataModule", "RandomFlip", "create_model", "load_runs",
+    "write_synthetic",
 ]  # fmt: skip
 _MODULES = {
     "LeNet": "models.lenet",
@@ -25,6 +27,7 @@ _MODULES = {
     "MSLDDataModule": "data.datamodule",
     "RandomFlip": "data.augment",
     "create_model": "models.factory",
+    "load_runs": "commands.predict",
     "write_synthetic": "datasets.synthetic",
 }
 

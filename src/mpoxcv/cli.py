@@ -18,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from mpoxcv import resolvers  # noqa: F401  registers them
 from mpoxcv.command_line import as_typed
 from mpoxcv.errors import UserError, visible
 from mpoxcv.explain import explain, options_of
@@ -27,10 +28,6 @@ from mpoxcv.undocumented import CHATTY_LOGGER, NVML_CHECK, UNWANTED_WARNINGS
 WORDS_ALLOWED = frozenset({"fold", "trainer.devices"})
 # what a multirun does at its end, however it ends; returns an exit code
 AT_END: list[Callable[[], int]] = []
-
-# for conf/: the number of classes, and a job's overrides as the name of one folder
-OmegaConf.register_new_resolver("len", len, replace=True)
-OmegaConf.register_new_resolver("folder_name", lambda x: str(x).replace("/", "_"), replace=True)
 
 
 def entry_point(

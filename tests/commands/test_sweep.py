@@ -54,9 +54,10 @@ def test_a_multirun_ends_with_its_summary(run_script, tree, tmp_path):
     ledger = pd.read_csv(sweep / "summary/predictions.csv")
     assert len(ledger) == 18 and set(ledger["run"]) == {"fold=1", "fold=2"}
     assert set(found["groups"][0]["baselines"]) == {"majority class", "colours alone"}
-    assert list((sweep / "summary").rglob("events.out.tfevents.*")) and list(
-        (sweep / "summary/figures").rglob("*.png")
-    )
+    # one TensorBoard run a fold, and one of the summary
+    shown = {file.parent for file in sweep.rglob("events.out.tfevents.*")}
+    assert shown == {sweep / name for name in ("fold=1", "fold=2", "summary/tensorboard")}
+    assert list((sweep / "summary/figures").rglob("*.png"))
     assert "balanced accuracy" in done.out and "report.html" in done.out
     # the same from runs made one by one, without the multirun's own plan
     (sweep / "summary/expected.json").unlink()

@@ -15,6 +15,7 @@ from sklearn import metrics as sk
 from conftest import CLASSES, PATTERN, PROJECT
 from mpoxcv.datasets.synthetic import write_synthetic
 from mpoxcv.evaluation.predictions import classes_of, probabilities_of, read_predictions
+from mpoxcv.evaluation.summary import summarise
 
 HEADLINE = (
     "loss", "accuracy", "balanced_accuracy", "precision_macro", "precision_weighted", "recall_macro", "recall_weighted",
@@ -100,7 +101,13 @@ def test_one_fold_leaves_everything_that_is_promised(run_script, synthetic, tmp_
         "figures/reliability.png", "figures/mistakes.png", "figures/samples_train.png",
     ):  # fmt: skip
         assert (run / file).stat().st_size > 0, file
-    assert list(run.rglob("events.out.tfevents.*"))
+    assert {file.parent for file in run.rglob("events.out.tfevents.*")} == {run}
+    assert f"tensorboard --logdir {run}" in done.out.replace("\n", "")
+    # on 64 pictures a number alone says little: beside it stands the report's interval
+    [group] = summarise([run]).content["groups"]
+    for name in ("f1_macro", "balanced_accuracy", "accuracy", "auroc_macro"):
+        value, low, high = group["pooled"][name]
+        assert re.search(rf"{name} .*{value:.3f} .*{low:.3f} to {high:.3f}", done.out)
     written = json.loads((run / "metrics.json").read_text())
     assert {f"{split}/{name}" for split in ("val", "test") for name in HEADLINE} <= set(written)
     assert_equal_to_scikit_learn(run)

@@ -14,8 +14,8 @@ from mpoxcv.evaluation.runs import tells_apart
 from mpoxcv.evaluation.summary import summarise
 from mpoxcv.report.curves import curve, reliability
 from mpoxcv.report.figures import confusion_figure
-from mpoxcv.report.report import write_report
-from mpoxcv.report.statements import warnings_of
+from mpoxcv.report.report import print_summary, write_report
+from mpoxcv.report.statements import notes_of, warnings_of
 from mpoxcv.storage.files import write_json
 
 CLASSES = ["Chickenpox", "Healthy", "Monkeypox"]
@@ -224,6 +224,45 @@ def test_missing_failed_and_interrupted_folds_are_named(tmp_path):
     write_report(summarise([tmp_path]), tmp_path / "out")
     for name in ("report.html", "report.md", "summary.json"):
         assert "no such picture" in (tmp_path / "out" / name).read_text()
+
+
+def test_folds_that_nobody_asked_for_are_a_note_and_no_warning(tmp_path, capsys):
+    for model in ("a", "b"):
+        write_run(tmp_path / "runs", 1, overrides=[f"model={model}"])
+    write_run(tmp_path / "runs", 2, status="failed", overrides=["model=a"])
+    summary = summarise([tmp_path / "runs"])
+    [warning] = [w for w in warnings_of(summary) if "are not compared" not in w]
+    assert warning.startswith("Fold 2 failed (fold=2 seed=0 model=a)")
+    notes = {
+        "Without a run, and so without a number: fold 3, 4, 5 (seed=0 model=a).",
+        "Without a run, and so without a number: fold 2, 3, 4, 5 (seed=0 model=b).",
+    }
+    assert notes <= set(notes_of(summary))
+    print_summary(summary, tmp_path)
+    assert notes <= set(capsys.readouterr().out.splitlines())
+    # asked for by a command, it is one
+    jobs = [{"fold": str(fold), "model": "b"} for fold in (1, 2)]
+    asked = list(warnings_of(summarise([tmp_path / "runs"], jobs)))
+    assert any(warning.startswith("Fold 2 never began (fold=2 model=b)") for warning in asked)
+
+
+@pytest.mark.parametrize(
+    ("names", "titles"),
+    [
+        (("mine", "lenet"), ["mine", "optimizer=sgd"]),
+        (("mine", "mine"), ["optimizer=adam", "optimizer=sgd"]),
+        (("mine", "yours"), ["mine", "yours"]),
+    ],
+)
+def test_a_group_has_the_name_that_it_was_given(names, titles, tmp_path):
+    """The model's, the default, is none: it would hide what else differs."""
+    for name, optimizer in zip(names, ("adam", "sgd"), strict=True):
+        folder = write_run(tmp_path, 1, overrides=[f"optimizer={optimizer}", f"name={name}"])
+        config = folder / ".hydra/config.yaml"
+        stored = yaml.safe_load(config.read_text()) | {"name": name, "extra": optimizer}
+        config.write_text(yaml.safe_dump(stored | {"model": {"name": "lenet"}}))
+    groups = summarise([tmp_path]).content["groups"]
+    assert [group["name"] for group in groups] == titles
 
 
 def test_expected_runs_are_those_of_the_command(tmp_path):

@@ -116,7 +116,15 @@ def test_exclude_takes_paths_and_patterns(tree):
         ),
         (lambda t: shutil.rmtree(t / "FOLDS"), ["no folder FOLDS"]),
         (lambda t: shutil.copytree(t / "FOLDS", t / "copy/FOLDS"), ["2 folders FOLDS"]),
-        (shutil.rmtree, ["There is no data in", "get_data.py", "data=synthetic"]),
+        (
+            shutil.rmtree,
+            [
+                "There is no data in",
+                "get_data.py",
+                "data=synthetic",
+                "make_folds.py source=DIR output=",
+            ],
+        ),
     ],
 )
 def test_the_unexpected_is_an_error_that_names_the_folder(tree, damage, words):

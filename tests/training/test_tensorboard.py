@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import PROJECT
+from mpoxcv.training.tensorboard import CURVES
 
 pytestmark = pytest.mark.slow
 
@@ -106,23 +107,30 @@ def test_pages(page, address, tmp_path):
     show(page, address, "images", "tf-image-loader img", tmp_path)
     expect(page, "learning_curves", "samples", "test")
     show(page, address, "timeseries", "scalar-card", tmp_path)
+    show(page, address, "custom_scalars", "tf-custom-scalar-multi-line-chart-card", tmp_path)
+    # one chart a metric, with a line each for train and val
+    expect(page, "Matches (2)")
+    assert page.get_by_text("Matches (2)").count() == len(CURVES)
     show(page, address, "hparams", "tf-hparams-table-view", tmp_path)
     expect(page, "optimizer.lr", "data.name", "test/f1_macro", "val_best/f1_macro")
 
 
-def test_everything_promised_is_there_and_train_and_val_share_charts(address):
-    def tags(plugin: str) -> dict[str, set[str]]:
-        listed = json.load(
-            urllib.request.urlopen(f"{address}/data/plugin/{plugin}/tags", timeout=10)
-        )
-        return {Path(run).name: set(found) for run, found in listed.items()}
+def test_a_fold_is_one_run_with_everything_that_is_promised(address):
+    def tags(plugin: str) -> set[str]:
+        url = f"{address}/data/plugin/{plugin}/tags"
+        [found] = json.load(urllib.request.urlopen(url, timeout=10)).values()
+        return set(found)
 
     scalars = tags("scalars")
-    for split in ("train", "val", "val_best", "test"):
-        assert {
-            f"curves/{name}" for name in ("loss", "accuracy", "f1_macro", "auroc_weighted", "ece")
-        } <= scalars[split]
-    assert {"per_class/f1/Monkeypox", "per_class/auroc/Cowpox"} <= scalars["test"]
+    for name in ("loss", "accuracy", "f1_macro", "auroc_weighted", "ece"):
+        assert {f"curves/{name}/{split}" for split in ("train", "val")} <= scalars
+        assert {f"scores/{name}/{split}" for split in ("val_best", "test")} <= scalars
+    # no final score among the curves
+    assert {tag.rpartition("/")[2] for tag in scalars if tag.startswith("curves/")} == {
+        "train",
+        "val",
+    }
+    assert {"per_class/f1/Monkeypox", "per_class/auroc/Cowpox"} <= scalars
     figures = {
         "confusion_matrix",
         "confusion_matrix_normalised",
@@ -131,9 +139,5 @@ def test_everything_promised_is_there_and_train_and_val_share_charts(address):
         "reliability",
         "mistakes",
     }
-    [images] = tags("images").values()
-    assert {f"test/{name}" for name in figures} | {
-        "samples/train",
-        "samples/val",
-        "samples/test",
-    } <= images
+    samples = {f"samples/{split}" for split in ("train", "val", "test")}
+    assert {f"test/{name}" for name in figures} | samples <= tags("images")

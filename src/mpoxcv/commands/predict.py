@@ -30,7 +30,7 @@ from mpoxcv.pictures.images import decoded
 from mpoxcv.pictures.patients import read_names
 from mpoxcv.pictures.pixels import resize
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
-from mpoxcv.storage.files import read_json, write_csv
+from mpoxcv.storage.files import StrPath, read_json, write_csv
 from mpoxcv.storage.markup import for_spreadsheets, one_line
 from mpoxcv.training.classifier import LesionClassifier
 
@@ -107,7 +107,7 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     """
     _check(cfg)
     paths = find_pictures(str(cfg.images))
-    runs = load_runs(Path(str(cfg.run)), cfg.trust, cfg.data)
+    runs = load_runs(str(cfg.run), cfg.trust, cfg.data)
     classes = runs[0].classifier.classes
     sources = "; ".join(dict.fromkeys(run.source for run in runs))
 
@@ -173,19 +173,21 @@ def find_pictures(images: str) -> list[Path]:
     return sorted(pictures)
 
 
-def load_runs(folder: Path, trust: Sequence[str], moved: Mapping[str, Any]) -> list[TrainedRun]:
+def load_runs(
+    folder: StrPath, trust: Sequence[str] = (), moved: Mapping[str, Any] | None = None
+) -> list[TrainedRun]:
     """Load the runs in ``folder`` or below it; ``trust`` and ``moved`` are those of stored_parts.
 
     Raises:
         UserError: there is no trained run, a checkpoint does not fit, or the classes differ.
     """
     runs: list[TrainedRun] = []
-    for file in sorted(folder.rglob("checkpoints/best.ckpt")):
+    for file in sorted(Path(folder).rglob("checkpoints/best.ckpt")):
         run = file.parent.parent
         if not (run / ".hydra" / "config.yaml").is_file():
             continue
 
-        _, parts = stored_parts(run, trust, moved)
+        _, parts = stored_parts(run, trust, moved or {})
         # compiling takes longer than the pictures
         classifier: LesionClassifier = instantiate(parts["classifier"], compile=False)
         checkpoint = AtomicCheckpointIO().load_checkpoint(file, "cpu")

@@ -62,7 +62,7 @@ def write_summary_of(folder: Path) -> Any:
 
 
 def write_tensorboard(summary: Any, folder: Path) -> None:
-    """Write each group's figures, as PNG files too, and mean metrics as a TensorBoard run."""
+    """Write each group's figures as PNG files, and all of them as one TensorBoard run."""
     import pandas as pd
 
     from mpoxcv.report import figures
@@ -74,15 +74,11 @@ def write_tensorboard(summary: Any, folder: Path) -> None:
     cells = [list(results.columns), ["---"] * len(results.columns)]
     cells += results.map(markdown).to_numpy().tolist()
     text = "\n".join("|" + "|".join(row) + "|" for row in cells)
+    files = {}
     for group in summary.groups:
         name = folder_name(group.name)
-        files = {}
         for figure_name, figure in figures.draw_all(group.rows).items():
             file = folder / "figures" / name / f"{figure_name}.png"
-            files[f"summary/{figure_name}"] = file
             figures.save_figure(figure, file)
-
-        runs = pd.DataFrame([run["metrics"] for run in group.content["runs"]]).astype(float)
-        means = runs.mean().dropna().rename(lambda metric: metric.replace("val/", "val_best/"))
-        options = {"name": group.name, "data.name": group.content["data"]}
-        write_summary_run(folder / name, files, text, options, means.to_dict())
+            files[f"{name}/{figure_name}"] = file
+    write_summary_run(folder / "tensorboard", files, text)

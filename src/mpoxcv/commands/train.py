@@ -19,6 +19,9 @@ from mpoxcv.command_line import command_for
 from mpoxcv.commands.run_folder import finished_metrics, resume_path, stored_parts
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
+from mpoxcv.evaluation.groups import REPLICATES, bootstrap, scores
+from mpoxcv.evaluation.predictions import read_predictions
+from mpoxcv.evaluation.statistics import percentile_interval
 from mpoxcv.lockstep import lockstep
 from mpoxcv.report.figures import SYNTHETIC_NOTE
 from mpoxcv.storage.files import read_metrics
@@ -166,24 +169,28 @@ def print_results(
 ) -> None:
     """Print the headline metrics, the majority class's accuracy, and where everything is.
 
-    ``before`` has the metrics of an earlier scoring of the same checkpoint, to compare with.
+    ``before`` has the metrics of an earlier scoring of the same checkpoint, to compare with. Where
+    predictions.csv is in the folder, Test's metrics have their intervals.
     """
     console = Console(markup=False, highlight=False)
     note = f" ({SYNTHETIC_NOTE})" if data.synthetic else ""
     table = Table("metric", title=f"{data.source}, fold {data.fold}{note}", title_justify="left")
-    for column in ("val", "test", *(("test before",) if before else ())):
+    columns = {split: _texts(metrics, split) for split in ("val", "test")}
+    patients = data.table("test")["patient"].nunique()
+    columns[f"test: 95 % interval over {patients} patients"] = test_intervals(folder)
+    if before:
+        columns["test before"] = _texts(before, "test")
+    for column in columns:
         table.add_column(column, justify="right")
     for name in HEADLINE:
-        row = [metrics.get(f"val/{name}"), metrics.get(f"test/{name}")]
-        row += [before.get(f"test/{name}")] if before else []
-        table.add_row(name, *("" if value is None else f"{value:.4f}" for value in row))
+        table.add_row(name, *(texts.get(name, "") for texts in columns.values()))
     console.print(table)
 
     counts = data.class_counts()
     commonest = data.classes[counts.index(max(counts))]
     share = (data.table("test")["class"] == commonest).mean()
     always = f"Always saying {commonest}, the commonest class in Train,"
-    console.print(f"{always} has test accuracy {share:.4f}.")
+    console.print(f"{always} has test accuracy {share:.3f}.")
     if before:
         scored = {name: value for name, value in metrics.items() if not math.isnan(value)}
         differing = sum(before[name] != scored.get(name) for name in before if name in metrics)
@@ -191,7 +198,29 @@ def print_results(
         console.print(f"{count} metrics differ from those in metrics.json of the run.")
     files = "predictions.csv, metrics.json, figures"
     console.print(f"Everything is in {folder}: {files}.", soft_wrap=True)
-    console.print(f"See it: tensorboard --logdir {folder.parent}", soft_wrap=True)
+    console.print(f"See it: tensorboard --logdir {folder}", soft_wrap=True)
+
+
+def _texts(metrics: Metrics, split: str) -> dict[str, str]:
+    """Return a split's metrics by name, with the digits that a test set of hundreds can have."""
+    values = {name: metrics.get(f"{split}/{name}") for name in HEADLINE}
+    return {name: f"{value:.3f}" for name, value in values.items() if value is not None}
+
+
+def test_intervals(folder: Path) -> dict[str, str]:
+    """Return the 95 % interval over patients of each metric of a run's Test, as the report's.
+
+    Empty where predictions.csv was not written (callbacks.results=null).
+    """
+    if not (folder / "predictions.csv").is_file():
+        return {}
+    predictions = read_predictions(folder / "predictions.csv")
+    rows = predictions[predictions["split"] == "test"].assign(seed=0, weight=1.0)
+    drawn = scores(rows, bootstrap(rows, REPLICATES))
+    # a resample's is larger than the sample's
+    del drawn["ece"]
+    ends = {name: percentile_interval(values) for name, values in drawn.items()}
+    return {name: f"{low:.3f} to {high:.3f}" for name, (low, high) in ends.items() if low < high}
 
 
 def _log_hparams(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, float]) -> None:

@@ -16,7 +16,7 @@ from mpoxcv.evaluation.runs import Run
 
 HEADLINE = ("balanced_accuracy", "f1_macro", "accuracy", "auroc_macro")
 PRIMARY = HEADLINE[0]
-BOOTSTRAP_SEED = 0
+BOOTSTRAP_SEED, REPLICATES = 0, 2000
 
 
 @dataclass

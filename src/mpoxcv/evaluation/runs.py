@@ -164,7 +164,7 @@ def _checked(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Return the runs of each experiment under a short name: the options that set it apart.
+    """Return the runs of each experiment under its ``name=``, or the options that set it apart.
 
     UserError where two finished runs of an experiment have the same fold and seed.
     """
@@ -185,10 +185,13 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     firsts = [members[0] for members in experiments.values()]
     options = [[item for item in run.overrides.items() if tells_apart(item[0])] for run in firsts]
     shared = set(options[0]).intersection(*options)
+    titles = [str(run.config.get("name", "runs")) for run in firsts]
     names = []
-    for run, items in zip(firsts, options, strict=True):
+    for run, title, items in zip(firsts, titles, options, strict=True):
         parts = [f"{option}={value}" for option, value in items if (option, value) not in shared]
-        name = ", ".join(parts) or str(run.config.get("name", "runs"))
+        # what somebody called it; the model's name, the default, would hide what else differs
+        named = titles.count(title) == 1 and title != run.config.get("model.name")
+        name = title if named or not parts else ", ".join(parts)
         names.append(f"{name}, fold=pooled" if run.fold == POOLED else name)
     names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
     return dict(zip(names, experiments.values(), strict=True))

@@ -17,6 +17,7 @@ from mpoxcv.evaluation.comparisons import compare_groups
 from mpoxcv.evaluation.groups import (
     BOOTSTRAP_SEED,
     PRIMARY,
+    REPLICATES,
     Group,
     bootstrap,
     estimate,
@@ -45,7 +46,7 @@ def summarise(
     folders: Iterable[StrPath],
     expected: Sequence[Mapping[str, str]] | None = None,
     folds: int = 5,
-    replicates: int = 2000,
+    replicates: int = REPLICATES,
 ) -> Summary:
     """Sum up the runs in and below folders, with R = ``replicates``.
 
@@ -76,14 +77,16 @@ def summarise(
 
 
 def _problem(run: Run) -> dict[str, Any]:
-    fate = {"status": run.status, "cause": run.cause, "folder": str(run.folder)}
+    fate = {"status": run.status, "cause": run.cause, "folder": str(run.folder), "asked": True}
     return {"options": run.overrides, "fold": run.fold, "seed": run.seed} | fate
 
 
 def _never_began(
     grouped: Mapping[str, Sequence[Run]], expected: Sequence[Mapping[str, str]] | None, folds: int
 ) -> Iterator[dict[str, Any]]:
-    fate = {"status": "never began", "cause": "no run of it was found"}
+    fate: dict[str, Any] = {"status": "never began", "cause": "no run of it was found"}
+    # by a multirun's command; of runs that were made one by one nobody says how many there should be
+    fate |= {"asked": expected is not None}
     for members in grouped.values() if expected is None else []:
         began = {(run.seed, run.fold) for run in members}
         seeds = sorted({run.seed for run in members if run.fold != POOLED})

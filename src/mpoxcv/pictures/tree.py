@@ -136,8 +136,10 @@ def find_fold_folders(root: Path) -> tuple[Path, Path | None]:
     if not root.is_dir():
         raise UserError(
             f"There is no data in {root.absolute()} (data.root={root}).\n"
-            "  fetch it:         python scripts/get_data.py source=kaggle\n"
-            "  try without any:  python scripts/train.py fold=3 data=synthetic\n"
+            f"  make folds of DIR/<class>/<picture>:  python scripts/make_folds.py source=DIR output={root}\n"
+            "                                        (and this command's data=…, if it has one)\n"
+            "  fetch MSLD v2.0:                      python scripts/get_data.py source=kaggle\n"
+            "  try without any:                      python scripts/train.py fold=3 data=synthetic\n"
             "If it lies elsewhere, give its folder with data.root=DIR."
         )
 

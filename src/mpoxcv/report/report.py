@@ -13,7 +13,14 @@ from mpoxcv.evaluation.predictions import most_confident_mistakes
 from mpoxcv.evaluation.summary import FEW, Summary
 from mpoxcv.pictures.images import thumbnail
 from mpoxcv.report.figures import figures_of, folds_figure, svg_url
-from mpoxcv.report.statements import gaps_of, notes_of, protocol_of, verdict, warnings_of
+from mpoxcv.report.statements import (
+    gaps_of,
+    missing_folds,
+    notes_of,
+    protocol_of,
+    verdict,
+    warnings_of,
+)
 from mpoxcv.report.tables import NAMES, tables_of
 from mpoxcv.storage.files import StrPath, write_atomically, write_csv, write_json
 from mpoxcv.storage.markup import for_spreadsheets, markdown, one_line
@@ -73,7 +80,7 @@ def print_summary(summary: Summary, folder: Path) -> None:
             table.add_row(*map(visible, row))
         console.print(table)
 
-    for sentence in verdict(summary):
+    for sentence in (*verdict(summary), *missing_folds(summary)):
         console.print(visible(sentence), soft_wrap=True)
     for warning in warnings_of(summary):
         console.print(visible(f"WARNING: {warning}"), style="bold red", soft_wrap=True)

@@ -46,7 +46,7 @@ def warnings_of(summary: Summary) -> Iterator[str]:
     groups = summary.content["groups"]
     if any(group["synthetic"] for group in groups):
         yield f"{SYNTHETIC_NOTE}. No number here says anything of patients."
-    for problem in summary.content["problems"]:
+    for problem in (problem for problem in summary.content["problems"] if problem["asked"]):
         options = " ".join(f"{name}={value}" for name, value in problem["options"].items())
         yield "Fold {fold} {status} ({}): {cause}".format(options, **problem)
     for group in groups:
@@ -67,10 +67,22 @@ def warnings_of(summary: Summary) -> Iterator[str]:
             yield f"{' and '.join(names)} differ in data, folds or classes, and are not compared."
 
 
+def missing_folds(summary: Summary) -> Iterator[str]:
+    """Yield which folds have no run that nobody asked for: a fact, and no warning."""
+    folds: dict[str, list[str]] = {}
+    for problem in (problem for problem in summary.content["problems"] if not problem["asked"]):
+        others = [f"{k}={v}" for k, v in problem["options"].items() if k not in ("fold", "seed")]
+        options = " ".join([f"seed={problem['seed']}", *others])
+        folds.setdefault(options, []).append(str(problem["fold"]))
+    for options, missing in folds.items():
+        yield f"Without a run, and so without a number: fold {', '.join(missing)} ({options})."
+
+
 def notes_of(summary: Summary) -> Iterator[str]:
     """Yield what stands below the results: the baselines, the spread, and Wilson's interval."""
     colours = "logistic regression on a histogram of colours, which knows no shapes"
     yield f"Baselines: the commonest class of Train; and {colours}."
+    yield from missing_folds(summary)
     for group in summary.content["groups"]:
         if spread := group["variance"]:
             yield (

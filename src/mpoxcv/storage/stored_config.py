@@ -12,14 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mpoxcv.errors import UserError
+from mpoxcv.resolvers import RESOLVERS
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 30
 MAX_VALUES = 100_000
 FAILURES = (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError, TypeError)
 PLAIN_TAGS = (None, "!", "tag:yaml.org,2002:str")
-# those that cli.py registers, and Hydra's
-RESOLVERS = ("len", "folder_name", "hydra")
 REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
 # of other modules these compute and neither read, write nor call what they are given
 ALLOWED = re.compile(
@@ -81,7 +80,7 @@ def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
     if not isinstance(plain, dict):
         raise UserError(f"{file} is refused, since it is no config of a run: it holds no options.")
 
-    names = "|".join(map(re.escape, [*RESOLVERS, *trust]))
+    names = "|".join(map(re.escape, [*RESOLVERS, "hydra", *trust]))
     resolver = re.compile(rf"\$\{{({names}):[^{{}}$]*\}}")
     for text in _nodes(plain, str):
         rest, before = text, ""

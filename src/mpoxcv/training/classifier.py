@@ -8,17 +8,22 @@ import inspect
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import lightning as L
 import torch
 import torch.nn.functional as F
+from hydra.utils import instantiate
 from lightning.pytorch import callbacks as theirs
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mpoxcv.data.loader import Batch, mix
 from mpoxcv.errors import Diverged, UserError, check_choice
+from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
+from mpoxcv.storage.files import StrPath
+from mpoxcv.storage.stored_config import instantiable, load_config
 from mpoxcv.training.metrics import classification_metrics
 from mpoxcv.training.schedules import make_scheduler, refusal_explained
 
@@ -324,6 +329,23 @@ class LesionClassifier(L.LightningModule):
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:  # noqa: D102
         with refusal_explained("scheduler"):
             super().lr_scheduler_step(scheduler, metric)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: StrPath, *args: Any, **options: Any) -> Self:
+        """Load a checkpoint as Lightning does; its run's config gives a ``network`` that is not given.
+
+        Raises:
+            UserError: the file is damaged, in no run's folder, or the run's config is refused.
+        """
+        if "network" not in options:
+            config = Path(checkpoint_path).absolute().parents[1] / ".hydra" / "config.yaml"
+            if not config.is_file():
+                hint = "in no run's folder, so that its network must be given: network=LeNet(6)"
+                raise UserError(f"{checkpoint_path} is {hint}.")
+            options["network"] = instantiate(instantiable(load_config(config), "model", config))
+        # reads tensors and plain values alone, and says so of a damaged file
+        AtomicCheckpointIO().load_checkpoint(checkpoint_path, "cpu")
+        return super().load_from_checkpoint(checkpoint_path, *args, **options)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take along the history and what a half epoch has seen, for whole curves on resume."""

@@ -1,4 +1,4 @@
-"""TensorBoard with train and val on the same axes."""
+"""TensorBoard: one run a fold, with train and val on the same axes."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,35 +15,33 @@ from torch.utils.tensorboard import SummaryWriter
 from mpoxcv.storage.files import StrPath
 from mpoxcv.undocumented import event_file, hparams_summaries
 
-SPLITS = ("train", "val", "val_best", "test")
+# of these train and val are drawn on the same axes, in the tab CUSTOM SCALARS
+CURVES = ("loss", "f1_macro", "balanced_accuracy", "accuracy", "auroc_macro", "ece")
 
 
 class SplitTensorBoardLogger(TensorBoardLogger):
-    """Log ``<split>/<metric>`` as ``curves/<metric>`` of a run ``<split>`` below the run's folder.
+    """One TensorBoard run a run: ``<split>/<metric>`` gets a tag beside those of other splits.
 
-    TensorBoard draws a chart a tag with a line a run, so that train and val share axes; Lightning's
-    own logger would give two charts. Metrics of single classes, ``<split>/<metric>/<class>``, get
-    the tag ``per_class/<metric>/<class>``.
+    An epoch's metrics are ``curves/<metric>/<split>``, final scores ``scores/<metric>/<split>``,
+    those of single classes ``per_class/<metric>/<class>``.
 
     Args:
-        save_dir: the run's folder, where names of no split are logged.
+        save_dir: the run's folder.
     """
 
     def __init__(self, save_dir: StrPath) -> None:
         super().__init__(str(save_dir), name="", version="", default_hp_metric=False)
-        self._writers: dict[str, SummaryWriter] = {}
+        self._laid_out = False
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log each metric in its split's run; Lightning's count of epochs is left out."""
-        for name, value in metrics.items():
-            if name.partition("/")[0] in SPLITS:
-                split, tag = split_and_tag(name)
-                if split not in self._writers:
-                    self._writers[split] = SummaryWriter(str(Path(self.log_dir) / split))
-                self._writers[split].add_scalar(tag, value, step)
-            elif name != "epoch":
-                self.experiment.add_scalar(name, value, step)
+        """Log each metric under its tag; Lightning's count of epochs is left out."""
+        if not self._laid_out:
+            charts = {name: ["Multiline", [rf"curves/{name}/(train|val)$"]] for name in CURVES}
+            self.experiment.add_custom_scalars({"train and val": charts})
+            self._laid_out = True
+        tagged = {tag_of(name): value for name, value in metrics.items() if name != "epoch"}
+        super().log_metrics(tagged, step)
 
     @rank_zero_only
     def log_final(self, options: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
@@ -56,43 +54,24 @@ class SplitTensorBoardLogger(TensorBoardLogger):
         experiment, start, end = hparams_summaries(options, metrics)
         content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
         for info in content.experiment.metric_infos:
-            info.display_name = info.name.tag
-            info.name.group, info.name.tag = split_and_tag(info.name.tag)
+            info.display_name, info.name.tag = info.name.tag, tag_of(info.name.tag)
         experiment.value[0].metadata.plugin_data.content = content.SerializeToString()
-        with SummaryWriter(self.log_dir) as writer:
-            for summary in (experiment, start, end):
-                event_file(writer).add_summary(summary)
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        """Close all files; a later call opens new ones."""
-        for writer in self._writers.values():
-            writer.close()
-        self._writers.clear()
-        super().finalize(status)
+        for summary in (experiment, start, end):
+            event_file(self.experiment).add_summary(summary)
+        self.experiment.close()
 
 
-def write_summary_run(
-    folder: StrPath,
-    figures: Mapping[str, Path],
-    text: str,
-    options: Mapping[str, str],
-    metrics: Mapping[str, float],
-) -> None:
-    """Write a run of its own for what several runs say together, in place of an earlier one.
+def write_summary_run(folder: StrPath, figures: Mapping[str, Path], text: str) -> None:
+    """Write a run for what several runs say together, in place of an earlier one.
 
-    It has PNG files by tag, a ``text`` in Markdown, and options and metrics for the HPARAMS page;
-    the metrics, by ``<split>/<metric>``, are also points in the charts of the single runs.
+    It has PNG files by tag, and a ``text`` in Markdown.
     """
-    for old in Path(folder).rglob("events.out.tfevents.*"):
+    for old in Path(folder).glob("events.out.tfevents.*"):
         old.unlink()
-    logger = SplitTensorBoardLogger(folder)
-    for tag, file in figures.items():
-        add_png(logger.experiment, tag, file, 0)
-    logger.experiment.add_text("summary", text)
-    logger.log_metrics(metrics, 0)
-    logger.log_final(options, metrics)
-    logger.finalize("success")
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_text("summary", text)
+        for tag, file in figures.items():
+            add_png(writer, tag, file, 0)
 
 
 def add_png(writer: SummaryWriter, tag: str, file: Path, step: int) -> None:
@@ -103,10 +82,14 @@ def add_png(writer: SummaryWriter, tag: str, file: Path, step: int) -> None:
     event_file(writer).add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
-def split_and_tag(name: str) -> tuple[str, str]:
-    """Return run and tag of a metric; TensorBoard's sections are the tags' first parts."""
+def tag_of(name: str) -> str:
+    """Return the tag of a logged name; TensorBoard's sections are the tags' first parts."""
     split, _, metric = name.partition("/")
-    return split, f"per_class/{metric}" if "/" in metric else f"curves/{metric}"
+    if split in ("train", "val"):
+        return f"curves/{metric}/{split}"
+    if split in ("val_best", "test"):
+        return f"per_class/{metric}" if "/" in metric else f"scores/{metric}/{split}"
+    return name
 
 
 def tensorboard_writer(trainer: L.Trainer) -> SummaryWriter | None:
