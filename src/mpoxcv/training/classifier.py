@@ -331,8 +331,10 @@ class LesionClassifier(L.LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: StrPath, *args: Any, **options: Any) -> Self:
-        """Load a checkpoint as Lightning does; its run's config gives a ``network`` that is not given.
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: StrPath, *args: Any, **options: Any
+    ) -> Self:
+        """Load a checkpoint as Lightning does; without ``network`` its run's config gives one.
 
         Raises:
             UserError: the file is damaged, in no run's folder, or the run's config is refused.
@@ -345,7 +347,7 @@ class LesionClassifier(L.LightningModule):
             options["network"] = instantiate(instantiable(load_config(config), "model", config))
         # reads tensors and plain values alone, and says so of a damaged file
         AtomicCheckpointIO().load_checkpoint(checkpoint_path, "cpu")
-        return super().load_from_checkpoint(checkpoint_path, *args, **options)
+        return super().load_from_checkpoint(Path(checkpoint_path), *args, **options)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take along the history and what a half epoch has seen, for whole curves on resume."""
