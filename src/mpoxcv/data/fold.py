@@ -30,7 +30,8 @@ class Fold:
 
     ``read`` fills it. Then ``audit`` holds what came of the search for leaks (None for the pooled
     folds, where none is made), ``doubts`` what is odd about patients and classes, ``originals`` the
-    number of original pictures by split, before any were left out, and ``cached_pixels`` every distinct picture, uint8 (n, S, S, 3).
+    number of original pictures by split, before any were left out, and ``cached_pixels`` every
+    distinct picture, uint8 (n, S, S, 3).
 
     Args:
         root: the data set's folder, with FOLDS and FOLDS_AUG (see ``mpoxcv.pictures.tree``).

@@ -197,7 +197,7 @@ def next_command(
     line, where the config leaves them open.
     """
     # of the source, or replaced here
-    dropped = ("data.root=", "data.exclude=", "data.classes=null")
+    dropped = ("data.root=", "data.exclude=", "data.ignore_classes=", "data.classes=null")
     of_data = [text for text in overrides if text.startswith(("data.", "+data."))]
     # in double quotes, Hydra knows no escape but that of a quote
     root, *names = ['"' + text.replace('"', '\\"') + '"' for text in (output, *(classes or ()))]

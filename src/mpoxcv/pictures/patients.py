@@ -18,6 +18,9 @@ IMAGE = ("path", "image", "image_id", "img_id", "isic_id")
 PATIENT = ("patient", "patient_id", "lesion_id")
 LABEL = ("label", "class", "dx", "diagnostic")
 GROUP = ("group",)
+# advice: every picture of another patient; patients who count anew in each class
+EACH_ANOTHER = r"(?P<original>(?P<patient>.+?))(?P<copy>_aug\d+)?"
+BY_CLASS = r"(?P<original>(?P<patient>[^/]+/.+)_\d+)(?P<copy>_aug\d+)?"
 
 
 class Told(NamedTuple):
@@ -52,12 +55,11 @@ class NamePattern:
     remedy = (
         "Rename them, leave them out with data.exclude=[…], name their patients in a table, data.patients=FILE.csv, or "
         "set data.name_pattern to a regular expression of the whole name without suffix, with the groups patient and "
-        "original. If every picture is of another patient: "
-        r"data.name_pattern='(?P<original>(?P<patient>.+?))(?P<copy>_aug\d+)?'"
+        f"original. If every picture is of another patient: \"data.name_pattern='{EACH_ANOTHER}'\""
     )
 
     def __init__(self, name_pattern: str) -> None:
-        self.by = f"by data.name_pattern={name_pattern!r}"
+        self.by = f"by data.name_pattern='{name_pattern}'"
         self.depth = 2 if "/" in name_pattern else 1
         try:
             self.pattern = re.compile(name_pattern)
@@ -81,9 +83,10 @@ class NamePattern:
 class PatientTable:
     """Patients by a CSV file with the columns ``image`` (or ``path``) and ``patient``.
 
-    A row may call a picture by its path or an end of it, with or without its suffix. Patients of
-    one ``group``, where there is such a column, are one: a family, or the lesions of a person.
-    Copies are called ``<name of the original>_<anything>``.
+    A row may call a picture by its path or an end of it, with or without its suffix, or by a longer
+    path that ends in its class and name. Patients of one ``group``, where there is such a column,
+    are one: a family, or the lesions of a person. Copies are called
+    ``<name of the original>_<anything>``.
 
     Raises:
         UserError: it cannot be read, lacks a column or a patient, or names two for a picture.
@@ -99,6 +102,8 @@ class PatientTable:
             raise UserError(f"{file} names several patients of one picture:\n{shorten(double)}")
         self.patients = dict(zip(keys, rows["patient"], strict=True))
         self.labels = dict(zip(keys, rows["label"], strict=True)) if "label" in rows else {}
+        long = pd.Series({key: _end(key) for key in self.patients if key.count("/") > 1}, dtype=str)
+        self.by_end = {end: key for key, end in long.drop_duplicates(keep=False).items()}
         # of the pictures that were told: a copy's suffix need not be its original's
         self.originals: dict[str, str] = {}
 
@@ -109,7 +114,7 @@ class PatientTable:
             for start in range(len(form.parts)):
                 if (key := "/".join(form.parts[start:])) in self.patients:
                     return key
-        return None
+        return self.by_end.get(_end(str(name)))
 
     def tell(self, path: str, copy: bool = False) -> Told | None:
         """Look for the picture's row; for a copy's by leaving off what its name appends."""
@@ -173,7 +178,7 @@ def doubts(table: pd.DataFrame) -> Iterator[Doubt]:
         yield Doubt(
             crossing["patient"].nunique(), f"of {n} patients have pictures in several classes",
             "Each counts as one person. If names count anew in each class, let the pattern see the class: "
-            r"data.name_pattern='(?P<original>(?P<patient>[^/]+/.+)_\d+)(?P<copy>_aug\d+)?', or give data.patients=FILE.csv.",
+            f"\"data.name_pattern='{BY_CLASS}'\", or give data.patients=FILE.csv.",
             tuple(first.drop_duplicates("class")["path"][:2]),
         )  # fmt: skip
 
@@ -187,7 +192,7 @@ def doubts(table: pd.DataFrame) -> Iterator[Doubt]:
     base = table["patient"].str.extract(r"(.*\d)[\W_]+\d+$", expand=False)
     names = table["patient"].groupby(base).unique()
     if len(several := names[names.map(len) > 1]):
-        one, other = several.iloc[0][:2]
+        one, other = sorted(several.iloc[0])[:2]
         yield Doubt(
             int(several.map(len).sum()), f"of {n} patients have names as if of {len(several)} persons",
             f"{one} and {other} count as two patients: those who are one cross splits.",
@@ -225,6 +230,11 @@ def compare_rows(table: pd.DataFrame, patients: StrPath | None) -> Iterator[Doub
 def _normal(path: str) -> str:
     """Return a path with forward slashes, in one Unicode form."""
     return unicodedata.normalize("NFC", str(path)).replace("\\", "/").removeprefix("./")
+
+
+def _end(path: str) -> str:
+    """Return a path's class and name."""
+    return "/".join(path.split("/")[-2:])
 
 
 def _read_rows(file: Path) -> tuple[pd.DataFrame, str]:
