@@ -287,7 +287,9 @@ def test_leaving_a_class_out(tmp_path, command, run_script):
     assert "p_C" not in pd.read_csv(tmp_path / "run2/predictions.csv")
     code, _, err = command("get_data", "data.ignore_classes=[B,C]")
     assert code == 1
-    assert "data.classes and data.ignore_classes both name B" in err
+    assert "Class B has no folder in out/FOLDS/fold1/Train, or it is left out" in err
+    # as is leaving out all that lies in it
+    assert command("get_data", "data.exclude=['*/C/*']")[0] == 0
 
 
 @pytest.mark.parametrize("folder", ["empty", "absent"])

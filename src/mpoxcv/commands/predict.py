@@ -24,7 +24,6 @@ from mpoxcv.data.protocol import fold_table
 from mpoxcv.errors import UserError, holds_invisible, shorten, visible
 from mpoxcv.evaluation.predictions import read_predictions
 from mpoxcv.pictures.images import decode
-from mpoxcv.pictures.patients import read_names
 from mpoxcv.pictures.pixels import resize
 from mpoxcv.pictures.tree import PICTURE_SUFFIXES, SYSTEM_NAMES
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
@@ -72,10 +71,7 @@ class TrainedRun:
         """
         d = self.data
         split = (d.fold, d.protocol, d.split_file)
-        table = fold_table(
-            d.root, d.classes, d.name_pattern, *split, exclude=d.exclude,
-            patients=d.patients, ignore_classes=d.ignore_classes,
-        )  # fmt: skip
+        table = fold_table(d.root, d.classes, d.names, *split, exclude=d.exclude)
         scored = read_predictions(self.folder / "predictions.csv")
         keys = ["split", "image"]
         gone = scored.set_index(keys).index.difference(table.set_index(keys).index)
@@ -86,10 +82,9 @@ class TrainedRun:
             )
 
         patients = set(table.loc[table["split"] != "test", "patient"])
-        names = read_names(d.name_pattern, d.patients)
         # a pattern may ask for the class, which no other folder's name is
         known = [str(p) if p.parent.name in d.classes else p.name for p in paths]
-        told = [names.tell(path) for path in known]
+        told = [d.names.tell(path) for path in known]
         return np.array([whose is None or whose.patient in patients for whose in told])
 
 
