@@ -25,7 +25,7 @@ def main(cfg: DictConfig) -> None:
             raise UserError(
                 f"source={cfg.source} does not give data={data.name}. Leave out one of the two."
             )
-        fetch(str(cfg.source), data.root)
+        fetch(str(cfg.source), data.root, cfg.encoding)
     if data.generator is not None:
         instantiate(data.generator)(data.root)
 

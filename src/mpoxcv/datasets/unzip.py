@@ -31,8 +31,8 @@ BROKEN = (
 )  # fmt: skip
 
 
-def unpack(archive: Path, folder: Path, name: str, encoding: str | None = None) -> None:
-    """Unpack a zip archive, called ``name`` in messages, into an empty folder, with a progress bar.
+def unpack(archive: Path, folder: Path, encoding: str | None = None) -> None:
+    """Unpack a zip archive into an empty folder, with a progress bar.
 
     ``encoding`` is of names that are not marked as UTF-8; None takes UTF-8 (macOS does not mark).
 
@@ -41,13 +41,13 @@ def unpack(archive: Path, folder: Path, name: str, encoding: str | None = None) 
             or its names have another encoding.
     """
     try:
-        with _open(archive, name, encoding or "utf-8") as opened, progress() as bar:
+        with _open(archive, encoding or "utf-8") as opened, _progress() as bar:
             members = opened.infolist()
             for member in members:
                 # Windows' PowerShell packs with backslashes, which are no part of a name there
                 member.filename = member.filename.replace("\\", "/")
             if why := refusal(members, archive.stat().st_size):
-                raise UserError(f"{name} is refused: {why}. Nothing was unpacked.")
+                raise UserError(f"{archive} is refused: {why}. Nothing was unpacked.")
 
             task = bar.add_task("Unpacking", total=sum(member.file_size for member in members))
             for member in members:
@@ -64,16 +64,16 @@ def unpack(archive: Path, folder: Path, name: str, encoding: str | None = None) 
                     raise zipfile.BadZipFile("its files are not as large as it declares")
                 bar.advance(task, written)
     except BROKEN as error:
-        raise UserError(f"{name} is no zip archive, or a broken one: {error}") from None
+        raise UserError(f"{archive} is no zip archive, or a broken one: {error}") from None
 
 
-def _open(archive: Path, name: str, encoding: str) -> zipfile.ZipFile:
+def _open(archive: Path, encoding: str) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(archive, metadata_encoding=encoding)
     except (UnicodeDecodeError, LookupError) as error:
         raise UserError(
-            f"{name} is refused: its files' names are not in {encoding} ({error}). Nothing was unpacked. Say what they are in: "
-            "encoding=gbk (Chinese), cp932 (Japanese), cp949 (Korean), cp1252 or cp437 (Western)."
+            f"{archive} is refused: its files' names are not in {encoding} ({error}). Nothing was unpacked. "
+            "Say what they are in: encoding=gbk (Chinese), cp932 (Japanese), cp949 (Korean), cp1252 or cp437 (Western)."
         ) from None
 
 
@@ -109,7 +109,6 @@ def refusal(members: Sequence[zipfile.ZipInfo], packed: int) -> str | None:
     return None
 
 
-def progress() -> Progress:
-    """Return a progress bar that counts bytes."""
+def _progress() -> Progress:
     counts = BarColumn(), DownloadColumn(), TimeRemainingColumn()
     return Progress(TextColumn("{task.description}"), *counts, transient=True)
