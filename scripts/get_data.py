@@ -13,6 +13,8 @@ from mpoxcv.datasets.check import check
 from mpoxcv.datasets.fetch import fetch
 from mpoxcv.datasets.synthetic import is_synthetic
 from mpoxcv.errors import UserError
+from mpoxcv.pictures.patients import read_names
+from mpoxcv.pictures.tree import left_out
 
 
 @entry_point("get_data")
@@ -25,14 +27,16 @@ def main(cfg: DictConfig) -> None:
             raise UserError(
                 f"source={cfg.source} does not give data={data.name}. Leave out one of the two."
             )
-        fetch(str(cfg.source), data.root)
+        fetch(str(cfg.source), data.root, cfg.encoding)
     if data.generator is not None:
         instantiate(data.generator)(data.root)
 
-    options = (data.exclude, data.cache_dir, data.threads, data.patients, data.ignore_classes)
-    table = check(data.root, data.classes, data.name_pattern, cfg.folds, *options)
+    names = read_names(data.name_pattern, data.patients)
+    exclude = [*data.exclude, *left_out(data.ignore_classes)]
+    options = (exclude, data.cache_dir, data.threads)
+    table = check(data.root, data.classes, names, cfg.folds, *options)
     root = Path(data.root)
-    findings = audit(table, root, data.cache_dir, data.threads, data.patients)
+    findings = audit(table, root, data.cache_dir, data.threads, names)
     print_findings(findings)
     if cfg.report is not None:
         write_page(findings, root, Path(cfg.report), is_synthetic(data.root))

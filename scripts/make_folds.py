@@ -20,23 +20,23 @@ def main(cfg: DictConfig) -> None:
         )
     # here, so that --help and typos don't wait
     from mpoxcv.datasets.make_folds import make_folds, next_command
+    from mpoxcv.pictures.patients import read_names
+    from mpoxcv.pictures.tree import left_out
 
     folds = make_folds(
         source=str(cfg.source),
         output=str(cfg.output),
         classes=cfg.data.classes,
-        name_pattern=cfg.data.name_pattern,
+        name_pattern=read_names(cfg.data.name_pattern, cfg.data.patients),
         augment=instantiate(cfg.augment),
         copies=cfg.copies,
         size=cfg.size,
         n_folds=cfg.n_folds,
         seed=cfg.seed,
-        exclude=cfg.data.exclude,
+        exclude=[*cfg.data.exclude, *left_out(cfg.data.ignore_classes)],
         cache_dir=cfg.data.cache_dir,
         threads=cfg.data.threads,
         augment_config=OmegaConf.to_yaml(cfg.augment),
-        patients=cfg.data.patients,
-        ignore_classes=cfg.data.ignore_classes,
     )
 
     choice = HydraConfig.get().runtime.choices["data"]

@@ -7,13 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import types
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -39,46 +37,6 @@ def zipped(
             archive.writestr(member, b"" if str(member).endswith("/") else os.urandom(3000))
         change(archive.infolist())
     return buffer.getvalue()
-
-
-class Server(BaseHTTPRequestHandler):
-    def do_GET(self) -> None:
-        body, kind, size = zipped(), "application/zip", None
-        if self.path == "/missing.zip":
-            return self.send_error(404)
-        if self.path == "/page.zip":
-            body, kind = b"<!doctype html><title>Log in</title>", "text/html"
-        if self.path == "/elsewhere.zip":
-            self.send_response(302)
-            self.send_header("Location", "ftp://127.0.0.1/set.zip")
-            return self.end_headers()
-        if self.path in ("/short.zip", "/stalls.zip"):
-            size = len(body) + 1000
-        self.send_response(200)
-        self.send_header("Content-Type", kind)
-        if self.path != "/unsized.zip":
-            self.send_header("Content-Length", str(size or len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-        if self.path == "/stalls.zip":
-            self.server.stop.wait(30)  # type: ignore[attr-defined]
-        return None
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
-    server.stop = threading.Event()  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.stop.set()  # type: ignore[attr-defined]
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.fixture
@@ -107,70 +65,46 @@ def member(name: str, mode: int = 0o100644, method: int = zipfile.ZIP_DEFLATED) 
     return info
 
 
-@pytest.mark.parametrize("page", ["set.zip", "unsized.zip"])
-def test_url(url: str, root: Path, page: str, capsys: pytest.CaptureFixture[str]) -> None:
-    fetch(f"{url}/{page}", root)
+def test_an_archive_fills_a_folder_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = root.parent.parent / "set.zip"
+    file.write_bytes(zipped())
+    fetch(str(file), root)
     assert (root / PICTURE).stat().st_size == 3000
     assert {path.name for path in root.parent.iterdir()} == {root.name, f"{root.name}.lock"}
     assert f"Fetched into {root}" in capsys.readouterr().out
-    fetch("https://nowhere.invalid/set.zip", root)
+    fetch("nowhere.zip", root)
     assert "Nothing to fetch" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("page", "says"),
-    [
-        ("missing.zip", "404"),
-        ("short.zip", r"broke off after \d+ of \d+ bytes|cannot be fetched"),
-        ("page.zip", "text/html.*login"),
-        ("elsewhere.zip", "ftp://.*refused"),
-    ],
-)
-def test_url_that_fails(
-    url: str, root: Path, page: str, says: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with pytest.raises(UserError, match=says):
-        fetch(f"{url}/{page}", root)
-    assert_nothing_left(root)
-    monkeypatch.setattr(fetching, "MAX_BYTES", 100)
-    with pytest.raises(UserError, match="larger than 100 bytes"):
-        fetch(f"{url}/set.zip", root)
-    assert_nothing_left(root)
-
-
-@pytest.mark.parametrize(
-    "source", ["file:///etc/passwd", "ftp://host/set.zip", "s3://bucket/set.zip", "http://"]
-)
-def test_other_urls(root: Path, source: str) -> None:
-    with pytest.raises(UserError, match=r"is refused|cannot be fetched"):
+@pytest.mark.parametrize("source", ["https://host/set.zip", "file:///etc/passwd", "nowhere.zip"])
+def test_what_is_no_file(root: Path, source: str) -> None:
+    with pytest.raises(UserError, match=r"is not a file(.|\n)*in a browser"):
         fetch(source, root)
     assert_nothing_left(root)
 
 
-def test_server_that_does_not_answer(url: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="Connection refused"):
-        fetch("http://127.0.0.1:9/set.zip", root)
-    monkeypatch.setattr(fetching, "TIMEOUT", 0.2)
-    with pytest.raises(UserError, match="timed out"):
-        fetch(f"{url}/stalls.zip", root)
-    assert_nothing_left(root)
-
-
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
-def test_interrupted(url: str, root: Path, end: signal.Signals) -> None:
+def test_interrupted(root: Path, tmp_path: Path, end: signal.Signals) -> None:
+    # a download that never ends
+    (tmp_path / "kagglehub.py").write_text(
+        "import time\ndataset_download = lambda _: time.sleep(60)"
+    )
     code = "import sys; from mpoxcv.datasets.fetch import fetch; fetch(*sys.argv[1:])"
-    command = [sys.executable, "-c", code, f"{url}/stalls.zip", root]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    patience = time.monotonic() + 30
-    while not list(root.parent.glob("*.partial-*/download.zip")) and time.monotonic() < patience:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, "-c", code, "kaggle", root]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
+    patience = time.monotonic() + 60
+    while not list(root.parent.glob("*.partial-*/data")) and time.monotonic() < patience:
         time.sleep(0.02)
+    file = tmp_path / "set.zip"
+    file.write_bytes(zipped())
     with pytest.raises(UserError, match="Another process"):
-        fetch(f"{url}/set.zip", root)
+        fetch(str(file), root)
     process.send_signal(end)
     process.wait(10)
     assert not root.exists()
     assert len(list(root.parent.glob("*.partial-*"))) == (end == signal.SIGKILL)
-    fetch(f"{url}/set.zip", root)
+    fetch(str(file), root)
     assert {path.name for path in root.parent.iterdir()} == {root.name, f"{root.name}.lock"}
 
 
@@ -224,6 +158,58 @@ def test_archives_that_are_refused(root: Path, archive: bytes, says: str) -> Non
     assert_refused(archive, root, says)
 
 
+def test_backslashes_of_powershell(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "set.zip"
+    names = (r"FOLDS\fold1\Train\Cowpox", PICTURE.replace("/", "\\"), r"FOLDS\fold1\Test\A b\x.jpg")
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in zip(names, ("", "a", "b"), strict=True):
+            archive.writestr(name + "\\" * (not content), content)
+    fetch(str(file), root)
+    written = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
+    assert written == {PICTURE, "FOLDS/fold1/Test/A b/x.jpg"}
+    assert (root / PICTURE).read_text() == "a"
+
+
+def test_a_backslash_does_not_hide_a_second_member_of_a_name(root: Path) -> None:
+    assert_refused(zipped("FOLDS/a.jpg", "FOLDS\\a.jpg"), root, "two members are called")
+
+
+def other_encoding(encoding: str) -> bytes:
+    """Return an archive whose names are in another encoding than zip's two."""
+    archive = zipped("FOLDS/QQQQ/x.jpg", "FOLDS/QQQQ/y.jpg")
+    return archive.replace(b"QQQQ", "猴痘".encode(encoding))
+
+
+@pytest.mark.parametrize("encoding", ["gbk", "big5"])
+def test_names_in_another_encoding(
+    root: Path, tmp_path: Path, run_script: Callable, encoding: str
+) -> None:
+    assert_refused(other_encoding(encoding), root, "not in utf-8(.|\n)*encoding=gbk")
+    given = ("source=set.zip", "data.root=got")
+    done = run_script("get_data", *given)
+    assert done.code == 1
+    assert "Nothing was unpacked" in done.err
+    done = run_script("get_data", *given, "encoding=klingon")
+    assert done.code == 1
+    assert "not in klingon (unknown encoding" in done.err
+    done = run_script("get_data", *given, "encoding=ascii")
+    assert "not in ascii" in done.err
+    assert not list(tmp_path.glob("got*/*"))
+    fetch(str(tmp_path / "set.zip"), tmp_path / "got", encoding)
+    folder = tmp_path / "got/FOLDS"
+    assert sorted(p.name for p in folder.iterdir()) == ["fold1", "猴痘"]
+    assert len(list((folder / "猴痘").iterdir())) == 2
+
+
+def test_names_that_are_utf8_and_not_marked_so(root: Path, tmp_path: Path) -> None:
+    """As of macOS's archiver."""
+    (tmp_path / "set.zip").write_bytes(
+        zipped("FOLDS/QQQQQQ/x.jpg").replace(b"QQQQQQ", "猴痘".encode())
+    )
+    fetch(str(tmp_path / "set.zip"), root)
+    assert (root / "FOLDS/猴痘/x.jpg").is_file()
+
+
 def test_archive_of_too_many_files(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unzip, "MAX_MEMBERS", 3)
     assert_refused(zipped("FOLDS/a", "FOLDS/b", "FOLDS/c"), root, "in 4 files, a zip bomb")
@@ -246,7 +232,7 @@ def test_archive_as_it_is_published(root: Path, tmp_path: Path) -> None:
 
 
 def test_full_disk(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fill(archive: Path, folder: Path, name: str) -> None:
+    def fill(archive: Path, folder: Path, encoding: str | None) -> None:
         (folder / "FOLDS").mkdir()
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -282,7 +268,7 @@ def test_an_empty_folder_and_a_link_are_filled(root: Path, tmp_path: Path) -> No
 def test_two_processes(root: Path) -> None:
     root.parent.mkdir()
     with FileLock(f"{root}.lock"), pytest.raises(UserError, match="Another process"):
-        fetch("https://nowhere.invalid/set.zip", root)
+        fetch("nowhere.zip", root)
 
 
 def kagglehub(monkeypatch: pytest.MonkeyPatch, download: Callable[[str], str]) -> None:

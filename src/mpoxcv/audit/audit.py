@@ -13,7 +13,7 @@ from mpoxcv.audit.leaks import KINDS, leaks_of
 from mpoxcv.audit.likeness import CERTAIN, SUSPECTED
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.cache import digest_files
-from mpoxcv.pictures.patients import absent_classes, compare_rows, doubts
+from mpoxcv.pictures.patients import Names, doubts
 from mpoxcv.storage.files import StrPath
 
 # kept of each finding
@@ -49,13 +49,13 @@ def audit(
     root: Path,
     cache_dir: StrPath,
     threads: int | None = None,
-    patients: StrPath | None = None,
+    names: Names | None = None,
 ) -> list[Finding]:
     """Return the findings, leaks first.
 
     ``table`` is of all folds, as from ``mpoxcv.pictures.tree.index_folds``, and its paths are
-    relative to ``root``, where datalog.xlsx may lie; ``patients`` is the table that told them, if
-    one did; the rest as in ``mpoxcv.audit.descriptions.describe``.
+    relative to ``root``, where datalog.xlsx may lie; ``names`` told the
+    patients; the rest as in ``mpoxcv.audit.descriptions.describe``.
     """
     paths = table["path"].tolist()
     records = describe(root, paths, digest_files(root, paths, threads), cache_dir, threads)
@@ -65,13 +65,15 @@ def audit(
     first = originals.drop_duplicates("image")
 
     suspected = leaks_of(table, records, pairs, SUSPECTED)
-    doubted = (*doubts(first), *compare_rows(first, patients), *absent_classes(originals))
     findings = (
         *_leaks(leaks_of(table, records, pairs)),
         *_leaks(suspected[suspected["likeness"] < CERTAIN], "warning"),
         *_twins(first.assign(pixels=records["pixels"][first.index]), pairs),
         _val_and_test(originals),
-        *(Finding(d.kind, "note", d.effect, d.count, {}, [d.example]) for d in doubted),
+        *(
+            Finding(d.kind, "note", d.effect, d.count, {}, [d.example])
+            for d in doubts(originals, names)
+        ),
         *_datalog(originals, root),
         *_coverage(originals),
         *_shortcuts(first, records["surface"][first.index]),

@@ -27,7 +27,6 @@ from mpoxcv.evaluation.predictions import read_predictions
 from mpoxcv.pictures import tree
 from mpoxcv.pictures.cache import read_file
 from mpoxcv.pictures.images import decoded
-from mpoxcv.pictures.patients import read_names
 from mpoxcv.pictures.pixels import resize
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
 from mpoxcv.storage.files import StrPath, read_json, write_csv
@@ -74,10 +73,7 @@ class TrainedRun:
         """
         d = self.data
         split = (d.fold, d.protocol, d.split_file)
-        table = fold_table(
-            d.root, d.classes, d.name_pattern, *split, exclude=d.exclude,
-            patients=d.patients, ignore_classes=d.ignore_classes,
-        )  # fmt: skip
+        table = fold_table(d.root, d.classes, d.names, *split, exclude=d.exclude)
         scored = read_predictions(self.folder / "predictions.csv")
         keys = ["split", "image"]
         gone = scored.set_index(keys).index.difference(table.set_index(keys).index)
@@ -88,10 +84,9 @@ class TrainedRun:
             )
 
         patients = set(table.loc[table["split"] != "test", "patient"])
-        names = read_names(d.name_pattern, d.patients)
         # a pattern may ask for the class, which no other folder's name is
         known = [str(p) if p.parent.name in d.classes else p.name for p in paths]
-        told = [names.tell(path) for path in known]
+        told = [d.names.tell(path) for path in known]
         return np.array([whose is None or whose.patient in patients for whose in told])
 
 

@@ -1,5 +1,6 @@
 """What a fold is: its pictures as they lie on disk, read, checked and counted."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
@@ -15,8 +16,8 @@ from mpoxcv.datasets.synthetic import is_synthetic
 from mpoxcv.errors import UserError, check_choice, check_number
 from mpoxcv.pictures.cache import digest_files, fingerprint, open_cache, read_file
 from mpoxcv.pictures.images import decode
-from mpoxcv.pictures.patients import absent_classes, compare_rows, doubts
-from mpoxcv.pictures.tree import SPLITS
+from mpoxcv.pictures.patients import Names, doubts, read_names
+from mpoxcv.pictures.tree import SPLITS, left_out
 from mpoxcv.storage.files import StrPath
 
 TRAIN_IMAGES = ("both", "augmented", "original")
@@ -103,7 +104,7 @@ class Fold:
 
         self.root = Path(self.root)
         self.classes = [str(name) for name in self.classes]
-        self.exclude = list(self.exclude)
+        self.exclude = [*self.exclude, *left_out(self.ignore_classes)]
         self.audit: dict[str, Any] | None = None
         self.originals: dict[str, int] = {}
         self.doubts: list[str] = []
@@ -124,7 +125,7 @@ class Fold:
         table = self._index()
         originals = table.loc[~table["augmented"], "split"].value_counts()
         self.originals = {split: int(originals.get(split, 0)) for split in SPLITS}
-        self.doubts = self._doubts(table[~table["augmented"]])
+        self.doubts = [*map(str, doubts(table[~table["augmented"]], self.names))]
         table = self._used(table)
 
         root, paths = Path(self.root), table["path"].tolist()
@@ -151,9 +152,8 @@ class Fold:
     def _index(self) -> pd.DataFrame:
         """Return the fold's pictures as they lie on disk now."""
         table = fold_table(
-            self.root, self.classes, self.name_pattern, self.fold, self.protocol, self.split_file,
+            self.root, self.classes, self.names, self.fold, self.protocol, self.split_file,
             exclude=self.exclude, cache_dir=self.cache_dir, threads=self.threads,
-            patients=self.patients, ignore_classes=self.ignore_classes,
         )  # fmt: skip
         if self.train_images != "original" and not table["augmented"].any():
             raise UserError(
@@ -162,11 +162,10 @@ class Fold:
             )
         return table
 
-    def _doubts(self, originals: pd.DataFrame) -> list[str]:
-        """Return what a result should be read with, as sentences."""
-        first = originals.drop_duplicates("image")
-        doubted = [*compare_rows(first, self.patients), *doubts(first)]
-        return [*map(str, doubted), *map(str, absent_classes(originals))]
+    @functools.cached_property
+    def names(self) -> Names:
+        """What tells the patients."""
+        return read_names(self.name_pattern, self.patients)
 
     def _used(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the rows that ``train_images`` asks for."""

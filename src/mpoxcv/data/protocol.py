@@ -11,7 +11,7 @@ from mpoxcv.audit.descriptions import same_pictures
 from mpoxcv.command_line import require_suffix
 from mpoxcv.datasets.folds import assign_folds
 from mpoxcv.errors import UserError, shorten
-from mpoxcv.pictures.patients import join_twins
+from mpoxcv.pictures.patients import Names, join_twins
 from mpoxcv.pictures.tree import fold_numbers, index_folds
 from mpoxcv.storage.files import StrPath, write_csv
 
@@ -25,7 +25,7 @@ NOTES = {"grouped": "folds made anew by patient", POOLED: LEAKING}
 def fold_table(
     root: StrPath,
     classes: Sequence[str],
-    name_pattern: str,
+    name_pattern: str | Names,
     fold: int | str,
     protocol: str = "published",
     split_file: StrPath | None = None,
@@ -33,8 +33,6 @@ def fold_table(
     exclude: Sequence[str] = (),
     cache_dir: StrPath = "data/cache",
     threads: int | None = None,
-    patients: StrPath | None = None,
-    ignore_classes: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Return the pictures of one fold, as ``mpoxcv.pictures.tree.index_folds`` does.
 
@@ -56,20 +54,14 @@ def fold_table(
         exclude: as in ``index_folds``.
         cache_dir: where what is known of the pictures is kept.
         threads: of decoding, when grouped folds are made.
-        patients: as in ``index_folds``.
-        ignore_classes: likewise.
 
     Raises:
         UserError: the tree is not as expected, or ``split_file`` is of other pictures.
     """
     root = Path(root)
     if fold != POOLED and protocol == "published":
-        return index_folds(
-            root, classes, name_pattern, [int(fold)], exclude, patients, ignore_classes
-        )
-    table = index_folds(
-        root, classes, name_pattern, fold_numbers(root), exclude, patients, ignore_classes
-    )
+        return index_folds(root, classes, name_pattern, [int(fold)], exclude)
+    table = index_folds(root, classes, name_pattern, fold_numbers(root), exclude)
     if fold == POOLED:
         repeated = table.duplicated(["split", "image"]) & (table["split"] != "train")
         return table[~repeated].assign(fold=POOLED).reset_index(drop=True)

@@ -14,6 +14,7 @@ from mpoxcv.datasets.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COU
 from mpoxcv.datasets.synthetic import is_synthetic
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.cache import digest_files
+from mpoxcv.pictures.patients import Names
 from mpoxcv.pictures.tree import index_folds
 from mpoxcv.storage.files import StrPath
 
@@ -24,19 +25,17 @@ DIFFERS = "≠"
 def check(
     root: StrPath,
     classes: Sequence[str],
-    name_pattern: str,
+    name_pattern: str | Names,
     folds: int = 5,
     exclude: Sequence[str] = (),
     cache_dir: StrPath = "data/cache",
     threads: int | None = None,
-    patients: StrPath | None = None,
-    ignore_classes: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Print the counts, beside the published ones if the classes are MSLD v2.0's; decode all files.
 
-    ``root``, ``classes``, ``name_pattern``, ``exclude``, ``patients`` and ``ignore_classes`` are as
-    in ``mpoxcv.pictures.tree.index_folds``; folds 1 to ``folds`` must be there. What is known of
-    the pictures is kept in ``cache_dir``; None takes one of the decoding ``threads`` a core.
+    ``root``, ``classes``, ``name_pattern`` and ``exclude`` are as in
+    ``mpoxcv.pictures.tree.index_folds``; folds 1 to ``folds`` must be there. What is known of the
+    pictures is kept in ``cache_dir``; None takes one of the decoding ``threads`` a core.
 
     Returns:
         The table of all folds' pictures.
@@ -52,8 +51,7 @@ def check(
         example = "data.classes=[Mpox,Other]"
         raise UserError(f"data.classes is empty: name the class folders, as in {example}.")
     root = Path(root)
-    numbers = range(1, folds + 1)
-    table = index_folds(root, classes, name_pattern, numbers, exclude, patients, ignore_classes)
+    table = index_folds(root, classes, name_pattern, range(1, folds + 1), exclude)
     synthetic = is_synthetic(root)
     compare = not synthetic and set(classes) == set(CLASS_COUNTS)
     rows = count_rows(table, classes, compare)

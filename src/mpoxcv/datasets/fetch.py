@@ -1,35 +1,29 @@
-"""Fetching a data set from Kaggle, from a URL, or from a zip archive: whole or not at all."""
+"""Fetching a data set from Kaggle or from a zip archive: whole or not at all."""
 
 import errno
 import glob
 import shutil
-from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from urllib.error import URLError
-from urllib.request import BaseHandler, Request, build_opener
 
 from filelock import FileLock, Timeout
 from rich.progress import track
 
-from mpoxcv.datasets.unzip import CHUNK, MAX_BYTES, progress, unpack
+from mpoxcv.datasets.unzip import unpack
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.tree import find_fold_folders
 from mpoxcv.storage.files import StrPath
 
 KAGGLE_SLUG = "joydippaul/mpox-skin-lesion-dataset-version-20-msld-v20"
-# seconds without a byte
-TIMEOUT = 60
-BROWSER = "Get the archive in a browser and give source=ARCHIVE.zip"
 
 
-def fetch(source: str, root: StrPath) -> None:
+def fetch(source: str, root: StrPath, encoding: str | None = None) -> None:
     """Fetch the data set into ``root``; do nothing if one is there.
 
     Everything happens in a folder ``<root>.partial-…`` beside ``root``, renamed at the end and
     removed on failure, so ``root`` never holds half a data set. A lock, ``<root>.lock``, keeps a
-    second process out. ``source`` is ``kaggle``, an http(s) URL of a zip archive, or the path of
-    one; ``root`` is empty, or not there yet.
+    second process out. ``source`` is ``kaggle``, or the path of a zip archive,
+    whose names are in ``encoding`` (see ``unpack``); ``root`` is empty, or not there yet.
 
     Raises:
         UserError: ``root`` holds something else; the source cannot be had, or is no whole data set.
@@ -51,8 +45,10 @@ def fetch(source: str, root: StrPath) -> None:
 
             partial = TemporaryDirectory(None, prefix, root.parent, ignore_cleanup_errors=True)
             with partial as folder:
-                _fetch_into(Path(folder), source)
-                Path(folder, "data").rename(root)
+                data = Path(folder, "data")
+                data.mkdir()
+                _fetch_into(data, source, encoding)
+                data.rename(root)
     except Timeout:
         busy = f"Another process is fetching into {root}"
         raise UserError(f"{busy}. Wait until it has ended.") from None
@@ -77,21 +73,14 @@ def _is_there(root: Path) -> bool:
     return False
 
 
-def _fetch_into(partial: Path, source: str) -> None:
-    """Fetch into ``partial/data``."""
-    data = partial / "data"
-    data.mkdir()
-    archive = Path(source)
-    if "://" in source:
-        archive = partial / "download.zip"
-        download(source, archive)
+def _fetch_into(data: Path, source: str, encoding: str | None) -> None:
     if source == "kaggle":
         _copy_from_kaggle(data)
-    elif archive.is_file():
-        unpack(archive, data, source)
+    elif Path(source).is_file():
+        unpack(Path(source), data, encoding)
     else:
         raise UserError(
-            f"source={source} is not a file. Give kaggle, a URL (https://…), or the path of a zip archive. "
+            f"source={source} is not a file. Give kaggle, or the path of a zip archive (one on the net: get it in a browser). "
             "A folder that is unpacked already needs no fetching: data.root=DIR."
         )
     try:
@@ -117,7 +106,8 @@ def _copy_from_kaggle(data: Path) -> None:
         raise UserError(
             f"Kaggle did not give the data set: {' '.join(str(error).split()) or type(error).__name__}\n"
             "Check the network, and if it asks for an account, your key (https://www.kaggle.com/settings).\n"
-            f"Or go to https://www.kaggle.com/datasets/{KAGGLE_SLUG}\n{BROWSER}"
+            f"Or go to https://www.kaggle.com/datasets/{KAGGLE_SLUG}, get the archive in a browser, and give "
+            "source=ARCHIVE.zip"
         ) from None
 
     files = [path for path in folder.rglob("*") if path.is_file()]
@@ -126,40 +116,3 @@ def _copy_from_kaggle(data: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
     print(f"kagglehub keeps a copy of its own in {folder}")
-
-
-def download(url: str, file: Path) -> None:
-    """Download a zip archive by http or https, with a progress bar.
-
-    Raises:
-        UserError: another scheme, an error or no answer, no zip archive, or too few or many bytes.
-    """
-    opener = build_opener(_HttpOnly)
-    size = 0
-    try:
-        with opener.open(url, timeout=TIMEOUT) as reply, file.open("wb") as out, progress() as bar:
-            expected = reply.length
-            task = bar.add_task("Downloading", total=expected)
-            while chunk := reply.read(CHUNK):
-                if size == 0 and not chunk.startswith(b"PK"):
-                    kind = f"no zip archive but {reply.headers.get_content_type()}"
-                    raise UserError(f"{url} is {kind}. Does it ask for a login? {BROWSER}")
-                size += len(chunk)
-                if size > MAX_BYTES:
-                    raise UserError(f"{url} is larger than {MAX_BYTES} bytes.")
-                out.write(chunk)
-                bar.advance(task, len(chunk))
-    except (URLError, HTTPException, ConnectionError, TimeoutError, ValueError) as error:
-        raise UserError(f"{url} cannot be fetched: {error}") from None
-    if size < (expected or 1):
-        total = expected or "unknown"
-        raise UserError(f"{url} broke off after {size} of {total} bytes. Try again.")
-
-
-class _HttpOnly(BaseHandler):
-    """Refuses any other address, also one that a server sends on to."""
-
-    def default_open(self, request: Request) -> None:
-        if request.type not in ("http", "https"):
-            url = request.full_url
-            raise UserError(f"{url} is refused: a URL should begin with https:// or http://")

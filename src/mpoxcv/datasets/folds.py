@@ -146,11 +146,11 @@ def require_safe_names(table: pd.DataFrame, names: Names) -> None:
             )
 
 
-def suspicions(table: pd.DataFrame, contents: pd.Series) -> list[str]:
+def suspicions(table: pd.DataFrame, contents: pd.Series, names: Names | None = None) -> list[str]:
     """Return reasons to think that the patients are miscounted; arguments as in join_twins."""
     shared = table.groupby(contents)["patient"].transform("nunique") > 1
     notes = [
         f"{' and '.join(images)} are the same, so their patients are split as one."
         for _, images in table["image"][shared].groupby(contents)
     ]
-    return [*notes, *map(str, doubts(table.assign(path=table["image"])))]
+    return [*notes, *map(str, doubts(table.assign(path=table["image"]), names))]

@@ -22,7 +22,7 @@ from mpoxcv.command_line import command_for, setting
 from mpoxcv.datasets import folds as splitting
 from mpoxcv.errors import UserError, check_number
 from mpoxcv.pictures.images import decode, encode_jpeg
-from mpoxcv.pictures.patients import compare_rows, join_twins, read_names
+from mpoxcv.pictures.patients import Names, join_twins, read_names
 from mpoxcv.pictures.pixels import resize
 from mpoxcv.pictures.tree import FOLDERS, index_flat
 from mpoxcv.storage.files import StrPath, write_json, write_linked
@@ -32,7 +32,7 @@ def make_folds(
     source: StrPath,
     output: StrPath,
     classes: Sequence[str] | None,
-    name_pattern: str,
+    name_pattern: str | Names,
     augment: Callable[[np.ndarray], Any],
     copies: int = 14,
     size: int | None = 224,
@@ -42,8 +42,6 @@ def make_folds(
     cache_dir: StrPath = "data/cache",
     threads: int | None = None,
     augment_config: str = "",
-    patients: StrPath | None = None,
-    ignore_classes: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Write the tree of ``mpoxcv.pictures.tree``, folds.csv and folds.json, and print a summary.
 
@@ -52,8 +50,7 @@ def make_folds(
     nothing is left. ``output`` may be there if it is empty.
 
     ``source`` holds one folder a class; ``classes``, ``name_pattern`` (which must read copies'
-    names, too), ``exclude``, ``patients`` and ``ignore_classes`` are as in
-    ``mpoxcv.pictures.tree.index_flat``. There are ``n_folds``
+    names, too) and ``exclude`` are as in ``mpoxcv.pictures.tree.index_flat``. There are ``n_folds``
     folds, from 3. Each Train picture gets ``copies``, ``<name of the original>_aug01.jpg`` etc.,
     ``size`` pixels high and wide (None: as the original). ``augment`` makes them, from uint8
     (H, W, 3) to a uint8 tensor (3, H, W), random by torch's generator; ``augment_config``, what it
@@ -73,20 +70,19 @@ def make_folds(
     if size is not None:
         check_number("size", size, 1)
 
-    table = index_flat(source, classes, name_pattern, exclude, patients, ignore_classes)
-    names = read_names(name_pattern, patients)
+    names = read_names(name_pattern)
+    table = index_flat(source, classes, names, exclude)
     splitting.require_safe_names(table, names)
     same = same_pictures(source, table["path"].tolist(), cache_dir, threads)
     contents = pd.Series(same, table.index)
-    notes = [*map(str, compare_rows(table, patients)), *splitting.suspicions(table, contents)]
+    notes = splitting.suspicions(table, contents, names)
     joined = table.assign(patient=join_twins(table, contents))
     assigned = splitting.assign_folds(joined, n_folds, seed)
     folds = table[["image", "patient", "class"]].merge(assigned, on="image")
 
     counts = table.groupby("class").agg(pictures=("image", "size"), patients=("patient", "nunique"))
     record: dict[str, Any] = {"seed": seed, "n_folds": n_folds, "copies": copies, "size": size}
-    told = {"name_pattern": name_pattern, "patients": patients and Path(patients).name}
-    record |= {**told, "classes": counts.to_dict("index"), "warnings": notes}
+    record |= {"patients": names.by, "classes": counts.to_dict("index"), "warnings": notes}
     versions = {name: version(name) for name in ("scikit-learn", "torch", "torchvision", "pillow")}
     record |= {"augment": augment_config, "versions": versions}
 
@@ -196,7 +192,7 @@ def next_command(
     line, where the config leaves them open.
     """
     # of the source, or replaced here
-    dropped = ("data.root=", "data.exclude=", "data.classes=null")
+    dropped = ("data.root=", "data.exclude=", "data.ignore_classes=", "data.classes=null")
     of_data = [text for text in overrides if text.startswith(("data.", "+data."))]
     arguments = ["fold=1", f"data={data}", setting("data.root", output)]
     arguments += [setting("data.classes", list(classes))] if classes else []

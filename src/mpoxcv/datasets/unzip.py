@@ -22,7 +22,7 @@ RATIO_FROM = 100 * 2**20
 MAX_NAME, MAX_PATH = 255, 1024
 CHUNK = 2**20
 # or has control characters
-LEADS_OUT = re.compile(r"[\x00-\x1f\x7f\\]|^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
+LEADS_OUT = re.compile(r"[\x00-\x1f\x7f]|^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
 ENCRYPTED = 0x1 | 0x40
 # what zipfile and our writing raise for damaged or contradictory archives
 BROKEN = (
@@ -31,17 +31,23 @@ BROKEN = (
 )  # fmt: skip
 
 
-def unpack(archive: Path, folder: Path, name: str) -> None:
-    """Unpack a zip archive, called ``name`` in messages, into an empty folder, with a progress bar.
+def unpack(archive: Path, folder: Path, encoding: str | None = None) -> None:
+    """Unpack a zip archive into an empty folder, with a progress bar.
+
+    ``encoding`` is of names that are not marked as UTF-8; None takes UTF-8 (macOS does not mark).
 
     Raises:
-        UserError: it is broken (``folder`` may hold a part of it then), or refused by ``refusal``.
+        UserError: it is broken (``folder`` may hold a part of it then), or refused by ``refusal``,
+            or its names have another encoding.
     """
     try:
-        with zipfile.ZipFile(archive) as opened, progress() as bar:
+        with _open(archive, encoding or "utf-8") as opened, _progress() as bar:
             members = opened.infolist()
+            for member in members:
+                # Windows' PowerShell packs with backslashes, which are no part of a name there
+                member.filename = member.filename.replace("\\", "/")
             if why := refusal(members, archive.stat().st_size):
-                raise UserError(f"{name} is refused: {why}. Nothing was unpacked.")
+                raise UserError(f"{archive} is refused: {why}. Nothing was unpacked.")
 
             task = bar.add_task("Unpacking", total=sum(member.file_size for member in members))
             for member in members:
@@ -58,7 +64,17 @@ def unpack(archive: Path, folder: Path, name: str) -> None:
                     raise zipfile.BadZipFile("its files are not as large as it declares")
                 bar.advance(task, written)
     except BROKEN as error:
-        raise UserError(f"{name} is no zip archive, or a broken one: {error}") from None
+        raise UserError(f"{archive} is no zip archive, or a broken one: {error}") from None
+
+
+def _open(archive: Path, encoding: str) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(archive, metadata_encoding=encoding)
+    except (UnicodeDecodeError, LookupError) as error:
+        raise UserError(
+            f"{archive} is refused: its files' names are not in {encoding} ({error}). Nothing was unpacked. "
+            "Say what they are in: encoding=gbk (Chinese), cp932 (Japanese), cp949 (Korean), cp1252 or cp437 (Western)."
+        ) from None
 
 
 def refusal(members: Sequence[zipfile.ZipInfo], packed: int) -> str | None:
@@ -70,16 +86,17 @@ def refusal(members: Sequence[zipfile.ZipInfo], packed: int) -> str | None:
 
     taken: set[str] = set()
     for member in members:
-        # zipfile cuts its other name at a zero byte
-        name = member.orig_filename
+        # where it goes, and as the archive has it: zipfile cuts the first at a zero byte
+        name = member.filename
+        packed_name = member.orig_filename.replace("\\", "/")
         path = PurePosixPath(name.casefold())
         longest = max((len(part.encode()) for part in path.parts), default=0)
         if len(name.encode()) > MAX_PATH or longest > MAX_NAME:
             return f"the name {name[:60]!r}… is too long"
         if not name:
             return "a member has no name"
-        if LEADS_OUT.search(name):
-            return f"the name {name!r} may lead out of the folder"
+        if LEADS_OUT.search(name) or LEADS_OUT.search(packed_name):
+            return f"the name {packed_name!r} may lead out of the folder"
         if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             return f"{name!r} is a link or a special file"
         if member.flag_bits & ENCRYPTED:
@@ -92,7 +109,6 @@ def refusal(members: Sequence[zipfile.ZipInfo], packed: int) -> str | None:
     return None
 
 
-def progress() -> Progress:
-    """Return a progress bar that counts bytes."""
+def _progress() -> Progress:
     counts = BarColumn(), DownloadColumn(), TimeRemainingColumn()
     return Progress(TextColumn("{task.description}"), *counts, transient=True)

@@ -9,6 +9,7 @@ Both folders may lie at any depth up to three below the root, since archives unp
 "Original Images/Original Images/FOLDS".
 """
 
+import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ import pandas as pd
 
 from mpoxcv.command_line import setting, shell
 from mpoxcv.errors import UserError, did_you_mean, holds_invisible, nfc, say_once, shorten
-from mpoxcv.pictures.patients import parse_names, read_names
+from mpoxcv.pictures.patients import Names, parse_names, read_names
 from mpoxcv.storage.files import StrPath
 
 SPLITS = ("train", "val", "test")
@@ -55,20 +56,17 @@ COLUMNS = ["path", "image", "class", "label"]
 def index_folds(
     root: StrPath,
     classes: Sequence[str],
-    name_pattern: str,
+    name_pattern: str | Names,
     folds: Iterable[int] = range(1, 6),
     exclude: Sequence[str] = (),
-    patients: StrPath | None = None,
-    ignore_classes: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Read the tree below ``root`` into a table with one row a picture file.
 
     ``classes`` are folders' names, in the order of their labels. ``name_pattern`` is a regular
     expression of a whole file name without its suffix, with the groups ``patient`` and ``original``
     (for a copy the name, without suffix, of the picture it was made from; for an original its own);
-    a table of ``patients`` takes its place (see ``mpoxcv.pictures.patients``). ``exclude`` are
-    shell patterns of paths, relative to ``root``, that are left out, as are the class folders
-    ``ignore_classes``.
+    or it is what ``mpoxcv.pictures.patients.read_names`` returned. ``exclude`` are shell patterns
+    of paths, relative to ``root``, that are left out; those of a class folder end with a slash.
 
     Returns:
         A table sorted by fold, augmented, split, label and path. Its columns are ``path`` (str,
@@ -82,7 +80,7 @@ def index_folds(
             folder is not in ``classes``; nothing tells a patient; a folder cannot be read.
     """
     root = Path(root)
-    names = read_names(name_pattern, patients)
+    names = read_names(name_pattern)
     originals, augmented = find_fold_folders(root)
     trees: dict[Path, tuple[str, ...]] = {originals: SPLITS}
     if augmented is not None:
@@ -93,7 +91,7 @@ def index_folds(
         for tree, splits in trees.items():
             for split, folder in _split_folders(tree, fold, splits).items():
                 pictures = list(_read_classes(
-                    root, folder, classes, exclude, others, ignore_classes, split == "train"
+                    root, folder, classes, exclude, others, split == "train"
                 ))  # fmt: skip
                 if not pictures:
                     raise UserError(f"{folder} holds no picture of {', '.join(classes)}.")
@@ -108,10 +106,8 @@ def index_folds(
 def index_flat(
     root: StrPath,
     classes: Sequence[str] | None,
-    name_pattern: str,
+    name_pattern: str | Names,
     exclude: Sequence[str] = (),
-    patients: StrPath | None = None,
-    ignore_classes: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Read a flat folder ``<class>/<picture>`` into a table, sorted by label and path.
 
@@ -119,12 +115,11 @@ def index_flat(
     ``augmented``; ``classes`` None takes the folders' names in alphabetical order.
     """
     root = Path(root)
-    names = read_names(name_pattern, patients)
+    names = read_names(name_pattern)
     if classes is None:
-        folders = [folder.name for folder in _folders(root)]
-        classes = [name for name in folders if name not in ignore_classes]
+        classes = list(_class_folders(root, root, exclude))
     others: list[str] = []
-    pictures = _read_classes(root, root, classes, exclude, others, ignore_classes)
+    pictures = _read_classes(root, root, classes, exclude, others)
     table = pd.DataFrame(pictures, columns=COLUMNS)
     name_others(others, root)
     table = pd.concat([table, parse_names(table, names)], axis=1)
@@ -231,38 +226,51 @@ def _split_folders(folds: Path, fold: int, needed: Sequence[str]) -> dict[str, P
     return {split: splits[split] for split in needed}
 
 
+def left_out(classes: Sequence[str]) -> list[str]:
+    """Return the patterns for ``exclude`` that leave these classes' folders out."""
+    escaped = [glob.escape(str(name)) for name in classes]
+    return [f"{above}{name}/" for name in escaped for above in ("", "*/")]
+
+
+def _class_folders(root: Path, folder: Path, exclude: Sequence[str]) -> dict[str, Path]:
+    folders = {f"{path.relative_to(root).as_posix()}/": path for path in _folders(folder)}
+    left = [path for base, path in folders.items() if not _matches(base, exclude)]
+    by_name = {nfc(path.name): path for path in left}
+    if len(by_name) < len(left):
+        raise UserError(f"{folder} holds two folders of one name, in two Unicode forms: join them.")
+    return by_name
+
+
+def _matches(path: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(nfc(path), nfc(pattern)) for pattern in patterns)
+
+
 def _read_classes(
     root: Path,
     folder: Path,
     classes: Sequence[str],
     exclude: Sequence[str],
     others: list[str],
-    ignored: Sequence[str],
     all_needed: bool = True,
 ) -> Iterator[tuple[str, str, str, int]]:
     """Yield ``COLUMNS`` of the pictures in the folders of all classes; ``others`` gets the rest."""
-    class_folders = {nfc(class_folder.name): class_folder for class_folder in _folders(folder)}
-    if len(class_folders) < len(_folders(folder)):
-        raise UserError(f"{folder} holds two folders of one name, in two Unicode forms: join them.")
+    class_folders = _class_folders(root, folder, exclude)
     _require_visible(folder, class_folders)
     listed = ", ".join(classes)
-    if unknown := sorted(set(class_folders) - set(map(nfc, [*classes, *ignored]))):
+    if unknown := sorted(set(class_folders) - set(map(nfc, classes))):
         raise UserError(
             f"Class folder(s) that data.classes does not name, in {folder}: {', '.join(unknown)}.\n"
             f"data.classes is [{listed}].{did_you_mean(unknown[0], classes)} "
             "Rename the folder, name the class in data.classes, or leave it out: "
             f"{shell(setting('data.ignore_classes', unknown))}"
         )
-    if both := sorted(set(classes) & set(ignored)):
-        named = ", ".join(both)
-        raise UserError(f"data.classes and data.ignore_classes both name {named}: which is it?")
     if not class_folders:
         raise UserError(f"{folder} is empty: it should hold one folder a class ({listed}).")
 
     prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
 
     def kept(names: Iterable[str]) -> list[str]:
-        return [n for n in names if not any(fnmatchcase(nfc(prefix + n), nfc(p)) for p in exclude)]
+        return [name for name in names if not _matches(prefix + name, exclude)]
 
     beside = [e.name for e in _entries(folder) if not e.is_dir() and is_picture(e) is not None]
     others += [f"{prefix}{name}: lies in no class folder" for name in kept(beside)]
@@ -270,7 +278,7 @@ def _read_classes(
         class_folder = class_folders.get(nfc(name))
         if class_folder is None:
             if all_needed:
-                raise UserError(f"Class {name} has no folder in {folder}.")
+                raise UserError(f"Class {name} has no folder in {folder}, or it is left out.")
             continue
         pictures, rest = pictures_in(class_folder, f"{class_folder.name}/")
         files = kept(pictures)
