@@ -18,7 +18,7 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from mpoxcv.errors import UserError
 
-# those of a telephone's 200 megapixels, and a third more: while it is decoded, one takes 2.5 GB
+# those of a telephone's 200 megapixels (2 GB while they are decoded), and a third more
 MAX_PIXELS = 2**28
 # pictures of more pixels are decoded one at a time
 LARGE = 2**25
@@ -33,11 +33,12 @@ DAMAGED = (
 )  # fmt: skip
 # a JPEG with one of these may be turned, or have colours that are not sRGB's
 TOLD_OF_JPEGS = (b"Exif\0", b"tiff:Orientation", b"ICC_PROFILE\0")
-# by orientation: whether rows become columns, then what is turned round
-TURNS: dict[Any, tuple[bool, Any]] = {
-    2: (False, np.s_[:, ::-1]), 3: (False, np.s_[::-1, ::-1]), 4: (False, np.s_[::-1]),
-    5: (True, ...), 6: (True, np.s_[:, ::-1]), 7: (True, np.s_[::-1, ::-1]), 8: (True, np.s_[::-1]),
-}  # fmt: skip
+# by orientation, from 2
+TURN = Image.Transpose
+TURNS = dict(enumerate((
+    TURN.FLIP_LEFT_RIGHT, TURN.ROTATE_180, TURN.FLIP_TOP_BOTTOM, TURN.TRANSPOSE, TURN.ROTATE_270,
+    TURN.TRANSVERSE, TURN.ROTATE_90,
+), 2))  # fmt: skip
 MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 # grey levels between a profile's colours and sRGB's that are only another rounding
 ROUNDING = 3
@@ -104,21 +105,26 @@ def _sound_jpeg(data: bytes) -> np.ndarray | None:
 
 def _by_pillow(data: bytes, large: ExitStack) -> np.ndarray:
     try:
-        with warnings.catch_warnings(action="ignore"), opened(data) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                limit = f"the limit of {MAX_PIXELS} pixels: a decompression bomb?"
-                raise UserError(f"has {width} x {height} pixels, over {limit} Save it smaller")
-            if width * height > LARGE:
-                large.enter_context(ONE_AT_A_TIME)
-            pixels = np.asarray(_to_srgb(image))
-            # some formats have it behind the pixels
-            across, reverse = TURNS.get(_orientation(image), (False, ...))
+        with warnings.catch_warnings(action="ignore"):
+            return np.asarray(_upright(data, large))
     except UnidentifiedImageError:
         raise UserError("is not a picture in a format that Pillow knows") from None
     except DAMAGED as error:
         raise UserError(f"cannot be decoded: {error}") from None
-    return np.ascontiguousarray((pixels.swapaxes(0, 1) if across else pixels)[reverse])
+
+
+def _upright(data: bytes, large: ExitStack) -> Image.Image:
+    with opened(data) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            limit = f"the limit of {MAX_PIXELS} pixels: a decompression bomb?"
+            raise UserError(f"has {width} x {height} pixels, over {limit} Save it smaller")
+        if width * height > LARGE:
+            large.enter_context(ONE_AT_A_TIME)
+        # what some formats tell of it stands behind the pixels
+        image.load()
+        picture, turn = _to_srgb(image), TURNS.get(_orientation(image))
+    return picture if turn is None else picture.transpose(turn)
 
 
 def opened(data: bytes) -> Image.Image:
