@@ -1,9 +1,7 @@
 """The one exception whose message is written for the person at the keyboard."""
 
 import difflib
-import functools
 import re
-import sys
 from collections.abc import Iterable, Sequence
 
 
@@ -26,12 +24,6 @@ def visible(text: str) -> str:
 def holds_invisible(name: str) -> bool:
     """Tell whether a name has what :func:`visible` escapes, a newline or a tab."""
     return visible(name) != name or "\n" in name or "\t" in name
-
-
-@functools.cache
-def say_once(text: str) -> None:
-    """Say on stderr what is no mistake but should be known, once in a process."""
-    print(visible(text), file=sys.stderr)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
