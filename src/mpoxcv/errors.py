@@ -1,9 +1,7 @@
 """The one exception whose message is written for the person at the keyboard."""
 
 import difflib
-import functools
 import re
-import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -36,12 +34,6 @@ def holds_invisible(name: str) -> bool:
 def nfc(name: str) -> str:
     """Return a name in the one Unicode form in which names are compared: ö is one character."""
     return unicodedata.normalize("NFC", name)
-
-
-@functools.cache
-def say_once(text: str) -> None:
-    """Say on stderr what is no mistake but should be known, once in a process."""
-    print(visible(text), file=sys.stderr)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

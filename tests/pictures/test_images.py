@@ -1,6 +1,8 @@
 import io
 import struct
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFilter, PngImagePlugin
 
 from mpoxcv.errors import UserError
-from mpoxcv.pictures.images import MAX_PIXELS, decode
+from mpoxcv.pictures import images
+from mpoxcv.pictures.images import MAX_PIXELS, decode, decoded
 
 
 def encode(image: Image.Image, kind: str = "PNG", **options) -> bytes:
@@ -41,16 +44,17 @@ def test_exif_rotation_is_applied():
     assert decode(data).shape == (16, 8, 3)
 
 
-METHODS = [
-    None,
-    Image.Transpose.FLIP_LEFT_RIGHT,
-    Image.Transpose.ROTATE_180,
-    Image.Transpose.FLIP_TOP_BOTTOM,
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
-]
+# what each orientation does to (height, width, 3)
+UPRIGHT = {
+    1: lambda p: p,
+    2: np.fliplr,
+    3: lambda p: np.rot90(p, 2),
+    4: np.flipud,
+    5: lambda p: p.swapaxes(0, 1),
+    6: lambda p: np.rot90(p, -1),
+    7: lambda p: np.rot90(p, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
 WIDE = RGB.resize((16, 8))
 FORM = "<x:xmpmeta xmlns:x='adobe:ns:meta/'><rdf:RDF>{}</rdf:RDF></x:xmpmeta>"
 
@@ -83,11 +87,10 @@ def with_orientation(image: Image.Image, kind: str, number: int, where: str) -> 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
 def test_one_rule_of_orientation_for_all_formats(kind, mode, where):
     image = WIDE.convert(mode)
-    upright = Image.fromarray(decode(with_orientation(image, kind, 1, where)))
-    for number, method in enumerate(METHODS, 1):
+    stored = decode(with_orientation(image, kind, 1, where))
+    for number, turn in UPRIGHT.items():
         shown = decode(with_orientation(image, kind, number, where))
-        expected = upright.transpose(method) if method is not None else upright
-        assert np.array_equal(shown, np.asarray(expected)), number
+        assert np.array_equal(shown, turn(stored)), number
 
 
 def exif_of(*entries: tuple[int, int, int, bytes], order: str = "<") -> bytes:
@@ -224,3 +227,48 @@ def test_absurd_chroma_sampling_gives_a_picture_or_a_user_error():
             assert decode(JPEG[:at] + bytes([sampling]) + JPEG[at + 1 :]).shape == (200, 200, 3)
         except UserError:
             pass
+
+
+def test_of_large_pictures_there_is_one_at_a_time(monkeypatch):
+    monkeypatch.setattr(images, "LARGE", 20 * 20)
+    inside, most = [], []
+
+    def use(data):
+        with decoded(data) as pixels:
+            inside.append(pixels.size)
+            time.sleep(0.02)
+            most.append(sum(size > 3 * 20 * 20 for size in inside))
+            inside.remove(pixels.size)
+
+    large = [encode(RGB.resize((30, 30)), kind) for kind in ("JPEG", "PNG", "WEBP")]
+    small = [encode(RGB.resize((20, 20)), "JPEG")]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(use, 3 * large + 3 * small))
+        # neither a damaged one nor one that fails in use keeps the others waiting
+        list(pool.map(damaged_or_not, [large[1][:-30], large[0]]))
+        list(pool.map(use, large))
+    assert max(most) == 1
+
+
+def damaged_or_not(data):
+    try:
+        with decoded(data):
+            raise UserError("cannot be used")
+    except UserError:
+        pass
+
+
+def test_a_bomb_is_told_by_its_size_before_a_pixel_is_read():
+    jpeg = encode(Image.new("L", (16, 16)), "JPEG")
+    at = jpeg.index(b"\xff\xc0") + 5
+    for width, height in ((16_384, 16_385), (65_535, 65_535)):
+        size = struct.pack(">HH", height, width)
+        with pytest.raises(UserError, match=f"{width} x {height} pixels.*Save it smaller"):
+            decode(jpeg[:at] + size + jpeg[at + 4 :])
+
+
+@pytest.mark.slow
+def test_200_megapixels_decode():
+    data = encode(Image.new("L", (16_320, 12_240), 128), "JPEG")
+    pixels = decode(data)
+    assert pixels.shape == (12_240, 16_320, 3) and pixels.min() == pixels.max() == 128

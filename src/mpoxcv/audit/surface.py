@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mpoxcv.pictures.images import opened, profile_of
+from mpoxcv.pictures.images import opened, read_profile
 from mpoxcv.pictures.pixels import edges_and_colours
 
 SURFACE = (
@@ -18,7 +18,7 @@ def surface(data: bytes, pixels: np.ndarray) -> tuple[float, ...]:
     """Return the numbers named in ``SURFACE`` of a file's bytes and uint8 (height, width, 3)."""
     with opened(data) as image:
         tables = getattr(image, "quantization", None) or {}
-        profile = profile_of(image)
+        profile, *_ = read_profile(image.info.get("icc_profile"))
     quantisation = sum(tables[0]) / len(tables[0]) if 0 in tables else 0.0
 
     height, width, _ = pixels.shape

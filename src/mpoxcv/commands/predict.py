@@ -151,7 +151,7 @@ def find_pictures(images: str) -> list[Path]:
     pictures: set[Path] = set()
     others: set[str] = set()
     for match in matches:
-        if match != path and not tree.SYSTEM_NAMES.isdisjoint(p.lower() for p in match.parts):
+        if match != path and any(part.lower() in tree.SYSTEM_NAMES for part in match.parts):
             continue
         if match.is_dir():
             names, reasons = tree.pictures_in(match)
@@ -161,7 +161,7 @@ def find_pictures(images: str) -> list[Path]:
             pictures.add(match)
         elif taken is False:
             others.add(f"{match}: {tree.NO_PICTURE}")
-    tree.name_others(sorted(others), images)
+    tree.name_others(images, *sorted(others))
     if not pictures:
         ways = "Give a picture, a folder, or a glob: 'images=new/*.jpg'"
         raise UserError(f"images={images} names no picture. {ways}")

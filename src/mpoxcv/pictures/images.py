@@ -2,13 +2,14 @@
 
 import base64
 import functools
+import importlib
 import io
 import re
 import struct
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +19,13 @@ from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from mpoxcv.errors import UserError
 
-# those of a telephone's 200 megapixels, and a third more: while it is decoded, one takes 2.5 GB
+# those of a telephone's 200 megapixels (2 GB while they are decoded), and a third more
 MAX_PIXELS = 2**28
 # pictures of more pixels are decoded one at a time
 LARGE = 2**25
 ONE_AT_A_TIME = threading.RLock()
 # no more: Pillow's EPS, for one, would start Ghostscript
-FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF")
-HEIC = re.compile(rb"....ftyp(hei[cfmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL)
+FORMATS = ("JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "HEIF", "AVIF")
 # what Pillow's decoders raise
 DAMAGED = (
     OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError,
@@ -33,14 +33,14 @@ DAMAGED = (
 )  # fmt: skip
 # a JPEG with one of these may be turned, or have colours that are not sRGB's
 TOLD_OF_JPEGS = (b"Exif\0", b"tiff:Orientation", b"ICC_PROFILE\0")
-# by orientation: whether rows become columns, then what is turned round
-TURNS: dict[Any, tuple[bool, Any]] = {
-    2: (False, np.s_[:, ::-1]), 3: (False, np.s_[::-1, ::-1]), 4: (False, np.s_[::-1]),
-    5: (True, ...), 6: (True, np.s_[:, ::-1]), 7: (True, np.s_[::-1, ::-1]), 8: (True, np.s_[::-1]),
-}  # fmt: skip
+# orientations 2 to 8: mirrored, upside down, both, and then the same of pictures on their side
+TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))
 MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
 # grey levels between a profile's colours and sRGB's that are only another rounding
 ROUNDING = 3
+# the extra "heic" of pyproject.toml
+with suppress(ImportError):
+    importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -103,97 +103,77 @@ def _sound_jpeg(data: bytes) -> np.ndarray | None:
 
 
 def _by_pillow(data: bytes, large: ExitStack) -> np.ndarray:
+    missing = data[4:8] == b"ftyp" and "HEIF" not in Image.OPEN
+    hint = " (HEIC needs: pip install pillow-heif)" if missing else ""
     try:
-        with warnings.catch_warnings(action="ignore"), opened(data) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                limit = f"the limit of {MAX_PIXELS} pixels: a decompression bomb?"
-                raise UserError(f"has {width} x {height} pixels, over {limit} Save it smaller")
-            if width * height > LARGE:
-                large.enter_context(ONE_AT_A_TIME)
-            pixels = np.asarray(_to_srgb(image))
-            # some formats have it behind the pixels
-            across, reverse = TURNS.get(_orientation(image), (False, ...))
+        with warnings.catch_warnings(action="ignore"):
+            return np.asarray(_upright(data, large))
     except UnidentifiedImageError:
-        raise UserError("is not a picture in a format that Pillow knows") from None
+        raise UserError(f"is not a picture in a format that Pillow knows{hint}") from None
     except DAMAGED as error:
-        raise UserError(f"cannot be decoded: {error}") from None
-    return np.ascontiguousarray((pixels.swapaxes(0, 1) if across else pixels)[reverse])
+        raise UserError(f"cannot be decoded: {error}{hint}") from None
+
+
+def _upright(data: bytes, large: ExitStack) -> Image.Image:
+    with opened(data) as image:
+        width, height = image.size
+        if width * height > MAX_PIXELS:
+            limit = f"the limit of {MAX_PIXELS} pixels: a decompression bomb?"
+            raise UserError(f"has {width} x {height} pixels, over {limit} Save it smaller")
+        if width * height > LARGE:
+            large.enter_context(ONE_AT_A_TIME)
+        # what some formats tell of it stands behind the pixels
+        image.load()
+        picture, turn = _to_srgb(image), TURNS.get(_orientation(image))
+    return picture if turn is None else picture.transpose(turn)
 
 
 def opened(data: bytes) -> Image.Image:
-    """Open a picture, whose pixels are not read yet, without Pillow's limit on their number.
-
-    Raises:
-        UserError: it needs a decoder that is not installed.
-        UnidentifiedImageError, or one of ``DAMAGED``: it is no picture in one of ``FORMATS``.
-    """
-    stream = io.BytesIO(data)
-    if HEIC.match(data):
-        try:
-            from pillow_heif import HeifImageFile
-        except ImportError:
-            install = "pip install pillow-heif"
-            raise UserError(f"is HEIC, which Pillow reads after: {install}") from None
-        return HeifImageFile(stream)
-
+    """Open a picture as Pillow does, but of any size; ``DAMAGED`` or UserError where it is none."""
     Image.init()
-    for name in FORMATS:
-        factory, accept = Image.OPEN.get(name, (None, None))
+    for factory, accept in (Image.OPEN[name] for name in FORMATS if name in Image.OPEN):
         accepted = accept and accept(data[:16])
-        # of a build of Pillow without its decoder
-        if isinstance(accepted, str):
+        if accepted is True:
+            return factory(io.BytesIO(data), "")
+        if accepted:
             raise UserError(f"cannot be read by this Pillow: {accepted}")
-        if factory and accepted:
-            return factory(stream, "")
     raise UnidentifiedImageError
 
 
 def _orientation(image: Image.Image) -> Any:
     """Return EXIF's orientation, else XMP's, else None; no other tag is read."""
-    try:
+    number = None
+    # EXIF may be none
+    with suppress(*DAMAGED):
         number = image.getexif().get(ExifTags.Base.Orientation)
-    # of EXIF that is none
-    except DAMAGED:
-        number = None
-    xmp = re.search(rb'tiff:Orientation(?:="|>)(\d)', image.info.get("xmp", b""))
-    return int(xmp[1]) if xmp and number is None else number
-
-
-def profile_of(image: Image.Image) -> str:
-    """Return what a picture's colours are said to be: ``none``, ``sRGB``, ``broken``, ``other``."""
-    profile = image.info.get("icc_profile")
-    return _read_profile(profile)[0] if profile else "none"
+    text = image.info.get("xmp") if number is None else None
+    xmp = re.search(rb"tiff:Orientation(?:=[\"']|>)(\d)", text) if isinstance(text, bytes) else None
+    return int(xmp[1]) if xmp else number
 
 
 @functools.lru_cache(64)
-def _read_profile(profile: bytes) -> tuple[str, str, Any]:
-    """Return as in :func:`profile_of` what it is, and where ``other`` its mode and transform."""
-    srgb = ImageCms.createProfile("sRGB")
+def read_profile(profile: bytes | None) -> tuple[str, str, Any]:
+    """Return what it is (``none``, ``sRGB``, ``broken`` or ``other``), its mode and transform."""
+    if not profile:
+        return "none", "", None
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
         mode = MODES[source.profile.xcolor_space.strip()]
-        transform = ImageCms.buildTransform(source, srgb, mode, "RGB")
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
     except (ImageCms.PyCMSError, *DAMAGED):
         return "broken", "", None
-
     # every 32nd level of each colour
     levels = np.minimum(np.indices((9, 9, 9)).T.reshape(1, -1, 3) * 32, 255).astype(np.uint8)
     probe = Image.fromarray(levels).convert(mode)
-    shown = np.asarray(transform.apply(probe), int)
-    if np.abs(shown - np.asarray(probe.convert("RGB"))).max() <= ROUNDING:
-        return "sRGB", "", None
-    return "other", mode, transform
+    apart = np.asarray(transform.apply(probe), int) - np.asarray(probe.convert("RGB"))
+    return "sRGB" if np.abs(apart).max() <= ROUNDING else "other", mode, transform
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    profile = image.info.get("icc_profile")
-    _, mode, transform = _read_profile(profile) if profile else ("none", "", None)
-    if transform is None:
-        return _to_rgb(image)
-    image = image if image.mode == mode else _to_rgb(image)
+    kind, mode, transform = read_profile(image.info.get("icc_profile"))
+    image = image if image.mode == mode and kind == "other" else _to_rgb(image)
     # a profile of grey tells nothing of a picture in colour
-    return transform.apply(image) if image.mode == mode else image
+    return transform.apply(image) if image.mode == mode and kind == "other" else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -12,14 +12,16 @@ Both folders may lie at any depth up to three below the root, since archives unp
 import glob
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
 
 from mpoxcv.command_line import setting, shell
-from mpoxcv.errors import UserError, did_you_mean, holds_invisible, nfc, say_once, shorten
+from mpoxcv.errors import UserError, did_you_mean, holds_invisible, nfc, shorten, visible
 from mpoxcv.pictures.patients import Names, parse_names, read_names
 from mpoxcv.storage.files import StrPath
 
@@ -27,28 +29,27 @@ SPLITS = ("train", "val", "test")
 # as they are written, and as they are read
 FOLDERS = {"train": "Train", "val": "Valid", "test": "Test"}
 SPLIT_OF = {"train": "train", "valid": "val", "validation": "val", "val": "val", "test": "test"}
-# with these names files are pictures, and damaged if they do not decode; others are told by their
-# first bytes, but those of cameras' raw formats, which are TIFF without and no picture within
-PICTURE_SUFFIXES = (
+# files of these names are pictures, and damaged if they do not decode; others are told by their
+# first bytes, but those of cameras' raw formats, which are TIFF with no more than a preview
+PICTURES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".avif",
     ".heic", ".heif",
 )  # fmt: skip
-RAW_SUFFIXES = (".dng", ".cr2", ".nef", ".arw", ".orf", ".pef", ".raw", ".srw", ".3fr")
+RAW = (".dng", ".cr2", ".nef", ".arw", ".orf", ".pef", ".raw", ".srw", ".3fr")
 SIGNATURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|RIFF.{4}WEBP"
-    rb"|.{4}ftyp(avi[fs]|hei[cfmsx]|hev[cmsx]|mif1|msf1)",
-    re.DOTALL,
-)
+    rb"|.{4}ftyp(avi[fs]|hei[cfmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL,
+)  # fmt: skip
 NO_PICTURE = "is no picture of a format that can be read"
 # what may lie beside pictures, and what systems leave there
 SIDE_SUFFIXES = (
     ".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf", ".doc",
     ".docx", ".xls", ".xlsx", ".ods", ".log", ".ini", ".db",
 )  # fmt: skip
-SYSTEM_NAMES = frozenset({
+SYSTEM_NAMES = (
     "thumbs.db", "desktop.ini", "icon\r", "__macosx", "lost+found", "@eadir", "#recycle", "@recycle",
     "#snapshot", "$recycle.bin", "recycler", "system volume information",
-})  # fmt: skip
+)  # fmt: skip
 FOLD_FOLDER = re.compile(r"fold[ _-]?(\d+)([ _-]?aug)?", re.IGNORECASE)
 COLUMNS = ["path", "image", "class", "label"]
 
@@ -97,7 +98,7 @@ def index_folds(
                     raise UserError(f"{folder} holds no picture of {', '.join(classes)}.")
                 rows += [(*picture, fold, split, tree is augmented) for picture in pictures]
 
-    name_others(others, root)
+    name_others(str(root), *others)
     table = pd.DataFrame(rows, columns=[*COLUMNS, "fold", "split", "augmented"])
     table = pd.concat([table, parse_names(table, names)], axis=1)
     return table.sort_values(["fold", "augmented", "split", "label", "path"], ignore_index=True)
@@ -121,7 +122,7 @@ def index_flat(
     others: list[str] = []
     pictures = _read_classes(root, root, classes, exclude, others)
     table = pd.DataFrame(pictures, columns=COLUMNS)
-    name_others(others, root)
+    name_others(str(root), *others)
     table = pd.concat([table, parse_names(table, names)], axis=1)
     return table.sort_values(["label", "path"], ignore_index=True)
 
@@ -284,8 +285,8 @@ def _read_classes(
         files = kept(pictures)
         _require_visible(class_folder, files)
         if not files and all_needed:
-            there = shorten(f"{file}: {why}" for file, why in rest.items())
-            raise UserError(f"Class {name} has no picture in {class_folder}.\n{there}".strip())
+            found = ", ".join([*rest][:10]) or "nothing"
+            raise UserError(f"Class {name} has no picture in {class_folder} (found: {found}).")
         others += [f"{prefix}{file}: {rest[file]}" for file in kept(rest)]
         yield from ((prefix + file, file, name, label) for file in files)
 
@@ -304,14 +305,11 @@ def pictures_in(folder: Path, prefix: str = "") -> tuple[list[str], dict[str, st
     others: dict[str, str] = {}
     for entry in _entries(folder):
         name = prefix + entry.name
-        if entry.is_dir():
-            # it may go in circles
-            if entry.is_symlink():
-                others[name] = "is a link to a folder"
-                continue
-            below, others_below = pictures_in(Path(entry), f"{name}/")
-            pictures += below
-            others |= others_below
+        if entry.is_dir() and entry.is_symlink():
+            others[name] = "is a link to a folder"
+        elif entry.is_dir():
+            below = pictures_in(Path(entry), f"{name}/")
+            pictures, others = pictures + below[0], others | below[1]
         elif taken := is_picture(entry):
             pictures.append(name)
         elif taken is False:
@@ -322,22 +320,24 @@ def pictures_in(folder: Path, prefix: str = "") -> tuple[list[str], dict[str, st
 def is_picture(file: os.DirEntry[str] | Path) -> bool | None:
     """Tell whether a file (no folder) is a picture, or should be; None for one of another use."""
     suffix = os.path.splitext(file.name)[1].lower()  # noqa: PTH122  a Path for each takes longer
-    if suffix in PICTURE_SUFFIXES or not file.is_file():
+    if suffix in PICTURES or not file.is_file():
         return file.is_file() or file.is_symlink()
     try:
         with Path(file).open("rb") as stream:
             if SIGNATURE.match(stream.read(12)):
-                return suffix not in RAW_SUFFIXES
+                return suffix not in RAW
     # whoever reads it says why
     except OSError:
         return suffix not in SIDE_SUFFIXES
     return None if suffix in SIDE_SUFFIXES else False
 
 
-def name_others(others: Sequence[str], root: object) -> None:
+@cache
+def name_others(root: str, *others: str) -> None:
     """Say on stderr, once in a process, which files in ``root`` were not taken, and why."""
     if others:
-        say_once(f"{len(others)} file(s) in {root} are not taken:\n{shorten(others)}")
+        listed = visible(shorten(others))
+        print(f"{len(others)} file(s) in {root} are not taken:\n{listed}", file=sys.stderr)
 
 
 def _require_visible(folder: Path, names: Iterable[str]) -> None:
