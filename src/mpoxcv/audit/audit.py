@@ -54,8 +54,9 @@ def audit(
     paths = table["path"].tolist()
     records = describe(root, paths, digest_files(root, paths, threads), cache_dir, threads)
     is_original = ~table["augmented"].to_numpy()
-    pairs = likenesses(records[is_original], records, SUSPECTED, cache_dir)
     originals = table[is_original]
+    patients = originals["patient"].tolist(), table["patient"].tolist()
+    pairs = likenesses(records[is_original], records, SUSPECTED, cache_dir, patients)
     first = originals.drop_duplicates("image")
 
     suspected = leaks_of(table, records, pairs, SUSPECTED)

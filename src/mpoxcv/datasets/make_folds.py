@@ -72,7 +72,7 @@ def make_folds(
 
     table = index_flat(source, classes, name_pattern, exclude)
     splitting.require_safe_names(table, name_pattern)
-    same = same_pictures(source, table["path"].tolist(), cache_dir, threads)
+    same = same_pictures(source, table, cache_dir, threads)
     contents = pd.Series(same, table.index)
     notes = splitting.suspicions(table, contents)
     joined = table.assign(patient=splitting.join_twins(table, contents))
