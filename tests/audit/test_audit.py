@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import openpyxl
+import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
@@ -172,6 +173,23 @@ def test_page(tree: Path, tmp_path: Path, run_script: Callable) -> None:
     page = (tmp_path / "audit.html").read_text()
     assert "COW_90_01_&lt;b&gt;&amp;.jpg" in page and "<b>" not in page
     assert page.count("data:image/jpeg") >= 2 and "http" not in page
+
+
+def test_every_case_is_in_a_table_beside_the_page(
+    tree: Path, tmp_path: Path, run_script: Callable
+) -> None:
+    """The page shows the first of them, and names the table."""
+    for i in range(40):
+        shutil.copy(tree / TEST, tree / f"FOLDS/fold1/Train/Cowpox/COW_{100 + i}_01.jpg")
+    done = run_script("get_data", SMALL[0], "folds=2", "data.root=set", "report=my audit.html")
+    assert done.code == 0, done.err
+    assert "my audit_findings.csv" in done.out
+    page = (tmp_path / "my audit.html").read_text()
+    assert "The first 24 are shown; all are in" in page and 'href="my%20audit_findings.csv"' in page
+    cases = pd.read_csv(tmp_path / "my audit_findings.csv")
+    leaks = cases[cases["finding"] == "a picture of Valid or Test is also in Train, pixel by pixel"]
+    assert len(leaks) == 40 and set(leaks["fold"]) == {1} and set(leaks["other"]) == {TEST}
+    assert leaks["picture"].is_unique and "pictures never in a test set" in set(cases["finding"])
 
 
 def planted(picture: Image.Image, kind: str, rng: np.random.Generator) -> Image.Image:
