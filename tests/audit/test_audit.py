@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import openpyxl
+import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
@@ -174,6 +175,23 @@ def test_page(tree: Path, tmp_path: Path, run_script: Callable) -> None:
     assert page.count("data:image/jpeg") >= 2 and "http" not in page
 
 
+def test_every_case_is_in_a_table_beside_the_page(
+    tree: Path, tmp_path: Path, run_script: Callable
+) -> None:
+    """The page shows the first of them, and names the table."""
+    for i in range(40):
+        shutil.copy(tree / TEST, tree / f"FOLDS/fold1/Train/Cowpox/COW_{100 + i}_01.jpg")
+    done = run_script("get_data", SMALL[0], "folds=2", "data.root=set", "report=my audit.html")
+    assert done.code == 0, done.err
+    assert "my audit_findings.csv" in done.out
+    page = (tmp_path / "my audit.html").read_text()
+    assert "The first 24 are shown; all are in" in page and 'href="my%20audit_findings.csv"' in page
+    cases = pd.read_csv(tmp_path / "my audit_findings.csv")
+    leaks = cases[cases["finding"] == "a picture of Valid or Test is also in Train, pixel by pixel"]
+    assert len(leaks) == 40 and set(leaks["fold"]) == {1} and set(leaks["other"]) == {TEST}
+    assert leaks["picture"].is_unique and "pictures never in a test set" in set(cases["finding"])
+
+
 def planted(picture: Image.Image, kind: str, rng: np.random.Generator) -> Image.Image:
     side = int(picture.width * 0.9)
     x, y = rng.integers(0, picture.width - side + 1, 2)
@@ -242,6 +260,68 @@ def test_planted_set(
         assert threshold == SUSPECTED or len(hits) >= 0.95 * len(leaks)
     kept, outcome = settle_leaks(table, root, "drop", base / "cache")
     assert len(table) - len(kept) == outcome["dropped"] >= 100 * certain
+
+
+def spot(rng: np.random.Generator, side: int = 64) -> Image.Image:
+    """Draw a lesion as dermoscopy shows it: dark, centred, on pale skin."""
+    y, x = np.mgrid[:side, :side] / side - 0.5 + rng.normal(0, 0.03, (2, 1, 1))
+    angle = rng.uniform(0, np.pi)
+    u, v = np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+    radius = np.hypot(u, v / rng.uniform(0.65, 1)) / rng.uniform(0.12, 0.3)
+    dark = 1 / (1 + np.exp((radius - 1) / rng.uniform(0.03, 0.12)))
+    light = sum(slope * axis for slope, axis in zip(rng.normal(0, 12, 2), (x, y), strict=True))
+    grey = 200 - rng.uniform(50, 130) * dark + light
+    grey += rng.normal(0, 4, (side, side))
+    return Image.fromarray(
+        np.stack([grey * c for c in (1, 0.8, 0.7)], -1).clip(0, 255).astype("u1")
+    )
+
+
+def test_pictures_that_resemble_many_say_nothing(tmp_path: Path) -> None:
+    """Of lesions centred on pale skin most are alike; copies among them are found all the same."""
+    rng = np.random.default_rng(0)
+    folders = [tmp_path / f"set/FOLDS/fold1/{split}" for split in ("Train", "Valid", "Test")]
+    for i in range(90):
+        file = (
+            folders[i % 3] / CLASSES[i // 3 % 3] / f"{CLASSES[i // 3 % 3][:3].upper()}_{i}_01.jpg"
+        )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        picture = spot(rng)
+        picture.save(file, quality=90)
+        if i < 15 and i % 3 == 2:
+            copy = ImageOps.mirror(picture) if i % 2 else picture.rotate(90)
+            copy.save(folders[0] / CLASSES[0] / f"CHI_{900 + i}_01.jpg", quality=60)
+
+    table = index_folds(tmp_path / "set", CLASSES, PATTERN, [1])
+    found = {f.kind: f for f in audit(table, tmp_path / "set", tmp_path / "cache")}
+    leaks = found["a picture of Train looks like one of Valid or Test, changed"]
+    assert leaks.count == 5 and all("CHI_9" in train for train, _ in leaks.examples)
+    doubts = [f.count for kind, f in found.items() if kind.startswith(("suspected", "perhaps"))]
+    assert sum(doubts) <= 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "least"), [("flipped", 1), ("quarter turn", 1), ("jittered", 1), ("cropped", 0.95)]
+)
+def test_copies_of_photographs_are_found(
+    kind: str, least: float, real_data: Path, tmp_path: Path
+) -> None:
+    """The rule against featureless pictures costs no copy of a photograph."""
+    rng = np.random.default_rng(0)
+    paths, patients = [], []
+    for i, file in enumerate(sorted(real_data.glob("*/*.jpg"))):
+        picture = Image.open(file).convert("RGB")
+        for name, image in ((f"{i}.png", picture), (f"copy{i}.png", planted(picture, kind, rng))):
+            image.save(tmp_path / name)
+            paths.append(name)
+            patients.append(name)
+    records = describe(tmp_path, paths, digest_files(tmp_path, paths), tmp_path / "cache")
+    pairs = likenesses(records, records, SUSPECTED, tmp_path / "cache", (patients, patients))
+    alike = set(zip(pairs["left"], pairs["right"], strict=True))
+    pixels = records["pixels"].reshape(-1, 2)
+    hits = sum((a, b) in alike or (b, a) in alike for a, b in pixels.tolist())
+    assert hits >= least * len(pixels)
 
 
 @pytest.mark.parametrize("threshold", [0.4, 0.8])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import write_picture
 from mpoxcv.datasets.synthetic import MARKER, write_synthetic
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "get_data.py"
@@ -102,3 +103,27 @@ def test_torch_is_not_imported() -> None:
     modules = set(done.stdout.split())
     assert "mpoxcv.datasets.check" in modules
     assert not modules & {"torch", "lightning", "torchvision", "matplotlib"}
+
+
+SKIN = (
+    "actinic keratosis", "basal cell carcinoma", "dermatofibroma", "melanoma", "nevus", "vascular lesion",
+    "pigmented benign keratosis", "seborrheic keratosis", "squamous cell carcinoma",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [100, 200])
+def test_headings_are_not_broken_within_a_word(
+    width: int, tmp_path: Path, run_script: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where they do not fit, numbers stand for them."""
+    for i, name in enumerate(SKIN):
+        for split in ("Train", "Valid", "Test"):
+            write_picture(tmp_path / f"set/FOLDS/fold1/{split}/{name}/{split}{i}_1.jpg", i)
+    setenv = monkeypatch.setenv
+    monkeypatch.setattr(monkeypatch, "setenv", lambda name, _: setenv(name, str(width)))
+    classes = f"data.classes=[{','.join(SKIN)}]"
+    done = run_script("get_data", "data=custom", classes, "data.root=set", "folds=1")
+    assert done.code == 0, done.err
+    heading = next(line for line in done.out.splitlines() if "total" in line)
+    assert ("dermatofibroma" in heading) == (width == 200)
+    assert ("2 basal cell carcinoma, 3 dermatofibroma" in done.out) == (width == 100)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from mpoxcv.pictures.cache import digest_files
 from mpoxcv.pictures.patients import Names, doubts
 from mpoxcv.storage.files import StrPath
 
-# kept of each finding
+# shown of each finding
 EXAMPLES = 24
 # how far a class's share of a split may lie from that of all pictures before it is told
 SHARES_APART = 0.05
@@ -39,9 +39,19 @@ class Finding:
     severity: str
     effect: str
     count: int
-    # where it belongs to folds
-    by_fold: dict[int, int] = field(default_factory=dict)
-    examples: Sequence[Paths] = field(default_factory=list)
+    cases: Sequence[Paths] = ()
+    # of each case, where it belongs to one
+    folds: Sequence[int] = ()
+
+    @property
+    def by_fold(self) -> dict[int, int]:
+        """How many cases each fold has."""
+        return dict(Counter(self.folds))
+
+    @property
+    def examples(self) -> Sequence[Paths]:
+        """The first cases."""
+        return self.cases[:EXAMPLES]
 
 
 def audit(
@@ -60,8 +70,9 @@ def audit(
     paths = table["path"].tolist()
     records = describe(root, paths, digest_files(root, paths, threads), cache_dir, threads)
     is_original = ~table["augmented"].to_numpy()
-    pairs = likenesses(records[is_original], records, SUSPECTED, cache_dir)
     originals = table[is_original]
+    patients = originals["patient"].tolist(), table["patient"].tolist()
+    pairs = likenesses(records[is_original], records, SUSPECTED, cache_dir, patients)
     first = originals.drop_duplicates("image")
 
     suspected = leaks_of(table, records, pairs, SUSPECTED)
@@ -85,8 +96,7 @@ def audit(
 def _finding(
     kind: str, severity: str, effect: str, cases: Sequence[Paths], folds: Iterable[int] = ()
 ) -> Finding:
-    """Count all cases, by fold where they have one, and keep the first as examples."""
-    return Finding(kind, severity, effect, len(cases), dict(Counter(folds)), cases[:EXAMPLES])
+    return Finding(kind, severity, effect, len(cases), cases, list(folds))
 
 
 def _leaks(leaks: pd.DataFrame, severity: str = "leak") -> Iterator[Finding]:

@@ -116,16 +116,28 @@ def describe(
 
 
 def likenesses(
-    left: np.ndarray, right: np.ndarray, threshold: float, cache_dir: StrPath
+    left: np.ndarray,
+    right: np.ndarray,
+    threshold: float,
+    cache_dir: StrPath,
+    patients: tuple[Sequence[str], Sequence[str]] | None = None,
 ) -> pd.DataFrame:
     """Return pairs of distinct pictures: their ``pixels`` (``left``, ``right``) and ``likeness``.
 
-    The records on the left are tried in all templates; ``threshold`` is the least likeness. Pairs
-    are kept in ``cache_dir``, by the pictures' content.
+    The records on the left are tried in all templates; ``threshold`` is the least likeness, and
+    the records' ``patients`` tell which of them are featureless, as in
+    ``mpoxcv.audit.likeness.alike``. Pairs are kept in ``cache_dir``, by the pictures' content.
     """
-    left, right = (side[np.unique(side["pixels"], return_index=True)[1]] for side in (left, right))
+    firsts = [np.unique(side["pixels"], return_index=True)[1] for side in (left, right)]
+    left, right = left[firsts[0]], right[firsts[1]]
     key = hashlib.blake2b(repr((VERSION, threshold, len(left))).encode(), digest_size=16)
     key.update(left["pixels"].tobytes() + right["pixels"].tobytes())
+    codes = None
+    if patients is not None:
+        names = [np.asarray(side)[first] for side, first in zip(patients, firsts, strict=True)]
+        numbers = np.unique(np.concatenate(names).astype(str), return_inverse=True)[1]
+        codes = numbers[: len(left)], numbers[len(left) :]
+        key.update(numbers.tobytes())
     file = Path(cache_dir) / f"likeness-{key.hexdigest()}.npy"
     pairs = _load_array(file, PAIR)
     if pairs is None:
@@ -134,14 +146,19 @@ def likenesses(
         with FileLock(file.with_suffix(".lock")):
             pairs = _load_array(file, PAIR)
             if pairs is None:
-                pairs = _compare(left, right, threshold)
+                pairs = _compare(left, right, threshold, codes)
                 _save_array(file, pairs)
     return pd.DataFrame({name: pairs[name] for name in PAIR.names or ()})
 
 
-def _compare(left: np.ndarray, right: np.ndarray, threshold: float) -> np.ndarray:
+def _compare(
+    left: np.ndarray,
+    right: np.ndarray,
+    threshold: float,
+    patients: tuple[np.ndarray, np.ndarray] | None,
+) -> np.ndarray:
     blocks = [np.zeros(0, PAIR)]
-    for rows, columns, likeness in alike(left["thumb"], right["thumb"], threshold):
+    for rows, columns, likeness in alike(left["thumb"], right["thumb"], threshold, patients):
         ends = left["pixels"][rows], right["pixels"][columns]
         block = np.rec.fromarrays([*ends, likeness], PAIR)
         blocks.append(block[block["left"] != block["right"]])
@@ -149,16 +166,20 @@ def _compare(left: np.ndarray, right: np.ndarray, threshold: float) -> np.ndarra
 
 
 def same_pictures(
-    root: Path, paths: Sequence[str], cache_dir: StrPath, threads: int | None = None
+    root: Path, table: pd.DataFrame, cache_dir: StrPath, threads: int | None = None
 ) -> np.ndarray:
-    """Return int (len(paths),), equal for one picture, changed or not; errors as ``describe``."""
+    """Return int (N,), equal for one picture, changed or not; errors as ``describe``.
+
+    ``table`` has the columns ``path`` and ``patient``.
+    """
     # here, since it takes a while
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
+    paths, patients = table["path"].tolist(), table["patient"].tolist()
     records = describe(root, paths, digest_files(root, paths, threads), cache_dir, threads)
     distinct, number = np.unique(records["pixels"], return_inverse=True)
-    pairs = likenesses(records, records, CERTAIN, cache_dir)
+    pairs = likenesses(records, records, CERTAIN, cache_dir, (patients, patients))
     ends = np.searchsorted(distinct, pairs["left"]), np.searchsorted(distinct, pairs["right"])
     graph = coo_array((np.ones(len(pairs)), ends), shape=(len(distinct), len(distinct)))
     return connected_components(graph, directed=False)[1][number]

@@ -41,7 +41,8 @@ def settle_leaks(
     """
     records = describe(root, table["path"].tolist(), table["digest"].to_numpy(), cache_dir, threads)
     held = (table["split"] != "train").to_numpy()
-    pairs = likenesses(records[held], records[~held], CERTAIN, cache_dir)
+    patients = table.loc[held, "patient"].tolist(), table.loc[~held, "patient"].tolist()
+    pairs = likenesses(records[held], records[~held], CERTAIN, cache_dir, patients)
     leaks = leaks_of(table, records, pairs)
     leaking = table["path"].isin(leaks["train"]) & ~held
     by_kind = leaks["kind"].value_counts(sort=False).to_dict()

@@ -1,8 +1,10 @@
 """The audit's findings in the terminal, and as one page with the pictures side by side."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich import box
 from rich.console import Console
@@ -11,7 +13,8 @@ from rich.text import Text
 
 from mpoxcv.audit.audit import Finding
 from mpoxcv.pictures.images import thumbnail
-from mpoxcv.storage.files import write_atomically
+from mpoxcv.storage.files import write_atomically, write_csv
+from mpoxcv.storage.markup import for_spreadsheets
 
 STYLES = {"leak": "bold red", "warning": "yellow", "note": ""}
 
@@ -44,12 +47,25 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 def write_page(findings: Sequence[Finding], root: Path, file: Path, synthetic: bool) -> None:
-    """Write the findings and their examples as one HTML file that needs no other."""
+    """Write the findings and their examples as one HTML file, and all cases as a CSV beside it."""
+    cases = [
+        (finding.severity, finding.kind, fold, *(*paths, "")[:2])
+        for finding in findings
+        for paths, fold in itertools.zip_longest(finding.cases, finding.folds, fillvalue="")
+    ]
+    table = file.with_name(f"{file.stem}_findings.csv")
+    columns = ["severity", "finding", "fold", "picture", "other"]
+    write_csv(table, for_spreadsheets(pd.DataFrame(cases, columns=columns)))
     environment = Environment(
         loader=PackageLoader("mpoxcv.audit", ""), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    content = {"findings": findings, "root": root.absolute(), "synthetic": synthetic}
+    content = {
+        "findings": findings,
+        "root": root.absolute(),
+        "synthetic": synthetic,
+        "table": table.name,
+    }
     template = environment.get_template("page.html.j2")
     write_atomically(file, template.render(content, thumbnail=thumbnail))
-    print(f"The page: {file}")
+    print(f"The page: {file}\nAll {len(cases)} cases: {table}")

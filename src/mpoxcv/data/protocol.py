@@ -71,7 +71,7 @@ def fold_table(
         split_file = root.absolute().with_name(f"{root.absolute().name}_grouped_folds.csv")
 
     def make() -> pd.DataFrame:
-        same = same_pictures(root, originals["path"].tolist(), cache_dir, threads)
+        same = same_pictures(root, originals, cache_dir, threads)
         joined = originals.assign(patient=join_twins(originals, pd.Series(same, originals.index)))
         return assign_folds(joined, 5, seed)
 

@@ -1,18 +1,20 @@
 """Whether a data set can be used: its counts beside the published ones, every picture decoded."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from mpoxcv.audit.descriptions import describe
 from mpoxcv.datasets.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COUNTS
 from mpoxcv.datasets.synthetic import is_synthetic
-from mpoxcv.errors import UserError
+from mpoxcv.errors import UserError, visible
 from mpoxcv.pictures.cache import digest_files
 from mpoxcv.pictures.patients import Names
 from mpoxcv.pictures.tree import index_folds
@@ -60,7 +62,16 @@ def check(
     if not console.is_terminal:
         console.width = max(console.width, 100)
     console.print(root.absolute(), soft_wrap=True)
-    console.print(_grid("SYNTHETIC pictures, of nobody's skin" if synthetic else "Pictures", rows))
+    title = "SYNTHETIC pictures, of nobody's skin" if synthetic else "Pictures"
+    grid = _grid(title, rows)
+    # a heading that would be broken within a word gives way to a number
+    unbroken = Measurement.get(console, console.options.update(width=sys.maxsize), grid).minimum
+    if unbroken > console.width:
+        numbers = {name: str(number) for number, name in enumerate(classes, 1)}
+        legend = ", ".join(f"{number} {visible(name)}" for name, number in numbers.items())
+        grid = _grid(title, [[numbers.get(cell, cell) for cell in rows[0]], *rows[1:]])
+        console.print(f"Classes: {legend}", soft_wrap=True)
+    console.print(grid)
     if differences := sum(DIFFERS in cell for row in rows for cell in row):
         differ = f"{differences} counts differ from those published for MSLD v2.0"
         advice = "Say so beside results on these data."

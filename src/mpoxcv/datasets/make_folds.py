@@ -73,7 +73,7 @@ def make_folds(
     names = read_names(name_pattern)
     table = index_flat(source, classes, names, exclude)
     splitting.require_safe_names(table, names)
-    same = same_pictures(source, table["path"].tolist(), cache_dir, threads)
+    same = same_pictures(source, table, cache_dir, threads)
     contents = pd.Series(same, table.index)
     notes = splitting.suspicions(table, contents, names)
     joined = table.assign(patient=join_twins(table, contents))
