@@ -13,7 +13,13 @@ import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from conftest import (
-    CLASSES, PATTERN, PROJECT, assert_composes, printed_commands, write_picture, write_tree
+    CLASSES,
+    PATTERN,
+    PROJECT,
+    assert_composes,
+    printed_commands,
+    write_picture,
+    write_tree,
 )  # fmt: skip
 from mpoxcv.command_line import as_typed, setting
 from mpoxcv.explain import options_of
@@ -104,9 +110,9 @@ def commands_in(output: str) -> list[list[str]]:
 
 
 def option_in(output: str, name: str) -> str:
-    """Return the option that stands in a line of its own, as a shell hands it over."""
-    (line,) = re.findall(rf"^  ('?{name}=.*)$", output, re.MULTILINE)
-    (option,) = shlex.split(line)
+    """Return the last option of the name, up to its line's end, as a shell hands it over."""
+    *_, text = re.findall(rf" ('?{name}=.*)$", output, re.MULTILINE)
+    (option,) = shlex.split(text)
     return option
 
 

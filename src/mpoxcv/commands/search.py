@@ -84,7 +84,7 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     search_only = ("hparams_search", "callbacks", "logger")
     given = HydraConfig.get().overrides
     searched = [o for o in as_given(given.hydra) if o.startswith("hydra.searchpath")]
-    typed = [*searched, *as_given(given.task)]
+    typed = [*as_given(given.task), *searched]
     overrides = [f"fold={','.join(map(str, plan.folds))}"]
     overrides += [option for option in typed if not option.startswith(search_only)]
     overrides += [setting(name, value) for name, value in best.items()]

@@ -116,7 +116,7 @@ def parse_names(paths: pd.Series, pattern: re.Pattern[str], name_pattern: str) -
             f"{len(failed)} file name(s) do not tell their patient by {shell(setting('data.name_pattern', name_pattern))}:\n"
             f"{shorten(failed)}\nRename them, leave them out with data.exclude=[…], or set data.name_pattern to a regular "
             "expression of the whole name without suffix, with the groups patient and original. If every picture is of "
-            f"another patient:\n  {shell(setting('data.name_pattern', EACH_ANOTHER))}"
+            f"another patient: {shell(setting('data.name_pattern', EACH_ANOTHER))}"
         )
     names = [match.group("patient", "original") for match in matches if match is not None]
     return pd.DataFrame(names, columns=["patient", "original"], index=paths.index)
