@@ -17,14 +17,14 @@ from mpoxcv.errors import UserError
 
 # the last parts of options that hold a path, or a pattern, and are taken as they are typed
 PATHS = frozenset({
-    "cache_dir", "ckpt_path", "dir", "dirpath", "filename", "folder", "images", "name_pattern", "output",
+    "cache_dir", "ckpt_path", "default_root_dir", "dir", "dirpath", "filename", "folder", "images", "name_pattern", "output",
     "output_dir", "patients", "report", "root", "run", "save_dir", "source", "split_file", "subdir",
     "submitit_folder", "tracking_uri", "weights",
 })  # fmt: skip
 # of those that hold another text
 TEXTS = frozenset({"citation", "name", "positive_class"})
 # of lists of paths, patterns or texts
-LISTS = frozenset({"classes", "exclude", "ignore_classes", "runs"})
+LISTS = frozenset({"classes", "exclude", "ignore_classes", "runs", "searchpath"})
 ITEM = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""")
 HYDRA_SWEEP = re.compile(r"(choice|glob|shuffle|sort)\(")
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from mpoxcv.command_line import command_for
+from mpoxcv.command_line import command_for, shell
 from mpoxcv.commands.run_folder import finished_metrics, resume_path, stored_parts
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
@@ -168,7 +168,7 @@ def print_results(
         console.print(f"{count} metrics differ from those in metrics.json of the run.")
     files = "predictions.csv, metrics.json, figures"
     console.print(f"Everything is in {folder}: {files}.", soft_wrap=True)
-    console.print(f"See it: tensorboard --logdir {folder.parent}", soft_wrap=True)
+    console.print(f"See it: {shell('tensorboard', '--logdir', str(folder.parent))}", soft_wrap=True)
 
 
 def _log_hparams(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, float]) -> None:

@@ -247,11 +247,16 @@ def _read_classes(
         pictures = [e for e in entries if e.name.lower().endswith(PICTURE_SUFFIXES) and e.is_file()]
         files = [picture.name for picture in pictures]
         for pattern in exclude:
-            files = [file for file in files if not fnmatchcase(nfc(f"{base}/{file}"), nfc(pattern))]
+            files = [file for file in files if not _is_meant(f"{base}/{file}", pattern)]
         _require_visible(class_folder, files)
         if not files:
             raise UserError(f"Class {name} has no picture in {class_folder}.")
         yield from ((f"{base}/{file}", f"{name}/{file}", name, label) for file in files)
+
+
+def _is_meant(path: str, pattern: str) -> bool:
+    # image[1].jpg is itself, too
+    return nfc(path) == nfc(pattern) or fnmatchcase(nfc(path), nfc(pattern))
 
 
 def _require_visible(folder: Path, names: Iterable[str]) -> None:
