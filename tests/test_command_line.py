@@ -110,9 +110,9 @@ def commands_in(output: str) -> list[list[str]]:
 
 
 def option_in(output: str, name: str) -> str:
-    """Return the option that stands in a line of its own, as a shell hands it over."""
-    (line,) = re.findall(rf"^  ('?{name}=.*)$", output, re.MULTILINE)
-    (option,) = shlex.split(line)
+    """Return the last option of the name, up to its line's end, as a shell hands it over."""
+    *_, text = re.findall(rf" ('?{name}=.*)$", output, re.MULTILINE)
+    (option,) = shlex.split(text)
     return option
 
 
@@ -172,6 +172,29 @@ def test_a_multirun_in_a_folder_of_any_name(run_script, tree, tmp_path):
     done = run_script("train", *go_on)
     assert done.code == 0 and done.out.count("nothing to do") == 1, done.err
     assert len(list((tmp_path / PLACE / "runs (old), v2").glob("fold=*/metrics.json"))) == 2
+
+
+def test_a_search_in_a_folder_of_any_name(run_script, tree, tmp_path):
+    pytest.importorskip("optuna")
+    (tmp_path / "my own (conf)/experiment").mkdir(parents=True)
+    (tmp_path / "my own (conf)/experiment/mine.yaml").write_text("# @package _global_\nseed: 7\n")
+    given = [f"data.root={tree}", *DATA, "trainer=cpu", "trainer.max_epochs=1"]
+    given += ["hparams_search.trials=1", "hparams_search.folds=[1]", "experiment=mine"]
+    given += [f"hydra.searchpath=[file://{tmp_path}/my own (conf)]", "hydra.run.dir=what? (1)#"]
+    done = run_script("search", *given)
+    assert done.code == 0, done.err
+    assert {"study.db", "best.yaml"} <= {file.name for file in (tmp_path / "what? (1)#").iterdir()}
+    ((script, *_),) = commands_in(done.out)
+    assert script == "scripts/train.py"
+
+
+def test_a_multirun_over_folders_of_any_name(run_script, tree, tmp_path):
+    (tmp_path / "set (1)").symlink_to(tree)
+    given = [*DATA, *QUICK, "hydra.sweep.dir=sweep"]
+    done = run_script("train", "-m", "fold=1", f"data.root={tree.name},set (1)", *given)
+    # the same pictures under two names, which the summary does not count twice
+    assert "Two runs of the same experiment" in done.err and len(commands_in(done.err)) == 1
+    assert len(list((tmp_path / "sweep").rglob("metrics.json"))) == 2
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,14 @@ from mpoxcv.errors import UserError
 
 # the last parts of options that hold a path, or a pattern, and are taken as they are typed
 PATHS = frozenset({
-    "cache_dir", "ckpt_path", "dir", "dirpath", "filename", "folder", "images", "name_pattern", "output",
+    "cache_dir", "ckpt_path", "default_root_dir", "dir", "dirpath", "filename", "folder", "images", "name_pattern", "output",
     "output_dir", "patients", "report", "root", "run", "save_dir", "source", "split_file", "subdir",
     "submitit_folder", "tracking_uri", "weights",
 })  # fmt: skip
 # of those that hold another text
 TEXTS = frozenset({"citation", "name", "positive_class"})
 # of lists of paths, patterns or texts
-LISTS = frozenset({"classes", "exclude", "ignore_classes", "runs"})
+LISTS = frozenset({"classes", "exclude", "ignore_classes", "runs", "searchpath"})
 ITEM = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""")
 HYDRA_SWEEP = re.compile(r"(choice|glob|shuffle|sort)\(")
 
@@ -120,25 +120,34 @@ def _typed(text: str, there: bool) -> str:
     if not there and text[:1] in ("'", '"') and _parsed(f"x={text}"):
         return text
     text = os.path.expanduser(text)  # noqa: PTH111  a Path would drop ./ and a slash at the end
-    return _spelled(text) if there else _quoted(text)
+    return _where_needed(_escaped(text) if there else text)
 
 
 def _spelled(value: Any) -> str:
-    if isinstance(value, str | Path):
-        # what OmegaConf would take for an interpolation
-        return _quoted(re.sub(r"(\\*)\$\{", r"\1\1\\${", str(value)))
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(_spelled, value))}]"
-    return (
-        str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
-    )
+        items = (_quoted(_escaped(v)) if isinstance(v, str) else _spelled(v) for v in value)
+        return f"[{','.join(items)}]"
+    if isinstance(value, str | Path):
+        return _where_needed(_escaped(str(value)))
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _quoted(text: str) -> str:
+def _escaped(text: str) -> str:
+    """Return a text that OmegaConf reads without an interpolation."""
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
+
+
+def _where_needed(text: str) -> str:
     """Return a text in quotes, unless Hydra reads it without them."""
     override = None if text[:1] == "~" else _parsed(f"x={text}")
     plain = override and not override.is_sweep_override() and override.value() == text
-    return text if plain else QuotedString(text, Quote.double).with_quotes()
+    return text if plain else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    return QuotedString(text, Quote.double).with_quotes()
 
 
 def _parsed(argument: str) -> Override | None:

@@ -255,14 +255,16 @@ def test_the_command(source, tmp_path):
     done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert "error: source=DIR must be given" in done.stderr
-    assert "python scripts/make_folds.py source=pictures output=data/custom" in done.stderr
+    # by the path that it was called by: it works from here
+    scripts = (PROJECT / "scripts").as_posix()
+    assert f"python {scripts}/make_folds.py source=pictures output=data/custom\n" in done.stderr
     assert "Traceback" not in done.stderr
     arguments = ["source=flat", "copies=1", "size=16"]
     done = subprocess.run([*script, *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     named = """'data.classes=["Mpox","Other ones"]'"""
     assert (
-        f"Next: python scripts/train.py fold=1 data=custom data.root=out/folds {named}\n"
+        f"Next: python {scripts}/train.py fold=1 data=custom data.root=out/folds {named}\n"
         in done.stdout
     )
     assert listing(tmp_path) == ["data", "flat", "out"]  # data: the cache

@@ -212,11 +212,11 @@ def _check(cfg: DictConfig) -> None:
     for option in ("overwrite", "held_out"):
         if not isinstance(cfg[option], bool):
             raise UserError(f"{option}={cfg[option]} should be true or false.")
-    require_suffix("output", cfg.output, ".csv")
     output = Path(str(cfg.output))
     if output.is_dir() or (output.exists() and not cfg.overwrite):
         ways = "give another output=FILE, or overwrite=true"
         raise UserError(f"{output} is there, and nothing is overwritten: {ways}.")
+    require_suffix("output", output, ".csv")
 
 
 def _decode(path: Path, forms: set[tuple[int, bool]]) -> dict[tuple[int, bool], np.ndarray] | str:

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,9 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     optuna.logging.set_verbosity(logging.WARNING)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=plan.startup_trials, n_warmup_steps=1)
     settings = {"study_name": str(plan.name), "direction": plan.direction, "load_if_exists": True}
-    storage = f"sqlite:///{folder / 'study.db'}"
+    # a URL would take a folder's ? and # for its own
+    database = {"creator": lambda: sqlite3.connect(folder / "study.db")}
+    storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs=database)
     study = optuna.create_study(storage=storage, pruner=pruner, **settings)
     # with the seed alone, a search that goes on would try the first trials' options again
     study.sampler = optuna.samplers.TPESampler(seed=cfg.seed + len(study.trials))
@@ -88,7 +91,7 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     search_only = ("hparams_search", "callbacks", "logger")
     given = HydraConfig.get().overrides
     searched = [o for o in as_given(given.hydra) if o.startswith("hydra.searchpath")]
-    typed = [*searched, *as_given(given.task)]
+    typed = [*as_given(given.task), *searched]
     overrides = [f"fold={','.join(map(str, plan.folds))}"]
     overrides += [option for option in typed if not option.startswith(search_only)]
     overrides += [setting(name, value) for name, value in best.items()]

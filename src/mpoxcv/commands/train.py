@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from mpoxcv.command_line import command_for
+from mpoxcv.command_line import command_for, shell
 from mpoxcv.commands.run_folder import finished_metrics, resume_path, stored_parts
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
@@ -198,7 +198,7 @@ def print_results(
         console.print(f"{count} metrics differ from those in metrics.json of the run.")
     files = "predictions.csv, metrics.json, figures"
     console.print(f"Everything is in {folder}: {files}.", soft_wrap=True)
-    console.print(f"See it: tensorboard --logdir {folder}", soft_wrap=True)
+    console.print(f"See it: {shell('tensorboard', '--logdir', str(folder))}", soft_wrap=True)
 
 
 def _texts(metrics: Metrics, split: str) -> dict[str, str]:

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from filelock import FileLock, Timeout
 from rich.progress import track
 
+from mpoxcv.command_line import setting, shell
 from mpoxcv.datasets.unzip import unpack
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.tree import find_fold_folders
@@ -69,7 +70,8 @@ def _is_there(root: Path) -> bool:
         print(f"Nothing to fetch: there is a data set in {root}")
         return True
     if root.is_mount():
-        raise UserError(f"{root} is a mount point. Give a folder in it: data.root={root}/msld_v2")
+        below = shell(setting("data.root", root / "msld_v2"))
+        raise UserError(f"{root} is a mount point. Give a folder in it: {below}")
     return False
 
 

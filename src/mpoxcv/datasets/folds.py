@@ -127,7 +127,7 @@ def require_safe_names(table: pd.DataFrame, names: Names) -> None:
             raise UserError(
                 f"{len(copied)} file(s) look like copies of other pictures {names.by}:\n{shorten(copied)}\n"
                 "Only originals can be split. If they are originals, set data.name_pattern. Else leave them out "
-                f"(paths; * stands for anything):\n  {leaving_out(copied[:10])}"
+                f"(paths; * stands for anything): {leaving_out(copied[:10])}"
             )
 
     repeated = table.assign(stem=stems).duplicated(["class", "stem"], keep=False)

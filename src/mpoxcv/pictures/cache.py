@@ -198,7 +198,7 @@ def unreadable(failures: list[str], root: Path) -> str:
     names = sorted(failure.partition(": ")[0] for failure in failures)
     return (
         f"{len(failures)} picture(s) in {root} cannot be used:\n{shorten(sorted(failures))}\n"
-        f"Replace them, or leave them out (paths; * stands for anything):\n  {leaving_out(names[:10])}"
+        f"Replace them, or leave them out (paths; * stands for anything): {leaving_out(names[:10])}"
     )
 
 

@@ -70,7 +70,7 @@ class NamePattern:
     remedy = (
         "Rename them, leave them out with data.exclude=[…], name their patients in a table, data.patients=FILE.csv, or "
         "set data.name_pattern to a regular expression of the whole name without suffix, with the groups patient and "
-        f"original. If every picture is of another patient:\n  {shell(setting('data.name_pattern', EACH_ANOTHER))}"
+        f"original. If every picture is of another patient: {shell(setting('data.name_pattern', EACH_ANOTHER))}"
     )
 
     def __init__(self, name_pattern: str) -> None:

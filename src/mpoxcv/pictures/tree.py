@@ -243,7 +243,9 @@ def _class_folders(root: Path, folder: Path, exclude: Sequence[str]) -> dict[str
 
 
 def _matches(path: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(nfc(path), nfc(pattern)) for pattern in patterns)
+    # image[1].jpg is itself, too
+    names = {nfc(pattern) for pattern in patterns}
+    return nfc(path) in names or any(fnmatchcase(nfc(path), name) for name in names)
 
 
 def _read_classes(
