@@ -40,6 +40,9 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
                 f"{operation[1]}, which this network needs, gives other last digits each time on this device. "
                 "Train all the same with trainer.deterministic=warn, or take another network or trainer=cpu."
             )
+        for text, hint in undocumented.REFUSALS.items():
+            if str(cause).startswith(text):
+                return f"{str(cause).strip().rstrip('.')}. {hint}"
         if type(cause).__name__ in KILLED:
             return "A job's process was killed: by the system, for want of memory or time, or by someone. Others are kept."
 

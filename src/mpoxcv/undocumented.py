@@ -16,6 +16,14 @@ NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementat
 # torch raises a bare RuntimeError where the CPU's memory is not enough; of a GPU's it has a class.
 NO_CPU_MEMORY = "DefaultCPUAllocator: "
 
+# Bare errors of torch and Lightning whose text is a sentence, by its beginning; what to do besides.
+REFUSALS = {
+    "Expected more than 1 value per channel when training": "BatchNorm takes no single picture where the network has "
+    "shrunk it to one pixel: data.batch_size=2 or more for each process, or a larger data.image_size.",
+    "Early stopping conditioned on metric": "Is a whole epoch trained, and validated (trainer.limit_val_batches)?",
+    " `val_check_interval` (": "See trainer.val_check_interval.",
+}
+
 # Hydra's exception for an unknown option or group does not hold its name (hydra #349).
 UNKNOWN_OPTION = re.compile(r"Could not override '([^']+)'(\. No match in the defaults list)?")
 
@@ -31,6 +39,8 @@ UNWANTED_WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\).*",
     # of a run that goes on in its own folder
     "Checkpoint directory .* exists and is not empty",
+    # scoring takes weights alone
+    "Be aware that when using `ckpt_path`, callbacks used to create the checkpoint need to be",
     # it looks for a DataLoader's sampler; our DataModule has its own one order of batches
     "You requested to overfit but enabled .* dataloader shuffling",
     # hydra/launcher=slurm_cpu uses it, and not Lightning

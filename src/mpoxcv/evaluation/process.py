@@ -15,6 +15,8 @@ def whoami() -> dict[str, Any]:
 
 def why_unfinished(job: Mapping[str, Any]) -> str:
     """Return what is known of a job that began and has not ended, from its job.json."""
+    if job.get("status") == "completed":
+        return "it ended without a test (trainer.limit_test_batches=0?)"
     pid = job.get("pid")
     if not isinstance(pid, int) or not 0 < pid < 2**31 or not {"host", "since"} <= job.keys():
         return "it began, and never ended: killed, interrupted, or still at work"
