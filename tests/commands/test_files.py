@@ -157,6 +157,11 @@ def test_a_class_of_other_files_alone_says_what_they_are(run_script, tmp_path):
 def test_files_that_are_no_files_do_not_stop_a_command(run_script, tmp_path, flat):
     shutil.copytree(flat, tmp_path / "set", symlinks=True)
     os.mkfifo(tmp_path / "set/A/P40_1.jpg")
+    (tmp_path / "set/circle").symlink_to("circle")
     given = ["source=set", "output=out", "n_folds=3", "copies=0", *OPTIONS]
     done = run_script("make_folds", *given)
     assert done.code == 0 and "A/P40_1.jpg: is no picture" in done.err
+    assert "circle: lies in no class folder" in done.err
+    (tmp_path / "set/A/P41_1.jpg").symlink_to("P41_1.jpg")
+    done = run_script("make_folds", *given[:1], "output=again", *given[2:])
+    assert done.code == 1 and "A/P41_1.jpg cannot be read: it is a link to" in done.err

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -187,7 +188,14 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [Path(entry.path) for entry in _entries(folder) if entry.is_dir()]
+    return [Path(entry.path) for entry in _entries(folder) if _is_folder(entry)]
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # a link that goes in a circle is none
+    with suppress(OSError):
+        return entry.is_dir()
+    return False
 
 
 def _numbered(folder: Path) -> dict[int, Path]:
@@ -275,7 +283,7 @@ def _read_classes(
     def kept(names: Iterable[str]) -> list[str]:
         return [name for name in names if not _matches(prefix + name, exclude)]
 
-    beside = [e.name for e in _entries(folder) if not e.is_dir() and is_picture(e) is not None]
+    beside = [e.name for e in _entries(folder) if not _is_folder(e) and is_picture(e) is not None]
     others += [f"{prefix}{name}: lies in no class folder" for name in kept(beside)]
     for label, name in enumerate(classes):
         class_folder = class_folders.get(nfc(name))
@@ -307,9 +315,9 @@ def pictures_in(folder: Path, prefix: str = "") -> tuple[list[str], dict[str, st
     others: dict[str, str] = {}
     for entry in _entries(folder):
         name = prefix + entry.name
-        if entry.is_dir() and entry.is_symlink():
+        if _is_folder(entry) and entry.is_symlink():
             others[name] = "is a link to a folder"
-        elif entry.is_dir():
+        elif _is_folder(entry):
             below = pictures_in(Path(entry), f"{name}/")
             pictures, others = pictures + below[0], others | below[1]
         elif taken := is_picture(entry):
@@ -322,9 +330,9 @@ def pictures_in(folder: Path, prefix: str = "") -> tuple[list[str], dict[str, st
 def is_picture(file: os.DirEntry[str] | Path) -> bool | None:
     """Tell whether a file (no folder) is a picture, or should be; None for one of another use."""
     suffix = os.path.splitext(file.name)[1].lower()  # noqa: PTH122  a Path for each takes longer
-    if suffix in PICTURES or not file.is_file():
-        return file.is_file() or file.is_symlink()
     try:
+        if suffix in PICTURES or not file.is_file():
+            return file.is_file() or file.is_symlink()
         with Path(file).open("rb") as stream:
             if SIGNATURE.match(stream.read(12)):
                 return suffix not in RAW
