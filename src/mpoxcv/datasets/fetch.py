@@ -12,8 +12,8 @@ from urllib.request import BaseHandler, Request, build_opener
 from filelock import FileLock, Timeout
 from rich.progress import track
 
-from mpoxcv.datasets.unzip import CHUNK, MAX_BYTES, progress, unpack
 from mpoxcv.command_line import setting, shell
+from mpoxcv.datasets.unzip import CHUNK, MAX_BYTES, progress, unpack
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.tree import find_fold_folders
 from mpoxcv.storage.files import StrPath
