@@ -22,6 +22,7 @@ from conftest import (
     write_tree,
 )  # fmt: skip
 from mpoxcv.command_line import as_typed, setting
+from mpoxcv.errors import did_you_mean
 from mpoxcv.explain import options_of
 
 NAMES = [
@@ -206,6 +207,9 @@ def test_the_suggestion_leaves_these_pictures_out(name, run_script, tmp_path):
         write_picture(tmp_path / f"pics/Other/O{number}_1.jpg", 10 + number)
     for broken in (name, f"b{name}"):
         (tmp_path / "pics/Mpox" / broken).write_bytes(b"no picture")
+    neighbour = f"Mpox/{re.sub('[][*?]', '', name)}".replace("_1.jpg", "0_1.jpg")
+    neighbour = neighbour.replace("image10", "image1")
+    write_picture(tmp_path / "pics" / neighbour, 20)
     make = ["make_folds", "source=pics", "output=out", "copies=1", "size=16", "n_folds=3"]
     (tmp_path / "pics/Mpox" / f"b{name}").rename(tmp_path / "later")
     done = run_script(*make)
@@ -218,6 +222,8 @@ def test_the_suggestion_leaves_these_pictures_out(name, run_script, tmp_path):
     both = option_in(done.err, "data.exclude")
     done = run_script(*make, both)
     assert done.code == 0, done.err
+    # and no other, as image1_1.jpg would be by image[1]_1.jpg
+    assert neighbour in pd.read_csv(tmp_path / "out/folds.csv")["image"].to_list()
 
 
 def test_the_recommended_name_pattern_works_as_it_is_printed(run_script, tmp_path):
@@ -254,6 +260,8 @@ def test_a_word_is_not_suggested_for_itself(command, word, run_script):
 
 def test_names_are_compared_in_one_unicode_form(run_script, tree):
     composed, decomposed = (unicodedata.normalize(form, "Röteln") for form in ("NFC", "NFD"))
+    assert not did_you_mean(composed, [decomposed]) and not did_you_mean(decomposed, [composed])
+    assert decomposed in did_you_mean("Rötelm", [decomposed])
     for folder in list(tree.rglob("Cowpox")):
         folder.rename(folder.with_name(decomposed))
     classes = f"data.classes=[Chickenpox,{composed},Measles]"
