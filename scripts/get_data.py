@@ -5,18 +5,20 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mpoxcv.audit.audit import audit
-from mpoxcv.audit.page import print_findings, write_page
 from mpoxcv.cli import entry_point
-from mpoxcv.datasets.check import check
-from mpoxcv.datasets.fetch import fetch
-from mpoxcv.datasets.synthetic import is_synthetic
 from mpoxcv.errors import UserError
 
 
 @entry_point("get_data")
 def main(cfg: DictConfig) -> None:
     """Fetch or make the data if asked to, then check them."""
+    # here, so that --help and typos don't wait
+    from mpoxcv.audit.audit import audit
+    from mpoxcv.audit.page import print_findings, write_page
+    from mpoxcv.datasets.check import check
+    from mpoxcv.datasets.fetch import fetch
+    from mpoxcv.datasets.synthetic import is_synthetic
+
     data = cfg.data
     if cfg.source is not None:
         if data.generator is not None or (cfg.source == "kaggle" and data.name != "msld_v2"):

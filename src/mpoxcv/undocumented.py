@@ -16,6 +16,10 @@ NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementat
 # torch raises a bare RuntimeError where the CPU's memory is not enough; of a GPU's it has a class.
 NO_CPU_MEMORY = "DefaultCPUAllocator: "
 
+# torch's exception where a network cannot be compiled, mostly for want of a compiler, is in a
+# private module.
+NOT_COMPILED = "InductorError"
+
 # Hydra's exception for an unknown option or group does not hold its name (hydra #349).
 UNKNOWN_OPTION = re.compile(r"Could not override '([^']+)'(\. No match in the defaults list)?")
 

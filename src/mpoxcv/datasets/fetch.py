@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 from urllib.error import URLError
 from urllib.request import BaseHandler, Request, build_opener
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from rich.progress import track
 
 from mpoxcv.datasets.unzip import CHUNK, MAX_BYTES, progress, unpack
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.tree import find_fold_folders
-from mpoxcv.storage.files import StrPath
+from mpoxcv.storage.files import StrPath, lock
 
 KAGGLE_SLUG = "joydippaul/mpox-skin-lesion-dataset-version-20-msld-v20"
 # seconds without a byte
@@ -39,9 +39,8 @@ def fetch(source: str, root: StrPath) -> None:
     root = Path(root).resolve()
     if _is_there(root):
         return
-    root.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(f"{root}.lock", timeout=0):
+        with lock(f"{root}.lock", timeout=0):
             if _is_there(root):
                 return
             # since we hold the lock, what others left is of killed processes
