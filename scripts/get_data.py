@@ -5,13 +5,8 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from mpoxcv.audit.audit import audit
-from mpoxcv.audit.page import print_findings, write_page
 from mpoxcv.cli import entry_point
 from mpoxcv.command_line import require_suffix
-from mpoxcv.datasets.check import check
-from mpoxcv.datasets.fetch import fetch
-from mpoxcv.datasets.synthetic import is_synthetic
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.patients import read_names
 from mpoxcv.pictures.tree import left_out
@@ -20,6 +15,13 @@ from mpoxcv.pictures.tree import left_out
 @entry_point("get_data")
 def main(cfg: DictConfig) -> None:
     """Fetch or make the data if asked to, then check them."""
+    # here, so that --help and typos don't wait
+    from mpoxcv.audit.audit import audit
+    from mpoxcv.audit.page import print_findings, write_page
+    from mpoxcv.datasets.check import check
+    from mpoxcv.datasets.fetch import fetch
+    from mpoxcv.datasets.synthetic import is_synthetic
+
     data = cfg.data
     require_suffix("report", cfg.report, ".html")
     if cfg.source is not None:

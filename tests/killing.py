@@ -29,16 +29,31 @@ MOMENTS = (
 
 
 def start(
-    arguments: list[str], folder: Path, moment: str | None = None, count: int = 0
+    arguments: list[str],
+    folder: Path,
+    moment: str | None = None,
+    count: int = 0,
+    number: int = signal.SIGKILL,
+    **variables: str,
 ) -> multiprocessing.Process:
-    """Start ``scripts/train.py``, which ends itself at the ``count``-th ``moment``."""
-    process = PROCESSES.Process(target=_train, args=(arguments, folder, moment, count))
+    """Start ``scripts/train.py``, which sends itself a signal at the ``count``-th ``moment``."""
+    given = (arguments, folder, moment, count, number, variables)
+    process = PROCESSES.Process(target=_train, args=given)
     process.start()
     return process
 
 
-def _train(arguments: list[str], folder: Path, moment: str | None, count: int) -> None:
+def _train(
+    arguments: list[str],
+    folder: Path,
+    moment: str | None,
+    count: int,
+    number: int,
+    variables: dict[str, str],
+) -> None:
     import torch
+
+    os.environ.update(variables)
 
     torch.set_num_threads(1)
     os.chdir(folder)
@@ -46,13 +61,13 @@ def _train(arguments: list[str], folder: Path, moment: str | None, count: int) -
     os.dup2(log, 1)
     os.dup2(log, 2)
     if moment:
-        _plan(moment, count)
+        _plan(moment, count, number)
     script = str(PROJECT / "scripts/train.py")
     sys.argv = [script, *arguments]
     runpy.run_path(script, run_name="__main__")
 
 
-def _plan(moment: str, count: int) -> None:
+def _plan(moment: str, count: int, number: int) -> None:
     from mpoxcv.storage import files
     from mpoxcv.training.classifier import LesionClassifier
 
@@ -60,10 +75,10 @@ def _plan(moment: str, count: int) -> None:
 
     def now() -> bool:
         left[0] -= 1
-        return left[0] < 0
+        return left[0] == -1
 
     def end() -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
 
     if moment.endswith("_step"):
         step = getattr(LesionClassifier, moment)

@@ -1,16 +1,20 @@
 """What the scripts share: a Hydra entry point whose errors are written for people."""
 
+import contextlib
 import functools
 import gc
 import inspect
+import io
 import logging
 import os
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
 import hydra
 from hydra import compose
@@ -21,13 +25,15 @@ from omegaconf import DictConfig, OmegaConf
 from mpoxcv import resolvers  # noqa: F401  registers them
 from mpoxcv.command_line import as_typed
 from mpoxcv.errors import UserError, visible
-from mpoxcv.explain import explain, options_of
+from mpoxcv.explain import explain, flatten, of_outside, options_of
 from mpoxcv.undocumented import CHATTY_LOGGER, NVML_CHECK, UNWANTED_WARNINGS
 
 # numbers by default, but words mean something, too
 WORDS_ALLOWED = frozenset({"fold", "trainer.devices"})
 # what a multirun does at its end, however it ends; returns an exit code
 AT_END: list[Callable[[], int]] = []
+# what schedulers send before a job's time is over, and terminals when they close
+ENDING = ("SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 def entry_point(
@@ -50,15 +56,21 @@ def entry_point(
 
         @functools.wraps(task)
         def job(cfg: DictConfig) -> Any:
+            # also in a process of a launcher, which comes here and not by run
+            settle_process()
             check_numbers(cfg, config_name)
             if trains:
-                settle_process()
+                settle_training()
             # a job of a multirun sees its own command, by which ddp starts more processes
             config = HydraConfig.get()
             if config.mode == RunMode.MULTIRUN:
                 sys.argv = [typed[0], *as_given(config.overrides.task)]
             try:
                 return task(cfg)
+            except Exception as error:
+                if sentence := of_outside(error, paths_of(cfg)):
+                    raise UserError(sentence) from error
+                raise
             finally:
                 sys.argv = typed
 
@@ -68,6 +80,7 @@ def entry_point(
         def run() -> None:
             # Hydra hands us the exception itself
             os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+            settle_process()
             # imports leave much that stays: looking for garbage in it takes 2 of the 30 s of five
             # short folds
             gc.set_threshold(50_000, 20, 20)
@@ -78,6 +91,7 @@ def entry_point(
             code = attempt(hydra_main)
             for action in AT_END:
                 code = attempt(action) or code
+            sys.stdout.flush()
             if code:
                 sys.exit(code)
 
@@ -108,7 +122,84 @@ def entry_point(
     return decorate
 
 
+class Unfailing:
+    """A text stream that ends no command: what it cannot encode is escaped, what fails is left out.
+
+    Its reader may have gone (``| head``), or its terminal, or the log's disk may be full.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text."""
+        self._try(lambda: self.stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        self._try(self.stream.flush)
+
+    def _try(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except OSError as error:
+            # what is still buffered, and what other processes write, goes nowhere without an error
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.stream.fileno())
+            os.close(nowhere)
+            name = getattr(self.stream, "name", "the output")
+            sys.stderr.write(f"{name} takes no more ({error.strerror}): the work goes on.\n")
+
+
 def settle_process() -> None:
+    """Let nothing that is printed end the process, schedulers' signals end it as Ctrl-C does.
+
+    And figures are drawn without a screen: a notebook's backend may not be there.
+    """
+    os.environ["MPLBACKEND"] = "agg"
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or Path(os.devnull).open("w")  # noqa: SIM115
+        if not isinstance(stream, Unfailing):
+            setattr(sys, name, Unfailing(stream))
+    if threading.current_thread() is threading.main_thread():
+        for number in [getattr(signal, name) for name in ENDING if hasattr(signal, name)]:
+            # submitit has its own way with some, nohup and Lightning with others
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, end)
+
+
+def end(number: int, frame: Any) -> NoReturn:
+    """End as after Ctrl-C, so that locks are freed and the next start goes on."""
+    name = signal.Signals(number).name
+    if name != "SIGTERM":
+        # by which Lightning ends ddp's other processes
+        with contextlib.suppress(SystemExit):
+            signal.raise_signal(signal.SIGTERM)
+    raise SystemExit(
+        f"Stopped by {name}. What was finished before is whole, and can be gone on with."
+    )
+
+
+def paths_of(cfg: DictConfig) -> dict[str, str]:
+    """Return the options that may be paths: values that are text as it was given, and Hydra's."""
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    texts = {k: v for k, v in flatten(plain) if isinstance(v, str) and v and "${" not in v}
+    return texts | hydra_folder(HydraConfig.get())
+
+
+def hydra_folder(config: Any) -> dict[str, str]:
+    """Return Hydra's option for where the command writes, with its value."""
+    which = "sweep" if config.mode == RunMode.MULTIRUN else "run"
+    return {f"hydra.{which}.dir": str(config[which].dir)}
+
+
+def settle_training() -> None:
     """Settle what Lightning prints, and how torch looks for GPUs and computes there."""
     # sets the variable itself when it is imported
     import lightning  # noqa: F401

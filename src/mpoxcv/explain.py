@@ -1,8 +1,10 @@
 """What a person at the keyboard is told of an error."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping
-from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EPERM, EROFS
+from errno import EACCES, EDQUOT, EFBIG, EIO, ENOLCK, ENOSPC, EOPNOTSUPP, EPERM, EROFS
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,8 @@ from mpoxcv.errors import UserError, did_you_mean, visible
 # what joblib and submitit raise when a job's process has ended without a word; named, so that they
 # need not be imported
 KILLED = frozenset({"TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError"})
-DISK_ERRORS = frozenset({ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EFBIG})
+# of any file; what others mean depends on the file
+DISK_ERRORS = frozenset({ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EFBIG, EIO, ENOLCK, EOPNOTSUPP})
 
 
 def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[str]) -> str | None:
@@ -30,11 +33,9 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
     for cause in causes:
         if isinstance(cause, UserError) or type(cause).__name__ == undocumented.LIGHTNING_REFUSES:
             return str(cause)
+    if sentence := of_outside(error, {}):
+        return sentence
     for cause in causes:
-        if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
-            where = f": {cause.filename}" if cause.filename else ""
-            ways = "make room, or take another folder (data.cache_dir=DIR, hydra.run.dir=DIR)"
-            return f"{cause.strerror}{where}. What was finished before is whole; {ways}."
         if operation := undocumented.NOT_DETERMINISTIC.match(str(cause)):
             return (
                 f"{operation[1]}, which this network needs, gives other last digits each time on this device. "
@@ -43,6 +44,10 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
         for text, hint in undocumented.REFUSALS.items():
             if str(cause).startswith(text):
                 return f"{str(cause).strip().rstrip('.')}. {hint}"
+        if type(cause).__name__ == undocumented.NOT_COMPILED:
+            reason = str(cause).strip().splitlines()[0]
+            ways = "Install a C++ compiler (such as g++), or leave out classifier.compile"
+            return f"The network cannot be compiled here: {reason}\n{ways}."
         if type(cause).__name__ in KILLED:
             return "A job's process was killed: by the system, for want of memory or time, or by someone. Others are kept."
 
@@ -60,6 +65,51 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
         return f"{error}. A group takes the name of one of its options, such as logger=none."
     if isinstance(error, HydraException | OmegaConfBaseException):
         return "\n".join(dict.fromkeys(str(cause).strip() for cause in causes))
+    return None
+
+
+def of_outside(error: BaseException, paths: Mapping[str, str]) -> str | None:
+    """Return the message for an error of the disk, or of a package that is not there, else None.
+
+    ``paths`` are options that are paths, with their values: the one that helps is named.
+    """
+    for cause in _chain(error):
+        if isinstance(cause, OSError):
+            where = f": {cause.filename}" if cause.filename else ""
+            (option,) = getattr(cause, "__notes__", [where and option_of(cause.filename, paths)])
+            if option or cause.errno in DISK_ERRORS:
+                way = f"another place: {option}=…" if option else "another folder"
+                advice = (
+                    f"What was finished before is whole; make room or give leave, or take {way}"
+                )
+                return f"{cause.strerror}{where}. {advice}"
+        if isinstance(cause, ImportError) and (extra := extra_of(str(cause))):
+            return f'The package {extra[0]} is not installed: pip install "mpoxcv[{extra[1]}]"'
+    return None
+
+
+def option_of(file: object, paths: Mapping[str, str]) -> str | None:
+    """Return the option that a file's place came from: it names the file or what holds it.
+
+    A file beside, as ``.NAME.lock`` is, counts too, and so does a folder on the way there.
+    """
+    path = Path(str(file)).absolute()
+    fits: dict[str, int] = {}
+    for option, value in paths.items():
+        place = Path(value).absolute()
+        beside = path.is_relative_to(place.parent) and path.parts[len(place.parts) - 1 :]
+        name = beside[0].removeprefix(".") if beside else ""
+        if f"{name}.".startswith(f"{place.name}.") or place.is_relative_to(path):
+            fits[option] = len(place.parts)
+    return max(fits, key=fits.__getitem__, default=None)
+
+
+def extra_of(text: str) -> tuple[str, str] | None:
+    """Return which of our optional packages a text names, and the extra that brings it."""
+    for requirement in metadata.requires("mpoxcv") or ():
+        match = re.match(r"""([\w-]+).*extra == ['"](\w+)['"]""", requirement)
+        if match and re.search(rf"\b{match[1]}\b", text.replace("_", "-")):
+            return match[1], match[2]
     return None
 
 
@@ -99,15 +149,16 @@ def options_of(conf_dir: Path, config_name: str, arguments: list[str]) -> dict[s
                 config = compose(config_name, overrides)
         except HydraException:
             continue
-        return dict.fromkeys(sorted(groups)) | dict(_flatten(OmegaConf.to_container(config)))
+        return dict.fromkeys(sorted(groups)) | dict(flatten(OmegaConf.to_container(config)))
     return dict.fromkeys(sorted(groups))
 
 
-def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each option of a plain config by its dotted name, and each group's."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield f"{prefix}{key}", value
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
 
 
 def _suggest_option(key: str, options: list[str]) -> str:

@@ -24,6 +24,10 @@ REFUSALS = {
     " `val_check_interval` (": "See trainer.val_check_interval.",
 }
 
+# torch's exception where a network cannot be compiled, mostly for want of a compiler, is in a
+# private module.
+NOT_COMPILED = "InductorError"
+
 # Hydra's exception for an unknown option or group does not hold its name (hydra #349).
 UNKNOWN_OPTION = re.compile(r"Could not override '([^']+)'(\. No match in the defaults list)?")
 

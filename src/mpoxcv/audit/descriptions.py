@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from rich.progress import track
 
 from mpoxcv.audit.likeness import CERTAIN, THUMB, alike
@@ -18,7 +17,7 @@ from mpoxcv.errors import UserError
 from mpoxcv.pictures.cache import digest_files, read_file, unreadable
 from mpoxcv.pictures.images import decoded
 from mpoxcv.pictures.pixels import grey
-from mpoxcv.storage.files import StrPath, write_atomically
+from mpoxcv.storage.files import StrPath, lock, write_atomically
 
 # raise it when the same bytes would give another description
 VERSION = 4
@@ -55,8 +54,7 @@ class Descriptions:
         """Keep what was added, with what other processes have added meanwhile."""
         if not self._added:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.file.with_suffix(".lock")):
+        with lock(self.file.with_suffix(".lock")):
             records = np.concatenate([self._read(), *self._added])
             self._records = records[np.unique(records["digest"], return_index=True)[1]]
             _save_array(self.file, self._records)
@@ -141,9 +139,8 @@ def likenesses(
     file = Path(cache_dir) / f"likeness-{key.hexdigest()}.npy"
     pairs = _load_array(file, PAIR)
     if pairs is None:
-        file.parent.mkdir(parents=True, exist_ok=True)
         # of runs that start together, one compares and the rest wait
-        with FileLock(file.with_suffix(".lock")):
+        with lock(file.with_suffix(".lock")):
             pairs = _load_array(file, PAIR)
             if pairs is None:
                 pairs = _compare(left, right, threshold, codes)

@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.cli import as_given
 from mpoxcv.command_line import command_for, setting
 from mpoxcv.errors import UserError
-from mpoxcv.storage.files import read_json, read_metrics
+from mpoxcv.storage.files import lock, read_json, read_metrics
 from mpoxcv.storage.stored_config import instantiable, load_config, read_plain
 
 # options that may differ when a run goes on
@@ -49,20 +49,17 @@ def refuse_used(config: DictConfig) -> None:
         raise SystemExit(f"{folder} holds a run with other options ({refused}). {hint}")
 
 
-def claim(folder: Path) -> FileLock:
+def claim(folder: Path) -> BaseFileLock:
     """Keep other processes out of a run's folder until the lock is released or this process ends.
 
     Raises:
         SystemExit: another process is at work there (Hydra swallows other errors of callbacks).
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock")
     try:
-        lock.acquire(timeout=0)
+        return lock(folder / ".lock", timeout=0).lock
     except Timeout:
         hint = "Wait until it has ended, or choose another."
         raise SystemExit(f"Another process is at work in {folder}. {hint}") from None
-    return lock
 
 
 def finished_metrics(folder: Path) -> dict[str, float | None] | None:

@@ -29,10 +29,8 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: optuna is missing, or the search space is not as it must be.
     """
-    try:
-        import optuna
-    except ImportError:
-        raise UserError('A search needs the package optuna: pip install "mpoxcv[search]"') from None
+    import optuna
+
     plan = cfg.hparams_search
     folder = Path(cfg.output_dir)
     for name, space in plan.space.items():
@@ -102,11 +100,13 @@ def search(cfg: DictConfig) -> dict[str, Any]:
 def validated(cfg: DictConfig, options: dict[str, Any]) -> float:
     """Train one fold and return the metric on Valid, averaged over the last epochs."""
     from mpoxcv.commands.train import build
+    from mpoxcv.training.loggers import ended
 
     plan = cfg.hparams_search
     cfg = copy.deepcopy(cfg)
     for name, value in options.items():
         OmegaConf.update(cfg, name, value, force_add=True)
     datamodule, classifier, trainer = build(cfg)
-    trainer.fit(classifier, datamodule)
+    with ended(trainer.loggers):
+        trainer.fit(classifier, datamodule)
     return float(np.mean([row[plan.metric] for row in classifier.history[-plan.average_last :]]))

@@ -4,11 +4,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from omegaconf import DictConfig
 
 from mpoxcv.errors import UserError
-from mpoxcv.storage.files import read_json
+from mpoxcv.storage.files import lock, naming, read_json
 
 # in a multirun's folder summary: its command and jobs
 PLAN = "expected.json"
@@ -27,8 +26,9 @@ def summarize(cfg: DictConfig) -> None:
     plan = read_plan(Path(folders[0])) if len(folders) == 1 else {}
     summary = summarise(folders, plan.get("jobs"), cfg.folds, cfg.replicates)
     output = Path(cfg.output or Path(folders[0]) / "summary")
-    write_report(summary, output)
-    write_tensorboard(summary, output)
+    with naming(option="output"):
+        write_report(summary, output)
+        write_tensorboard(summary, output)
     print_summary(summary, output)
 
 
@@ -51,7 +51,7 @@ def write_summary_of(folder: Path) -> Any:
     from mpoxcv.report.report import write_report
 
     jobs = read_plan(folder).get("jobs")
-    with FileLock(folder / "summary" / ".lock"):
+    with lock(folder / "summary" / ".lock"):
         try:
             summary = summarise([folder], jobs)
         except UserError as error:

@@ -1,6 +1,7 @@
 """The Hydra callback that keeps a multirun's summary, whatever happens to its jobs."""
 
 import contextlib
+import functools
 import io
 import itertools
 import json
@@ -8,11 +9,11 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import BaseFileLock, FileLock, Timeout
+from filelock import BaseFileLock, Timeout
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,13 +23,14 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
-from mpoxcv.cli import AT_END, as_given
+from mpoxcv.cli import AT_END, as_given, hydra_folder
 from mpoxcv.command_line import command_for, setting
 from mpoxcv.commands.run_folder import claim, refuse_used
 from mpoxcv.commands.summarize import PLAN, read_plan, write_summary_of, write_tensorboard
+from mpoxcv.errors import UserError
 from mpoxcv.evaluation.process import whoami
-from mpoxcv.explain import cause_of
-from mpoxcv.storage.files import write_atomically, write_json
+from mpoxcv.explain import cause_of, of_outside
+from mpoxcv.storage.files import lock, write_atomically, write_json
 
 # in a run's folder, also where they don't vary
 ALWAYS_NAMED = ("fold", "seed")
@@ -39,6 +41,22 @@ QUICK = 0.5
 KEPT = ("hydra/launcher", "hydra.launcher", "hydra.searchpath")
 # held until the process ends
 GPU_LOCKS: list[BaseFileLock] = []
+
+
+def heard(method: Callable[..., None]) -> Callable[..., None]:
+    """Let what a callback raises end the command: Hydra makes a warning of it, and goes on."""
+
+    @functools.wraps(method)
+    def call(self: Any, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            method(self, config, **kwargs)
+        except Exception as error:
+            message = of_outside(error, hydra_folder(config.hydra))
+            if not message and not isinstance(error, UserError):
+                traceback.print_exc()
+            raise SystemExit(message or cause_of(error)) from error
+
+    return call
 
 
 class SummariseSweep(Callback):
@@ -57,11 +75,13 @@ class SummariseSweep(Callback):
         # monotonic seconds; the one at the end does not wait
         self.next_summary = 0.0
 
+    @heard
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Keep what a folder of training holds."""
         if kwargs["config_name"] == "train" and leads():
             refuse_used(config)
 
+    @heard
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write down which runs are expected, and settle where they lie.
 
@@ -96,6 +116,7 @@ class SummariseSweep(Callback):
             config.hydra.sweep.dir = str(folder)
         AT_END.append(lambda: conclude(folder))
 
+    @heard
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write that the job is at work; show ddp's further processes its folder."""
         if leads():
@@ -109,6 +130,7 @@ class SummariseSweep(Callback):
             with read_write(hydra_config):
                 hydra_config.run.dir = config.hydra.runtime.output_dir
 
+    @heard
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write how the job ended, and the summary of what is there."""
         if not leads():
@@ -164,10 +186,8 @@ def claim_gpu(folder: Path) -> None:
     all_devices = ",".join(map(str, range(torch.cuda.device_count())))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") or all_devices
     for device in filter(None, visible.split(",")):
-        lock = FileLock(folder / "summary" / f".gpu-{device}.lock")
         with contextlib.suppress(Timeout):
-            lock.acquire(timeout=0)
-            GPU_LOCKS.append(lock)
+            GPU_LOCKS.append(lock(folder / "summary" / f".gpu-{device}.lock", timeout=0).lock)
             os.environ["CUDA_VISIBLE_DEVICES"] = device
             return
 

@@ -1,6 +1,7 @@
 """From a composed config to a finished run."""
 
 import math
+import os
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ from mpoxcv.lockstep import lockstep
 from mpoxcv.report.figures import SYNTHETIC_NOTE
 from mpoxcv.storage.files import read_metrics
 from mpoxcv.training.classifier import LesionClassifier
+from mpoxcv.training.loggers import ended, open_loggers, unfailing
 from mpoxcv.training.memory import memory_explained
 from mpoxcv.training.tensorboard import SplitTensorBoardLogger
 
@@ -51,6 +53,8 @@ def train(cfg: DictConfig) -> Metrics:
         UserError: an option, the data, or the checkpoint to resume from is not as it must be.
     """
     folder = Path(cfg.output_dir)
+    # a job that Slurm starts again goes on with itself
+    cfg.resume = cfg.resume or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
     if cfg.resume and (finished := finished_metrics(folder)):
         print(f"{folder} is finished: nothing to do.")
         return finished
@@ -60,14 +64,15 @@ def train(cfg: DictConfig) -> Metrics:
     cfg.output_dir = str(folder)
 
     datamodule, classifier, trainer = build(cfg)
-    resume = resume_path(cfg.ckpt_path, folder)
-    member = lockstep.current()
-    if member and (reason := member.join_in(classifier, datamodule, trainer)):
-        print(f"{folder.name} is trained alone: {reason}.")
-    with memory_explained(datamodule):
-        trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
-    metrics = score(trainer, classifier, datamodule, best_checkpoint(trainer))
-    _log_hparams(trainer, cfg, metrics)
+    with ended(trainer.loggers):
+        resume = resume_path(cfg.ckpt_path, folder)
+        member = lockstep.current()
+        if member and (reason := member.join_in(classifier, datamodule, trainer)):
+            print(f"{folder.name} is trained alone: {reason}.")
+        with memory_explained(datamodule):
+            trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
+        metrics = score(trainer, classifier, datamodule, best_checkpoint(trainer))
+        _log_hparams(trainer, cfg, metrics)
     if trainer.is_global_zero:
         print_results(metrics, datamodule, folder)
     return metrics
@@ -93,7 +98,8 @@ def test(cfg: DictConfig) -> dict[str, float]:
     ours = {key: cfg[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
     config = OmegaConf.create({"seed": stored.get("seed", 0), **parts, **ours})
     datamodule, classifier, trainer = build(config)
-    metrics = score(trainer, classifier, datamodule, str(run / checkpoint))
+    with ended(trainer.loggers):
+        metrics = score(trainer, classifier, datamodule, str(run / checkpoint))
     if trainer.is_global_zero:
         print_results(metrics, datamodule, Path(cfg.output_dir), read_metrics(run / "metrics.json"))
     return metrics
@@ -105,6 +111,9 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
     Raises:
         UserError: the seed or an option is not as it must be.
     """
+    if (tasks := os.environ.get("SLURM_NTASKS", "1")) != "1" and cfg.trainer.devices == 1:
+        ways = "Give the job one task (--ntasks=1), or let them train as one: trainer=ddp"
+        raise UserError(f"This is a Slurm job of {tasks} tasks, and trainer.devices=1. {ways}.")
     seed = cfg.seed
     if not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
         raise UserError(f"seed={seed} should be a whole number from 0 to {MAX_SEED}.")
@@ -116,7 +125,7 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
     datamodule = instantiate(cfg.data)
     classifier = instantiate(cfg.classifier)
     callbacks = [instantiate(c) for c in (cfg.get("callbacks") or {}).values() if c]
-    loggers = [instantiate(logger) for logger in (cfg.get("logger") or {}).values() if logger]
+    loggers = open_loggers([config for config in (cfg.get("logger") or {}).values() if config])
     # Lightning refuses the monitor without a logger
     if not loggers:
         callbacks = [c for c in callbacks if not isinstance(c, LearningRateMonitor)]
@@ -125,6 +134,8 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
     if lockstep.current():
         callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)]
         options["enable_progress_bar"] = False
+    for bar in [callback for callback in callbacks if isinstance(callback, ProgressBar)]:
+        unfailing(bar, L.Callback)
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, **options)
     return datamodule, classifier, trainer
 

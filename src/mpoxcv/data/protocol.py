@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 
 from mpoxcv.audit.descriptions import same_pictures
 from mpoxcv.command_line import require_suffix
@@ -13,7 +12,7 @@ from mpoxcv.datasets.folds import assign_folds
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.patients import Names, join_twins
 from mpoxcv.pictures.tree import fold_numbers, index_folds
-from mpoxcv.storage.files import StrPath, write_csv
+from mpoxcv.storage.files import StrPath, lock, naming, write_csv
 
 PROTOCOLS = ("published", "grouped")
 # in place of a fold's number
@@ -96,8 +95,7 @@ def _grouped_folds(
 ) -> pd.DataFrame:
     """Return the table of grouped folds that ``file`` holds; where it is not there, make it."""
     keys = ["image", "patient", "class"]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(file.with_name(f".{file.name}.lock")):
+    with naming(file, "data.split_file"), lock(file.with_name(f".{file.name}.lock")):
         if not file.is_file():
             table = make().merge(originals[keys], on="image")
             write_csv(file, table[[*keys, "fold", "split"]])

@@ -6,14 +6,14 @@ import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from rich.progress import track
 
 from mpoxcv.command_line import setting, shell
 from mpoxcv.datasets.unzip import unpack
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.tree import find_fold_folders
-from mpoxcv.storage.files import StrPath
+from mpoxcv.storage.files import StrPath, lock
 
 KAGGLE_SLUG = "joydippaul/mpox-skin-lesion-dataset-version-20-msld-v20"
 
@@ -34,9 +34,8 @@ def fetch(source: str, root: StrPath, encoding: str | None = None) -> None:
     root = Path(root).resolve()
     if _is_there(root):
         return
-    root.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(f"{root}.lock", timeout=0):
+        with lock(f"{root}.lock", timeout=0):
             if _is_there(root):
                 return
             # since we hold the lock, what others left is of killed processes

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from filelock import FileLock
 from rich.progress import track
 
 from mpoxcv.datasets.folds import make_folders
@@ -23,7 +22,7 @@ from mpoxcv.datasets.lesions import LOOKS, augment, draw
 from mpoxcv.datasets.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COUNTS
 from mpoxcv.errors import UserError, check_number
 from mpoxcv.pictures.images import encode_jpeg
-from mpoxcv.storage.files import StrPath, read_json, write_json, write_linked
+from mpoxcv.storage.files import StrPath, lock, read_json, write_json, write_linked
 
 # raise it when the same options would give other files
 VERSION = 1
@@ -73,8 +72,7 @@ def write_synthetic(
     if _is_there(root, marker):
         return
 
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(root.with_name(f"{root.name}.lock")):
+    with lock(root.with_name(f"{root.name}.lock")):
         if _is_there(root, marker):
             return
         unfinished = root.with_name(f".{root.name}.partial")

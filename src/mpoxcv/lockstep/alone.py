@@ -21,9 +21,9 @@ CALLBACKS = {
     theirs.RichModelSummary, ours.Baselines, ours.Figures, ours.History, ours.Provenance,
     ours.Results, ours.SamplePictures,
 }  # fmt: skip
+# W&B has one run open in a process, and lockstep's would share it
 LOGGERS = {
-    loggers.CSVLogger, loggers.MLFlowLogger, loggers.TensorBoardLogger, loggers.WandbLogger,
-    SplitTensorBoardLogger,
+    loggers.CSVLogger, loggers.MLFlowLogger, loggers.TensorBoardLogger, SplitTensorBoardLogger,
 }  # fmt: skip
 # options of the trainer that reach into an epoch, with the value that does not
 WHOLE_EPOCHS = {

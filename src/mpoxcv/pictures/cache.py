@@ -13,7 +13,6 @@ from weakref import WeakValueDictionary
 import numpy as np
 import PIL
 import simplejpeg
-from filelock import FileLock
 from rich.progress import track
 
 from mpoxcv.command_line import leaving_out
@@ -21,7 +20,7 @@ from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.ahead import map_ahead
 from mpoxcv.pictures.images import decoded
 from mpoxcv.pictures.pixels import resize
-from mpoxcv.storage.files import StrPath, write_atomically
+from mpoxcv.storage.files import StrPath, lock, naming, write_atomically
 
 # raise it when the same bytes and settings would give other pixels
 VERSION = 3
@@ -84,8 +83,7 @@ def open_cache(
     shape = (len(distinct), size, size, 3)
     pixels = _load(file, shape)
     if pixels is None:
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(file.with_suffix(".lock")):
+        with lock(file.with_suffix(".lock")):
             # another process may have built it meanwhile
             if _load(file, shape) is None:
                 files = [(paths[i], str(digests[i])) for i in first]
@@ -172,7 +170,7 @@ def _build(
         return resized
 
     try:
-        with partial.open("wb") as stream, ThreadPoolExecutor(threads) as pool:
+        with naming(file), partial.open("wb") as stream, ThreadPoolExecutor(threads) as pool:
             shape = (len(files), size, size, 3)
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(stream, header)

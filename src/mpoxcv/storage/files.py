@@ -1,15 +1,54 @@
-"""Files written in one piece."""
+"""Files written in one piece, and locks between processes."""
 
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 StrPath = str | os.PathLike[str]
 # of provenance.json
 MAPPINGS = frozenset({"data", "durations", "git", "packages", "accelerator"})
+
+
+@contextmanager
+def naming(path: StrPath | None = None, option: str | None = None) -> Iterator[None]:
+    """Let an error of the disk name ``path``, since those of a write name none or a file beside it.
+
+    ``option`` is the one that says where to write, where it is not that whose value leads there.
+    """
+    try:
+        yield
+    except OSError as error:
+        if path:
+            error.filename = str(path)
+        if option:
+            error.add_note(option)
+        raise
+
+
+def lock(file: StrPath, timeout: float = -1) -> AcquireReturnProxy:
+    """Lock a file for this process, until it leaves a ``with``, releases ``.lock`` of it, or ends.
+
+    Its folder is made. Other processes wait up to ``timeout`` seconds, or (-1) as long as it takes.
+
+    Raises:
+        Timeout: another process has it.
+        OSError: the disk is full, cannot be written to, or has no locks (network disks).
+    """
+    with naming(file):
+        Path(file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(file).acquire(timeout)
+    except Timeout:
+        raise
+    except OSError as error:
+        reason = f"{error.strerror}: no lock against other processes"
+        raise OSError(error.errno, reason, str(file)) from error
 
 
 def write_atomically(path: StrPath, content: str | bytes | memoryview) -> None:
@@ -19,16 +58,17 @@ def write_atomically(path: StrPath, content: str | bytes | memoryview) -> None:
         OSError: the disk is full or the folder cannot be written to; ``path`` is as it was.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as stream:
+                stream.write(content.encode() if isinstance(content, str) else content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
 
 
 def write_csv(path: StrPath, table: Any, **options: Any) -> None:

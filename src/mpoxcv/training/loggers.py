@@ -1,0 +1,104 @@
+"""Loggers and progress bars that cost a run nothing: they may fail, and they end with it."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from mpoxcv.errors import visible
+
+# how experiments of W&B, Comet and Neptune are told that they are over, and that the run failed
+ENDS: dict[str, dict[str, Any]] = {"finish": {"exit_code": 1}, "end": {}, "stop": {}}
+# seconds until it is opened again: two processes may make the same data base
+PAUSES = (1.0, 4.0)
+# wrong options, and packages that are not installed
+MISTAKES = (
+    ImportError, TypeError, ValueError, AttributeError, InstantiationException,
+    MisconfigurationException,
+)  # fmt: skip
+
+
+class Unfailing:
+    """Does things of which the first failure is told, and none ends anything."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.told = False
+
+    def call(self, action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        """Return what the action gives, or None where it fails."""
+        try:
+            return action(*arguments, **named)
+        except Exception as error:
+            self.tell(error)
+
+    def tell(self, error: Exception) -> None:
+        """Say once what failed."""
+        if not self.told:
+            reason = visible(f"{type(error).__name__}: {error}").strip().splitlines()[0]
+            text = f"{self.name} failed, and may lack something; the run goes on. ({reason})"
+            print(text, file=sys.stderr)
+        self.told = True
+
+
+def unfailing(thing: Any, interface: type, *more: str) -> Any:
+    """Let the methods of a logger's or a progress bar's interface, and ``more``, end nothing."""
+    done = Unfailing(type(thing).__name__)
+    for name in (*dir(interface), *more):
+        if not name.startswith("_") and callable(getattr(type(thing), name, None)):
+            setattr(thing, name, partial(done.call, getattr(thing, name)))
+    return thing
+
+
+def open_loggers(configs: Iterable[Any]) -> list[Logger]:
+    """Make and open loggers; one that cannot be, say without its server, is told and left out.
+
+    Raises:
+        InstantiationException: its options are wrong, or its package is not installed.
+    """
+    opened = []
+    for config in configs:
+        try:
+            opened.append(unfailing(_open(config), Logger, "log_final"))
+        except InstantiationException:
+            raise
+        except Exception as error:
+            Unfailing(str(config._target_)).tell(error)
+    return opened
+
+
+def _open(config: Any, pauses: Sequence[float] = PAUSES) -> Logger:
+    try:
+        logger: Logger = instantiate(config)
+        # many connect only now
+        _ = getattr(logger, "experiment", None)
+        return logger
+    except Exception as error:
+        cause = error.__cause__ or error
+        if isinstance(error, InstantiationException) and isinstance(cause, MISTAKES):
+            raise
+        if not pauses:
+            raise cause from None
+    time.sleep(pauses[0])
+    return _open(config, pauses[1:])
+
+
+@contextmanager
+def ended(loggers: Iterable[Any]) -> Iterator[None]:
+    """End the loggers with their run, however it ends: the next in the process has its own."""
+    failed = True
+    try:
+        yield
+        failed = False
+    finally:
+        for logger in loggers:
+            for name, arguments in ENDS.items():
+                if end := getattr(logger.experiment, name, None):
+                    Unfailing(type(logger).__name__).call(end, **(arguments if failed else {}))
