@@ -1,5 +1,6 @@
 """Whose pictures are: by names, by the class beside them, by a table; through the commands."""
 
+import json
 import re
 import shutil
 import unicodedata
@@ -60,6 +61,8 @@ def test_equal_names_in_two_classes_are_told_and_can_be_told_apart(tmp_path, com
     code, _, err = command("train")
     assert code == 0
     assert joined in err
+    doubts = json.loads((tmp_path / "run/provenance.json").read_text())["data"]["doubts"]
+    assert any(joined in doubt for doubt in doubts)
 
     # what the message advises, as printed
     advice = re.search(r"\"(data.name_pattern='\S+')\"", err)[1]
@@ -285,6 +288,9 @@ def test_leaving_a_class_out(tmp_path, command, run_script):
         code, _, err = command(name, "data.ignore_classes=[C]", "hydra.run.dir=run2")
         assert code == 0, err
     assert "p_C" not in pd.read_csv(tmp_path / "run2/predictions.csv")
+    assert run_script("summarize", "runs=run2").code == 0
+    pages = [page.read_text() for page in (tmp_path / "run2").rglob("report.md")]
+    assert pages and all("Left out: C." in page for page in pages)
     code, _, err = command("get_data", "data.ignore_classes=[B,C]")
     assert code == 1
     assert "Class B has no folder in out/FOLDS/fold1/Train, or it is left out" in err
@@ -292,22 +298,25 @@ def test_leaving_a_class_out(tmp_path, command, run_script):
     assert command("get_data", "data.exclude=['*/C/*']")[0] == 0
 
 
-@pytest.mark.parametrize("folder", ["empty", "absent"])
-def test_a_test_that_lacks_a_class_stops_nothing(tmp_path, command, run_script, folder):
+@pytest.mark.parametrize(
+    ("split", "folder"), [("Test", "empty"), ("Test", "absent"), ("Valid", "absent")]
+)
+def test_a_split_that_lacks_a_class_stops_nothing(tmp_path, command, run_script, split, folder):
     write_flat(tmp_path / "pictures", *(f"{c}/{c}{i}_{k}.jpg" for c in "AB" for i in range(6) for k in (1, 2)))  # fmt: skip
     assert command("make_folds")[0] == 0
-    lacking = tmp_path / "out/FOLDS/fold1/Test/B"
+    lacking = tmp_path / "out/FOLDS/fold1" / split / "B"
     shutil.rmtree(lacking)
     if folder == "empty":
         lacking.mkdir()
-    told = "1 class(es) lack in a split: fold 1's test has no B"
+    name = {"Test": "test", "Valid": "val"}[split]
+    told = f"1 class(es) lack in a split: fold 1's {name} has no B"
     code, out, _ = command("get_data")
     assert code == 0
     assert told in out
-    code, out, err = command("train")
+    code, out, err = command("train", "logger=tensorboard")
     assert code == 0, err
     assert told in err
     scored = pd.read_csv(tmp_path / "run/predictions.csv")
-    assert set(scored.loc[scored["split"] == "test", "label"]) == {"A"}
+    assert set(scored.loc[scored["split"] == name, "label"]) == {"A"}
     done = run_script("summarize", "runs=run")
     assert done.code == 0, done.err

@@ -137,7 +137,10 @@ def _content(group: Group) -> dict[str, Any]:
         "protocol": POOLED if first.fold == POOLED else data.get("protocol", "published"),
         "permuted_labels": permuted, "classes": classes, "citation": data.get("citation"),
         "monitor": [first.config.get("callbacks.checkpoint.monitor"), best],
-        "excluded": first.config.get("data.exclude") or [],
+        "excluded": [
+            *(first.config.get("data.exclude") or []),
+            *(first.config.get("data.ignore_classes") or []),
+        ],
         "folds": sorted({run.fold for run in group.finished}, key=str),
         "seeds": sorted({run.seed for run in group.finished}),
         "pictures": int(rows["image"].nunique()),

@@ -109,6 +109,7 @@ class Provenance(L.Callback):
             "citation": datamodule.citation, "protocol": datamodule.protocol,
             "permuted_labels": datamodule.permute_labels, "counts": datamodule.counts(),
             "originals": datamodule.originals, "audit": datamodule.audit,
+            "doubts": datamodule.doubts,
         }  # fmt: skip
         device = trainer.strategy.root_device
         on_gpu = device.type == "cuda"
