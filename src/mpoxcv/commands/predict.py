@@ -147,25 +147,19 @@ def find_pictures(images: str) -> list[Path]:
     path = Path(images)
     if path.is_file():
         return [path]
-    matches = [path] if path.is_dir() else map(Path, glob.glob(images, recursive=True))  # noqa: PTH207  absolute ones
-    pictures: set[Path] = set()
-    others: set[str] = set()
-    for match in matches:
-        if match != path and any(part.lower() in tree.SYSTEM_NAMES for part in match.parts):
-            continue
-        if match.is_dir():
-            names, reasons = tree.pictures_in(match)
-            pictures.update(match / name for name in names)
-            others.update(f"{match / name}: {why}" for name, why in reasons.items())
-        elif taken := tree.is_picture(match):
-            pictures.add(match)
-        elif taken is False:
-            others.add(f"{match}: {tree.NO_PICTURE}")
-    tree.name_others(images, *sorted(others))
+    if path.is_dir():
+        pictures, others = tree.sort_out(tree.entries_of(path))
+    else:
+        matches = map(Path, glob.glob(images, recursive=True))  # noqa: PTH207  absolute ones
+        names = tree.SYSTEM_NAMES
+        pictures, others = tree.sort_out(
+            m for m in matches if not any(part.lower() in names for part in m.parts)
+        )
+    tree.name_others(images, *(f"{other}: {why}" for other, why in sorted(others.items())))
     if not pictures:
         ways = "Give a picture, a folder, or a glob: 'images=new/*.jpg'"
         raise UserError(f"images={images} names no picture. {ways}")
-    return sorted(pictures)
+    return sorted(set(map(Path, pictures)))
 
 
 def load_runs(

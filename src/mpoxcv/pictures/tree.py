@@ -41,7 +41,6 @@ SIGNATURE = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|GIF8|BM.{4}\0{4}|II[*+]\0|MM\0[*+]|RIFF.{4}WEBP"
     rb"|.{4}ftyp(avi[fs]|hei[cfmsx]|hev[cmsx]|mif1|msf1)", re.DOTALL,
 )  # fmt: skip
-NO_PICTURE = "is no picture of a format that can be read"
 # what may lie beside pictures, and what systems leave there
 SIDE_SUFFIXES = (
     ".txt", ".csv", ".tsv", ".json", ".xml", ".yaml", ".yml", ".md", ".html", ".pdf", ".doc",
@@ -173,7 +172,7 @@ def fold_numbers(root: StrPath) -> list[int]:
     return numbers
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def entries_of(folder: Path) -> list[os.DirEntry[str]]:
     """List a folder by name, without hidden and system files; UserError if it cannot be read."""
     try:
         with os.scandir(folder) as scan:
@@ -188,13 +187,13 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [Path(entry.path) for entry in _entries(folder) if _is_folder(entry)]
+    return [Path(entry.path) for entry in entries_of(folder) if _is_folder(entry)]
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(file: os.DirEntry[str] | Path) -> bool:
     # a link that goes in a circle is none
     with suppress(OSError):
-        return entry.is_dir()
+        return file.is_dir()
     return False
 
 
@@ -252,8 +251,7 @@ def _class_folders(root: Path, folder: Path, exclude: Sequence[str]) -> dict[str
 
 def _matches(path: str, patterns: Sequence[str]) -> bool:
     # image[1].jpg is itself, too
-    names = {nfc(pattern) for pattern in patterns}
-    return nfc(path) in names or any(fnmatchcase(nfc(path), name) for name in names)
+    return any(nfc(path) == nfc(p) or fnmatchcase(nfc(path), nfc(p)) for p in patterns)
 
 
 def _read_classes(
@@ -278,52 +276,50 @@ def _read_classes(
     if not class_folders:
         raise UserError(f"{folder} is empty: it should hold one folder a class ({listed}).")
 
-    prefix = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
+    prefix = os.path.join(root, "")  # noqa: PTH118  a Path for each takes longer
+    base = "" if folder == root else f"{folder.relative_to(root).as_posix()}/"
 
-    def kept(names: Iterable[str]) -> list[str]:
-        return [name for name in names if not _matches(prefix + name, exclude)]
+    def kept(paths: Iterable[str]) -> dict[str, str]:
+        names = {p.removeprefix(prefix).replace(os.sep, "/"): p for p in paths}
+        return {name: path for name, path in names.items() if not _matches(name, exclude)}
 
-    beside = [e.name for e in _entries(folder) if not _is_folder(e) and is_picture(e) is not None]
-    others += [f"{prefix}{name}: lies in no class folder" for name in kept(beside)]
+    beside, rest = sort_out(e for e in entries_of(folder) if not _is_folder(e))
+    others += [f"{name}: lies in no class folder" for name in kept([*beside, *rest])]
     for label, name in enumerate(classes):
         class_folder = class_folders.get(nfc(name))
         if class_folder is None:
             if all_needed:
                 raise UserError(f"Class {name} has no folder in {folder}, or it is left out.")
             continue
-        pictures, rest = pictures_in(class_folder, f"{class_folder.name}/")
-        files = kept(pictures)
+        pictures, rest = sort_out(entries_of(class_folder))
+        files, rest_kept = kept(pictures), kept(rest)
         _require_visible(class_folder, files)
+        others += [f"{file}: {rest[path]}" for file, path in rest_kept.items()]
         if not files and all_needed:
-            found = ", ".join([*rest][:10]) or "nothing"
+            found = ", ".join([*rest_kept][:10]) or "nothing"
             raise UserError(f"Class {name} has no picture in {class_folder} (found: {found}).")
-        others += [f"{prefix}{file}: {rest[file]}" for file in kept(rest)]
-        yield from ((prefix + file, file, name, label) for file in files)
+        yield from ((file, file.removeprefix(base), name, label) for file in files)
 
 
-def pictures_in(folder: Path, prefix: str = "") -> tuple[list[str], dict[str, str]]:
-    """Return the pictures in a folder and its sub-folders, and why all else there is none.
+def sort_out(files: Iterable[os.DirEntry[str] | Path]) -> tuple[list[str], dict[str, str]]:
+    """Return the paths of the pictures among files and below folders, and why others are none.
 
-    Names are ``prefix`` and the path below ``folder``, with forward slashes. Hidden files, those of
-    systems and ``SIDE_SUFFIXES`` are left out; a link that leads nowhere is a picture, which cannot
-    be read.
-
-    Raises:
-        UserError: a folder cannot be read.
+    Hidden files, those of systems and ``SIDE_SUFFIXES`` are neither; a link that leads nowhere is a
+    picture, which cannot be read. UserError if a folder cannot be read.
     """
     pictures: list[str] = []
     others: dict[str, str] = {}
-    for entry in _entries(folder):
-        name = prefix + entry.name
-        if _is_folder(entry) and entry.is_symlink():
-            others[name] = "is a link to a folder"
-        elif _is_folder(entry):
-            below = pictures_in(Path(entry), f"{name}/")
+    for file in files:
+        path = os.fspath(file)
+        if _is_folder(file) and file.is_symlink():
+            others[path] = "is a link to a folder"
+        elif _is_folder(file):
+            below = sort_out(entries_of(Path(file)))
             pictures, others = pictures + below[0], others | below[1]
-        elif taken := is_picture(entry):
-            pictures.append(name)
+        elif taken := is_picture(file):
+            pictures.append(path)
         elif taken is False:
-            others[name] = NO_PICTURE
+            others[path] = "is no picture of a format that can be read"
     return pictures, others
 
 
