@@ -14,6 +14,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -271,7 +272,8 @@ class LesionClassifier(L.LightningModule):
             if not config.is_file():
                 hint = "in no run's folder, so that its network must be given: network=LeNet(6)"
                 raise UserError(f"{checkpoint_path} is {hint}.")
-            options["network"] = instantiate(instantiable(load_config(config), "model", config))
+            stored = load_config(config).get("classifier") or OmegaConf.create()
+            options["network"] = instantiate(instantiable(stored, "network", config))
         # reads tensors and plain values alone, and says so of a damaged file
         AtomicCheckpointIO().load_checkpoint(checkpoint_path, "cpu")
         return super().load_from_checkpoint(checkpoint_path, *args, **options)
