@@ -262,7 +262,7 @@ class LesionClassifier(L.LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: StrPath, *args: Any, **options: Any) -> Self:
-        """Load a checkpoint as Lightning does; its run's config gives a ``network`` that is not given.
+        """Load a checkpoint as Lightning does; without ``network`` its run's config tells which.
 
         Raises:
             UserError: the file is damaged, in no run's folder, or the run's config is refused.
