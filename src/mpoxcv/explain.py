@@ -63,6 +63,8 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
             return f"There is no option {key!r}.{hint} All options with their values: --cfg job"
     if isinstance(error, ValueError) and undocumented.WRONG_GROUP_VALUE in str(error):
         return f"{error}. A group takes the name of one of its options, such as logger=none."
+    if message := _unimportable(causes):
+        return message
     if isinstance(error, HydraException | OmegaConfBaseException):
         return "\n".join(dict.fromkeys(str(cause).strip() for cause in causes))
     return None
@@ -115,16 +117,33 @@ def extra_of(text: str) -> tuple[str, str] | None:
 
 def cause_of(error: BaseException) -> str:
     """Return what a person needs to know of an error, in a line or a few."""
-    for cause in _chain(error):
+    causes = list(_chain(error))
+    for cause in causes:
         if isinstance(cause, UserError):
             return str(cause)
-    return visible(f"{type(error).__name__}: {error}")
+    return _unimportable(causes) or visible(f"{type(error).__name__}: {error}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
+
+
+def _unimportable(causes: list[BaseException]) -> str | None:
+    """Return why a ``_target_`` cannot be imported, where that is what the errors are about."""
+    match = undocumented.NO_TARGET.search(str(causes[0]))
+    if match is None:
+        return None
+    target, option = match[1], match[2] or "The config"
+    module = target.partition(".")[0]
+    files = [file.stem for file in Path().glob("*.py")]
+    hint = "" if module in files else did_you_mean(module, files)
+    return (
+        f"{option} names {target!r}, which cannot be imported: {type(causes[-1]).__name__}: {causes[-1]}.{hint}\n"
+        f"_target_ takes a name in a package that is installed, or in a file of the working folder, {Path.cwd()}:\n"
+        "my_file.MyNetwork is the class MyNetwork in my_file.py."
+    )
 
 
 def _unknown_key(causes: list[BaseException]) -> str | None:

@@ -34,6 +34,11 @@ UNKNOWN_OPTION = re.compile(r"Could not override '([^']+)'(\. No match in the de
 # Hydra raises a ValueError where a value stands for a group's option (hydra #349).
 WRONG_GROUP_VALUE = "Config group override"
 
+# Hydra's exception for a _target_ that cannot be imported holds its name and option as text alone.
+NO_TARGET = re.compile(
+    r"Error locating target '([^']+)'(?:.*?^full_key: (\S+))?", re.DOTALL | re.MULTILINE
+)
+
 # Lightning's exception for a wrong option is public, and costs seconds to import.
 LIGHTNING_REFUSES = "MisconfigurationException"
 

@@ -22,8 +22,9 @@ The synthetic set's smooth skin gives false pairs up to 0.972, so 0.98 is taken 
 for suspected. Where lesions lie centred on pale skin, as in dermoscopy, most pictures resemble many
 others: of 400 drawn so, 11,694 pairs are over 0.90. There a picture is held against its nearest
 others and not against a fixed likeness: 83 pairs are left. Of the photographs' copies as many are
-found as without it, but of those turned, whose black corners are alike, 0.912 for 0.925. **Copies
-changed in every way at once are hardly found**: there names must tell.
+found as without it, but of those turned, whose black corners are alike, 0.912 for 0.925.
+
+**Copies changed in every way at once are hardly found**: there names must tell.
 
 Legend: N pictures, T templates of a picture, D = 99 coefficients.
 """

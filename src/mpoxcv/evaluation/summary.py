@@ -85,7 +85,7 @@ def _never_began(
     grouped: Mapping[str, Sequence[Run]], expected: Sequence[Mapping[str, str]] | None, folds: int
 ) -> Iterator[dict[str, Any]]:
     fate: dict[str, Any] = {"status": "never began", "cause": "no run of it was found"}
-    # by a multirun's command; of runs made one by one nobody says how many there should be
+    # by a multirun's command; nobody says how many runs there should be that are made one by one
     fate |= {"asked": expected is not None}
     for members in grouped.values() if expected is None else []:
         began = {(run.seed, run.fold) for run in members}

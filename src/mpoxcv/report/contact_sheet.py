@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from mpoxcv.evaluation.predictions import is_synthetic, most_confident_mistakes
 from mpoxcv.report.figures import DPI, PAPER, describe, title_lines
+from mpoxcv.report.fonts import drawable
 
 # In pixels: width and height of a picture with its caption; a picture's longer side, and spaces.
 PLACE = (262, 330)
@@ -26,7 +27,6 @@ def contact_sheet(
 
     A line that is too long is cut; a picture that is None leaves its place empty.
     """
-    caption_font, title_font = _font(CAPTION), _font(TITLE)
     width, rows = PLACE[0] * columns, max(1, -(-len(pictures) // columns))
     lines = title_lines(title, synthetic, width / DPI)
     head = (len(lines) + 1) * (TITLE + GAP)
@@ -35,9 +35,10 @@ def contact_sheet(
 
     for number, line in enumerate(lines, 1):
         place = width // 2, GAP + number * (TITLE + GAP)
-        draw.text(place, line, "black", title_font, anchor="ms")
+        text, font = _drawn(line, TITLE)
+        draw.text(place, text, "black", font, anchor="ms")
     if not len(pictures):
-        draw.text((width // 2, head + CAPTION), "none", "black", title_font, anchor="ms")
+        draw.text((width // 2, head + CAPTION), "none", "black", _drawn("", TITLE)[1], anchor="ms")
 
     for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         if picture is None:
@@ -50,7 +51,8 @@ def contact_sheet(
         sheet.paste(scaled, (middle - w // 2, bottom - SIDE))
         for above, line in enumerate(reversed(caption.split("\n"))):
             y = bottom - SIDE - GAP - above * (CAPTION + GAP // 2)
-            draw.text((middle, y), _cut(line, caption_font), "black", caption_font, anchor="ms")
+            text, font = _drawn(line, CAPTION)
+            draw.text((middle, y), _cut(text, font), "black", font, anchor="ms")
     return sheet
 
 
@@ -68,8 +70,11 @@ def mistakes_sheet(
     return contact_sheet(pictures, captions, title, is_synthetic(predictions))
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+def _drawn(line: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
+    """Return the line as it can be drawn, and a font; of several scripts the first's."""
+    text, fonts = drawable(line)
+    file = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
+    return text, ImageFont.truetype(fonts[0].fname if fonts else file, size)
 
 
 def _cut(line: str, font: ImageFont.FreeTypeFont) -> str:

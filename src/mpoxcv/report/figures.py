@@ -21,6 +21,7 @@ from mpoxcv.evaluation.groups import PRIMARY, Group
 from mpoxcv.evaluation.predictions import classes_of, is_synthetic
 from mpoxcv.evaluation.statistics import CALIBRATION_BINS
 from mpoxcv.report.curves import AXES, GRID, curve, curves_of_runs, reliability, weights_of
+from mpoxcv.report.fonts import use_fonts
 
 # Okabe and Ito (2008): told apart by the colour-blind; with line styles, in grey print as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -70,6 +71,7 @@ def save_figure(figure: Figure | Image.Image, file: Path) -> None:
     """Write a PNG file, and its folder; compressed a little, in a third of the usual time."""
     file.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(figure, Figure):
+        use_fonts(figure)
         figure.savefig(file, pil_kwargs={"compress_level": 1})
         figure.clear()
     else:

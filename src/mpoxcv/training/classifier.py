@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 from lightning.pytorch import callbacks as theirs
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -334,7 +335,7 @@ class LesionClassifier(L.LightningModule):
     def load_from_checkpoint(  # type: ignore[override]
         cls, checkpoint_path: StrPath, *args: Any, **options: Any
     ) -> Self:
-        """Load a checkpoint as Lightning does; without ``network`` its run's config gives one.
+        """Load a checkpoint as Lightning does; without ``network`` its run's config tells which.
 
         Raises:
             UserError: the file is damaged, in no run's folder, or the run's config is refused.
@@ -344,7 +345,8 @@ class LesionClassifier(L.LightningModule):
             if not config.is_file():
                 hint = "in no run's folder, so that its network must be given: network=LeNet(6)"
                 raise UserError(f"{checkpoint_path} is {hint}.")
-            options["network"] = instantiate(instantiable(load_config(config), "model", config))
+            stored = load_config(config).get("classifier") or OmegaConf.create()
+            options["network"] = instantiate(instantiable(stored, "network", config))
         # reads tensors and plain values alone, and says so of a damaged file
         AtomicCheckpointIO().load_checkpoint(checkpoint_path, "cpu")
         return super().load_from_checkpoint(Path(checkpoint_path), *args, **options)
