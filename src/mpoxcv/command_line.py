@@ -35,7 +35,7 @@ def as_typed(arguments: Sequence[str], options: Callable[[], Mapping[str, Any]])
     meant. Else, what Hydra means by it stays: a value in quotes, ``[…]`` where the option is a
     list, ``${…}``, ``null`` where that is the default, and in a multirun ``a,b`` if both are there.
 
-    An option takes another object in the place of null, or of one with other arguments:
+    An object may have arguments that the default has not, or take the place of null:
     ``data.augment={_target_:…}``. ``options`` gives all options' defaults by their dotted names.
     """
     multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
