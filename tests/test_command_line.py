@@ -21,7 +21,7 @@ from conftest import (
     write_picture,
     write_tree,
 )  # fmt: skip
-from mpoxcv.command_line import as_typed, setting
+from mpoxcv.command_line import LISTS, PATHS, TEXTS, as_typed, setting
 from mpoxcv.errors import did_you_mean
 from mpoxcv.explain import options_of
 
@@ -37,6 +37,14 @@ QUICK = [
     "trainer=cpu", "trainer.max_epochs=1", "logger=none", "callbacks.progress=null", "callbacks.figures=null",
     "callbacks.samples=null", "callbacks.baselines=null",
 ]  # fmt: skip
+PATH_OPTIONS = [
+    "output",
+    "run",
+    "images",
+    "hydra.sweep.dir",
+    "data.split_file",
+    "callbacks.x.dirpath",
+]
 VERBS = [file.stem for file in sorted((PROJECT / "scripts").glob("*.py"))]
 # what stands for a value of the user's own in a message
 EXAMPLE = "X"
@@ -61,14 +69,12 @@ def test_a_path_is_taken_as_it_is_typed(name, one_fold, run_script, tmp_path):
 
 def read(*arguments: str) -> object:
     """Return the last argument's value as Hydra reads it."""
-    *_, argument = as_typed(arguments, lambda: {"ckpt_path": None, "data.augment": None})
+    options = dict.fromkeys(PATH_OPTIONS, "???") | {"ckpt_path": None}
+    *_, argument = as_typed(arguments, lambda: options)
     return OverridesParser.create().parse_override(argument).value()
 
 
-@pytest.mark.parametrize(
-    "option",
-    ["output", "run", "images", "hydra.sweep.dir", "data.split_file", "callbacks.x.dirpath"],
-)
+@pytest.mark.parametrize("option", PATH_OPTIONS)
 def test_names_that_are_not_there_yet(option, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in [n for n in NAMES if n not in ("'quoted'", '"quoted"', "choice(a,b)")]:
@@ -80,7 +86,8 @@ def test_what_is_typed_in_hydras_grammar_stays(tmp_path, monkeypatch):
     for name in ("x", "y (1)"):
         (tmp_path / name).mkdir()
     assert read("run='a b'") == "a b"
-    assert read("ckpt_path=null") is None and read("data.classes=null") is None
+    assert read("ckpt_path=null") is None and read("+model.weights=null") is None
+    assert read("hydra.run.dir=${a.b}") == "${a.b}" and read("data.classes=null") is None
     assert read("hydra.run.dir=logs/${name}/(1)") == "logs/${name}/(1)"
     assert read("runs=[x, y (1),'a,b']") == ["x", "y (1)", "a,b"] and read("runs=x") == ["x"]
     assert read("data.exclude=*/Kaposi's[1-3].jpg") == ["*/Kaposi's[1-3].jpg"]
@@ -93,6 +100,15 @@ def test_what_is_typed_in_hydras_grammar_stays(tmp_path, monkeypatch):
     assert len(read("-m", "model.name=resnet18,resnet34").list) == 2
     assert read("-m", "data.root=x,z") == "x,z" and read("data.root=x,y (1)") == "x,y (1)"
     assert read("data.root=") == ""
+
+
+def test_paths_in_conf_are_taken_as_paths():
+    """An option whose default is a path, or is asked for, is in one of the lists of paths."""
+    metrics = {"monitor", "metric"}
+    for verb in VERBS:
+        for name, value in options_of(PROJECT / "conf", verb, []).items():
+            if isinstance(value, str) and re.search(r"\w/\w|^\?{3}$|[}]/", value):
+                assert name.rpartition(".")[2] in PATHS | TEXTS | LISTS | metrics, name
 
 
 def test_an_option_that_is_printed_is_read_as_it_was(tmp_path, monkeypatch):

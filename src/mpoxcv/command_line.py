@@ -21,12 +21,11 @@ PATHS = frozenset({
     "output_dir", "patients", "report", "root", "run", "save_dir", "source", "split_file", "subdir",
     "submitit_folder", "tracking_uri", "weights",
 })  # fmt: skip
-# of those that hold another text
+# of those that hold another text, and of which Hydra refuses some
 TEXTS = frozenset({"citation", "name", "positive_class"})
 # of lists of paths, patterns or texts
 LISTS = frozenset({"classes", "exclude", "ignore_classes", "runs", "searchpath"})
 ITEM = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""")
-HYDRA_SWEEP = re.compile(r"(choice|glob|shuffle|sort)\(")
 
 
 def as_typed(arguments: Sequence[str], options: Callable[[], Mapping[str, Any]]) -> list[str]:
@@ -34,10 +33,9 @@ def as_typed(arguments: Sequence[str], options: Callable[[], Mapping[str, Any]])
 
     They need no quotes but the shell's; ``~`` is the home. What is there under the name as typed is
     meant. Else, what Hydra means by it stays: a value in quotes, ``[…]`` where the option is a
-    list, ``${…}``, ``null`` where that is the default, and in a multirun ``a,b`` where both are
-    there, or where the option is no path.
+    list, ``${…}``, ``null`` where that is the default, and in a multirun ``a,b`` if both are there.
 
-    An option takes another object in the place of null, or of one with other arguments:
+    An object may have arguments that the default has not, or take the place of null:
     ``data.augment={_target_:…}``. ``options`` gives all options' defaults by their dotted names.
     """
     multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
@@ -50,23 +48,20 @@ def _as_typed(argument: str, multirun: bool, options: Callable[[], Mapping[str, 
     kind = option.rpartition(".")[2]
     if value.startswith("{") and "_target_" in value and "." in key and key in options():
         return f"++{argument}"
-    if not value or kind not in PATHS | TEXTS | LISTS:
+    if not value or kind not in PATHS | TEXTS | LISTS or (kind in TEXTS and _parsed(argument)):
         return argument
 
-    there = kind not in TEXTS and _is_there(value)
-    if there:
-        items = [value]
-    elif kind in LISTS:
-        if value == "null" or (value[0] == "[" and (value[-1] != "]" or "],[" in value)):
+    there = _is_there(value)
+    items = [value]
+    if not there and kind in LISTS and value[0] == "[":
+        if value[-1] != "]" or "],[" in value:
             return argument
-        items = _items(value[1:-1]) if value[0] == "[" else [value]
-    else:
-        sweep = multirun and HYDRA_SWEEP.match(value) and _parsed(argument)
-        if sweep or (value == "null" and options().get(option, value) is None):
-            return argument
-        items = _items(value) if multirun and "," in value else [value]
-        if kind in PATHS and not all(_is_there(item.strip("'\"")) for item in items):
-            items = [value]
+        items = ITEM.findall(value[1:-1])[:-1]
+    elif not there and value == "null" and (kind in LISTS or options().get(option) is None):
+        return argument
+    elif not there and multirun and "," in value:
+        several = ITEM.findall(value)[:-1]
+        items = several if all(_is_there(item.strip("'\"")) for item in several) else items
     text = ",".join(_typed(item, there) for item in items)
     return f"{key}=[{text}]" if kind in LISTS else f"{key}={text}"
 
@@ -106,10 +101,6 @@ def require_suffix(name: str, value: object, suffix: str) -> None:
     """Refuse a file's name that promises something else than what is written; None is none."""
     if value is not None and Path(str(value)).suffix.lower() != suffix:
         raise UserError(f"{name}={value} should end in {suffix}, since that is what is written.")
-
-
-def _items(text: str) -> list[str]:
-    return ITEM.findall(text)[:-1]
 
 
 def _is_there(text: str) -> bool:
