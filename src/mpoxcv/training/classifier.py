@@ -156,7 +156,6 @@ class LesionClassifier(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Fix the class weights; ``balanced`` ones come from the DataModule's training pictures."""
         self._fitting = stage == "fit"
-        # not all are exported by a type checker's lights
         for callback in self.trainer.callbacks if self._fitting else []:  # type: ignore[attr-defined]
             if type(callback) in REFUSED:
                 name = type(callback).__name__
@@ -179,6 +178,12 @@ class LesionClassifier(L.LightningModule):
         return F.cross_entropy(
             logits, labels, weight, reduction=reduction, label_smoothing=smoothing
         )
+
+    def on_train_start(self) -> None:  # noqa: D102
+        # BackboneFinetuning thaws at its epoch alone, and has frozen them again where a run goes on
+        for group in self.trainer.optimizers[0].param_groups:
+            for parameter in group["params"]:
+                parameter.requires_grad = True
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
         seed = mix(self.seed, self.current_epoch, batch_idx, 1 + self.global_rank)
