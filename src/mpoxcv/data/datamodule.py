@@ -89,13 +89,17 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
     def setup(self, stage: str | None = None) -> None:
         """Read the fold, once for all stages; of several processes one fills the cache."""
         self.read()
-        if stage == "fit" and (joined := self.batch_sizes()[-1]) > self.batch_size:
+        joined = self.batch_sizes()[-1]
+        if (
+            stage == "fit"
+            and joined > self.batch_size
+            and self.trainer
+            and self.trainer.is_global_zero
+        ):
             rest = joined - self.batch_size
-            if self.trainer and self.trainer.is_global_zero:
-                print(
-                    f"The last training batch would have {rest} picture{'s' * (rest > 1)}, too few for BatchNorm: it is "
-                    f"joined to the one before, which has {joined}."
-                )
+            what = f"{rest} picture{'s' * (rest > 1)}, too few for BatchNorm"
+            where = f"it is joined to the one before, which has {joined}"
+            print(f"The last training batch would have {what}: {where}.")
 
     def train_dataloader(self) -> BatchLoader:
         """Return the training batches."""

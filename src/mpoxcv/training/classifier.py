@@ -157,9 +157,9 @@ class LesionClassifier(L.LightningModule):
         """Fix the class weights; ``balanced`` ones come from the DataModule's training pictures."""
         self._fitting = stage == "fit"
         for callback in self.trainer.callbacks if self._fitting else []:  # type: ignore[attr-defined]
-            if type(callback) in REFUSED:
-                name = type(callback).__name__
-                raise UserError(f"The callback {name} is not taken. {REFUSED[type(callback)]}")
+            for kind, hint in REFUSED.items():
+                if isinstance(callback, kind):
+                    raise UserError(f"The callback {kind.__name__} is not taken. {hint}")
         if self.class_weights == "balanced":
             datamodule = getattr(self.trainer, "datamodule", None)
             if datamodule is None or not hasattr(datamodule, "class_counts"):
@@ -266,9 +266,9 @@ class LesionClassifier(L.LightningModule):
             self._row().update(self.metrics[split])
         if not math.isfinite(values["loss"]):
             when = f", in epoch {self.current_epoch} (the first is 0)" if self._fitting else ""
+            hint = "Try a smaller optimizer.lr, trainer.gradient_clip_val=1.0, or trainer.precision=32-true."
             raise Diverged(
-                f"The loss on {split} is {values['loss']}{when}: training has diverged. Try a smaller optimizer.lr, "
-                "trainer.gradient_clip_val=1.0, or trainer.precision=32-true."
+                f"The loss on {split} is {values['loss']}{when}: training has diverged. {hint}"
             )
 
         # Scoring the best checkpoint after the fit must not add a point to the curve of the fit.
