@@ -26,14 +26,16 @@ class Transfer(MSLDDataModule):
     """Somebody's own DataModule."""
 
 
-def reason(tree, *callbacks: L.Callback, module=MSLDDataModule, **trainer_options) -> str | None:
+def reason(
+    tree, *callbacks: L.Callback, module=MSLDDataModule, classifier=None, **trainer_options
+) -> str | None:
     """Return why a run with these callbacks and options is trained alone."""
     data = module(tree, CLASSES, PATTERN, fold=1)
     trainer = L.Trainer(
         callbacks=[*callbacks], logger=False, enable_progress_bar=False, accelerator="cpu",
         **{"enable_checkpointing": False, "max_epochs": 1, **trainer_options},
     )  # fmt: skip
-    return why_alone(LesionClassifier(LeNet(len(CLASSES)), CLASSES), data, trainer)
+    return why_alone(classifier or LesionClassifier(LeNet(3), CLASSES), data, trainer)
 
 
 def test_what_keeps_out_of_an_epoch_takes_part(tree, tmp_path):
@@ -72,6 +74,11 @@ def test_callbacks_that_may_listen_to_steps_are_refused(tree, callback, says):
 def test_options_that_reach_into_an_epoch_are_refused(tree, option, value):
     says = {"max_time": "Timer"}.get(option, f"trainer.{option}")
     assert says in reason(tree, **{option: value})
+
+
+def test_a_schedule_by_step_is_refused(tree):
+    classifier = LesionClassifier(LeNet(3), CLASSES, scheduler_interval="step")
+    assert "scheduler_interval=step" in reason(tree, classifier=classifier)
 
 
 def test_a_datamodule_of_somebodys_own_is_refused(tree):

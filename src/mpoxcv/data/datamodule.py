@@ -91,16 +91,15 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         """Read the fold, once for all stages; of several processes one fills the cache."""
         is_new = not self.doubts
         self.read()
-        if is_new and not (self.trainer and self.trainer.global_rank):
-            for doubt in self.doubts:
-                print(f"WARNING: {doubt}", file=sys.stderr)
+        if self.trainer and not self.trainer.is_global_zero:
+            return
+        for doubt in self.doubts if is_new else ():
+            print(f"WARNING: {doubt}", file=sys.stderr)
         if stage == "fit" and (joined := self.batch_sizes()[-1]) > self.batch_size:
             rest = joined - self.batch_size
-            if self.trainer and self.trainer.is_global_zero:
-                print(
-                    f"The last training batch would have {rest} picture{'s' * (rest > 1)}, too few for BatchNorm: it is "
-                    f"joined to the one before, which has {joined}."
-                )
+            what = f"{rest} picture{'s' * (rest > 1)}, too few for BatchNorm"
+            where = f"it is joined to the one before, which has {joined}"
+            print(f"The last training batch would have {what}: {where}.")
 
     def train_dataloader(self) -> BatchLoader:
         """Return the training batches."""

@@ -162,11 +162,10 @@ class LesionClassifier(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Fix the class weights; ``balanced`` ones come from the DataModule's training pictures."""
         self._fitting = stage == "fit"
-        # not all are exported by a type checker's lights
         for callback in self.trainer.callbacks if self._fitting else []:  # type: ignore[attr-defined]
-            if type(callback) in REFUSED:
-                name = type(callback).__name__
-                raise UserError(f"The callback {name} is not taken. {REFUSED[type(callback)]}")
+            for kind, hint in REFUSED.items():
+                if isinstance(callback, kind):
+                    raise UserError(f"The callback {kind.__name__} is not taken. {hint}")
         if self.class_weights == "balanced":
             datamodule = getattr(self.trainer, "datamodule", None)
             if datamodule is None or not hasattr(datamodule, "class_counts"):
@@ -185,6 +184,12 @@ class LesionClassifier(L.LightningModule):
         return F.cross_entropy(
             logits, labels, weight, reduction=reduction, label_smoothing=smoothing
         )
+
+    def on_train_start(self) -> None:  # noqa: D102
+        # BackboneFinetuning thaws at its epoch alone, and has frozen them again where a run goes on
+        for group in self.trainer.optimizers[0].param_groups:
+            for parameter in group["params"]:
+                parameter.requires_grad = True
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
         seed = mix(self.seed, self.current_epoch, batch_idx, 1 + self.global_rank)
@@ -267,9 +272,9 @@ class LesionClassifier(L.LightningModule):
             self._row().update(self.metrics[split])
         if not math.isfinite(values["loss"]):
             when = f", in epoch {self.current_epoch} (the first is 0)" if self._fitting else ""
+            hint = "Try a smaller optimizer.lr, trainer.gradient_clip_val=1.0, or trainer.precision=32-true."
             raise Diverged(
-                f"The loss on {split} is {values['loss']}{when}: training has diverged. Try a smaller optimizer.lr, "
-                "trainer.gradient_clip_val=1.0, or trainer.precision=32-true."
+                f"The loss on {split} is {values['loss']}{when}: training has diverged. {hint}"
             )
 
         # Scoring the best checkpoint after the fit must not add a point to the curve of the fit.
