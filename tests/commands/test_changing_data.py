@@ -102,6 +102,9 @@ def datamodule(tree: Path, tmp_path: Path) -> MSLDDataModule:
 
 def test_folders_that_are_gone_are_told(datamodule: MSLDDataModule, tree: Path) -> None:
     shutil.rmtree(tree / TEST / "Cowpox")
+    gone = [f"gone: {TEST}/Cowpox/COW_{i}_01.jpg" for i in (20, 21, 22)]
+    assert datamodule.changes() == gone
+    shutil.rmtree(tree / "FOLDS/fold1/Train/Cowpox")
     assert "Class Cowpox has no folder" in datamodule.changes()[0]
     tree.rename(tree.with_name("elsewhere"))
     assert "There is no data" in datamodule.changes()[0]

@@ -47,7 +47,7 @@ def command(run_script: Callable) -> Callable:
     return run
 
 
-def test_equal_names_in_two_classes_are_told_and_can_be_told_apart(tmp_path, command):
+def test_equal_names_in_two_classes_are_told_and_can_be_told_apart(tmp_path, command, run_script):
     write_flat(tmp_path / "pictures", *(f"{c}/img{i}_{k}.jpg" for c in "AB" for i in range(7) for k in (1, 2)))  # fmt: skip
     joined = "7 of 7 patients have pictures in several classes, for example"
     code, out, _ = command("make_folds")
@@ -78,6 +78,13 @@ def test_equal_names_in_two_classes_are_told_and_can_be_told_apart(tmp_path, com
         assert "several classes" not in out
         assert "leak" not in out
 
+    # a new picture lies in no class's folder: nothing tells whose it is
+    assert command("train", BY_CLASS, "hydra.run.dir=by_class")[0] == 0
+    new = write_flat(tmp_path / "new", "img0_1.jpg")
+    done = run_script("predict", "run=by_class", f"images={new}", "held_out=true")
+    assert done.code == 1
+    assert "nothing tells whose it is" in done.err
+
 
 def test_persons_with_two_lesions_are_counted_at_any_share(tmp_path, command):
     names = [f"{c}/PAT_{i}_{i + 10}_1.jpg" for c in "AB" for i in range(40)]
@@ -93,7 +100,8 @@ def test_persons_with_two_lesions_are_counted_at_any_share(tmp_path, command):
 
 def test_a_pattern_without_a_slash_never_sees_the_class(tmp_path, command):
     write_flat(tmp_path / "pictures", *(f"{c}_1/p{i}.jpg" for c in "AB" for i in range(6)))
-    code, _, err = command("make_folds")
+    anything = "data.name_pattern='(?P<original>(?P<patient>.+)_.+?)(?P<copy>_aug\\d+)?'"
+    code, _, err = command("make_folds", anything)
     assert code == 1
     assert "12 file name(s) do not tell their patient" in err
     assert "data.patients=FILE.csv" in err

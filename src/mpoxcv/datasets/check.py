@@ -118,13 +118,11 @@ def count_rows(table: pd.DataFrame, classes: Sequence[str], compare: bool) -> li
         total = SPLIT_COUNTS.get(fold, {}).get(key)
         rows.append([str(fold), PARTS[key], *cells(row, published, total, row.sum())])
     # a patient with pictures in two classes is in both, and once in the total
-    total_patients = originals["patient"].nunique()
-    for i, (what, distinct, n) in enumerate(
-        (("pictures", originals, len(originals)), ("patients", patients, total_patients))
-    ):
+    found = {"pictures": len(originals), "patients": originals["patient"].nunique()}
+    for i, (what, distinct) in enumerate(zip(found, (originals, patients), strict=True)):
         row = distinct["class"].value_counts().reindex(classes, fill_value=0)
         published = {name: pair[i] for name, pair in CLASS_COUNTS.items()}
-        rows.append(["all", what, *cells(row, published, sum(published.values()), n)])
+        rows.append(["all", what, *cells(row, published, sum(published.values()), found[what])])
     return rows
 
 
