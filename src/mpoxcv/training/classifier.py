@@ -21,7 +21,6 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from mpoxcv.data.loader import Batch, mix
 from mpoxcv.errors import UserError
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
-from mpoxcv.storage.files import StrPath
 from mpoxcv.storage.stored_config import instantiable, load_config
 from mpoxcv.training.metrics import classification_metrics
 
@@ -261,7 +260,9 @@ class LesionClassifier(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: StrPath, *args: Any, **options: Any) -> Self:
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, *args: Any, **options: Any
+    ) -> Self:
         """Load a checkpoint as Lightning does; without ``network`` its run's config tells which.
 
         Raises:
