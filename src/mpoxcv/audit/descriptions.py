@@ -143,23 +143,13 @@ def likenesses(
         with lock(file.with_suffix(".lock")):
             pairs = _load_array(file, PAIR)
             if pairs is None:
-                pairs = _compare(left, right, threshold, codes)
+                blocks = [np.zeros(0, PAIR)]
+                for i, j, likeness in alike(left["thumb"], right["thumb"], threshold, codes):
+                    ends = left["pixels"][i], right["pixels"][j]
+                    blocks.append(np.rec.fromarrays([*ends, likeness], PAIR)[ends[0] != ends[1]])
+                pairs = np.concatenate(blocks)
                 _save_array(file, pairs)
     return pd.DataFrame({name: pairs[name] for name in PAIR.names or ()})
-
-
-def _compare(
-    left: np.ndarray,
-    right: np.ndarray,
-    threshold: float,
-    patients: tuple[np.ndarray, np.ndarray] | None,
-) -> np.ndarray:
-    blocks = [np.zeros(0, PAIR)]
-    for rows, columns, likeness in alike(left["thumb"], right["thumb"], threshold, patients):
-        ends = left["pixels"][rows], right["pixels"][columns]
-        block = np.rec.fromarrays([*ends, likeness], PAIR)
-        blocks.append(block[block["left"] != block["right"]])
-    return np.concatenate(blocks)
 
 
 def same_pictures(

@@ -21,7 +21,7 @@ from mpoxcv.evaluation.groups import PRIMARY, Group
 from mpoxcv.evaluation.predictions import classes_of, is_synthetic
 from mpoxcv.evaluation.statistics import CALIBRATION_BINS
 from mpoxcv.report.curves import AXES, GRID, curve, curves_of_runs, reliability, weights_of
-from mpoxcv.report.fonts import use_fonts
+from mpoxcv.report.fonts import drawable, use_fonts
 
 # Okabe and Ito (2008): told apart by the colour-blind; with line styles, in grey print as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -94,7 +94,7 @@ def svg_url(figure: Figure) -> str:
 def in_lines(names: list[str], letters: int, lines: int | None = None) -> tuple[list[str], int]:
     """Return names in lines of so many letters, and the letters of the longest line."""
     texts = [textwrap.fill(name, letters, max_lines=lines, placeholder="…") for name in names]
-    return texts, max(cell_len(line) for text in texts for line in text.split("\n"))
+    return texts, max(cell_len(drawable(line)[0]) for text in texts for line in text.split("\n"))
 
 
 def describe(predictions: pd.DataFrame) -> str:

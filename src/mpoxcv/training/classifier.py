@@ -23,7 +23,6 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from mpoxcv.data.loader import Batch, mix
 from mpoxcv.errors import Diverged, UserError, check_choice
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
-from mpoxcv.storage.files import StrPath
 from mpoxcv.storage.stored_config import instantiable, load_config
 from mpoxcv.training.metrics import classification_metrics
 from mpoxcv.training.schedules import make_scheduler, refusal_explained
@@ -338,7 +337,7 @@ class LesionClassifier(L.LightningModule):
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
-        cls, checkpoint_path: StrPath, *args: Any, **options: Any
+        cls, checkpoint_path: str | Path, *args: Any, **options: Any
     ) -> Self:
         """Load a checkpoint as Lightning does; without ``network`` its run's config tells which.
 
