@@ -291,6 +291,12 @@ def test_names_are_compared_in_one_unicode_form(run_script, tree):
     assert "two Unicode forms" in run_script("get_data", *options, classes).err
 
 
+def test_a_path_that_is_not_utf8_is_refused_at_once(run_script, tmp_path):
+    done = run_script("train", "data=synthetic", "data.root=m\udcfcller")
+    assert done.code == 1 and "not UTF-8" in done.err and "Traceback" not in done.err
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_augmentation_takes_the_place_of_none(run_script, tree):
     augment = "data.augment={_target_:torchvision.transforms.v2.RandomRotation,degrees:30}"
     done = run_script("train", f"data.root={tree}", *DATA, *QUICK, "debug=fast", augment)

@@ -90,15 +90,19 @@ def entry_point(
             # short folds
             gc.set_threshold(50_000, 20, 20)
             AT_END.clear()
-            given = sys.argv[1:]
-            sys.argv[1:] = as_typed(given, lambda: options_of(conf_dir, config_name, given))
             typed[:] = sys.argv
-            code = attempt(hydra_main)
+            code = attempt(start)
             for action in AT_END:
                 code = attempt(action) or code
             sys.stdout.flush()
             if code:
                 sys.exit(code)
+
+        def start() -> None:
+            given = sys.argv[1:]
+            sys.argv[1:] = as_typed(given, lambda: options_of(conf_dir, config_name, given))
+            typed[:] = sys.argv
+            hydra_main()
 
         def attempt(action: Callable[[], int | None]) -> int:
             """Do it; say what went wrong; return the exit code."""

@@ -37,7 +37,13 @@ def as_typed(arguments: Sequence[str], options: Callable[[], Mapping[str, Any]])
 
     An object may have arguments that the default has not, or take the place of null:
     ``data.augment={_target_:…}``. ``options`` gives all options' defaults by their dotted names.
+
+    Raises:
+        UserError: an argument is not UTF-8.
     """
+    for argument in arguments:
+        if re.search("[\ud800-\udfff]", argument):
+            raise UserError(f"{argument} is not UTF-8, and no config could hold it: rename it.")
     multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
     return [_as_typed(argument, multirun, options) for argument in arguments]
 
