@@ -57,6 +57,12 @@ def test_hydra_says_so_where_a_value_stands_for_an_option_of_a_group():
         compose("train", ["logger=1"])
 
 
+def test_the_exception_of_what_cannot_be_compiled_has_its_name():
+    from torch._inductor.exc import InductorError
+
+    assert InductorError.__name__ == undocumented.NOT_COMPILED
+
+
 def test_lightnings_exception_has_its_name():
     assert MisconfigurationException.__name__ == undocumented.LIGHTNING_REFUSES
 

@@ -33,7 +33,9 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
     for cause in causes:
         if isinstance(cause, UserError) or type(cause).__name__ == undocumented.LIGHTNING_REFUSES:
             return str(cause)
-    if sentence := of_outside(error, {}):
+    # without a job nothing is written but in Hydra's folder
+    multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
+    if sentence := of_outside(error, {}, "hydra.sweep.dir" if multirun else "hydra.run.dir"):
         return sentence
     for cause in causes:
         if operation := undocumented.NOT_DETERMINISTIC.match(str(cause)):
@@ -70,15 +72,19 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
     return None
 
 
-def of_outside(error: BaseException, paths: Mapping[str, str]) -> str | None:
+def of_outside(
+    error: BaseException, paths: Mapping[str, str], option: str | None = None
+) -> str | None:
     """Return the message for an error of the disk, or of a package that is not there, else None.
 
-    ``paths`` are options that are paths, with their values: the one that helps is named.
+    ``paths`` are options that are paths, with their values: the one that helps is named, or else
+    ``option``.
     """
     for cause in _chain(error):
         if isinstance(cause, OSError):
             where = f": {cause.filename}" if cause.filename else ""
-            (option,) = getattr(cause, "__notes__", [where and option_of(cause.filename, paths)])
+            led = where and option_of(cause.filename, paths)
+            (option,) = getattr(cause, "__notes__", [led or option])
             if option or cause.errno in DISK_ERRORS:
                 way = f"another place: {option}=…" if option else "another folder"
                 advice = (

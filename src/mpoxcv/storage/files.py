@@ -40,14 +40,18 @@ def lock(file: StrPath, timeout: float = -1) -> AcquireReturnProxy:
         Timeout: another process has it.
         OSError: the disk is full, cannot be written to, or has no locks (network disks).
     """
+    file = Path(file)
     with naming(file):
-        Path(file).parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # where no file can be made, such as in /proc, FileLock would wait for ever
+        if not file.exists():
+            file.touch()
     try:
         return FileLock(file).acquire(timeout)
     except Timeout:
         raise
     except OSError as error:
-        reason = f"{error.strerror}: no lock against other processes"
+        reason = f"No lock against other processes ({error.strerror})"
         raise OSError(error.errno, reason, str(file)) from error
 
 
