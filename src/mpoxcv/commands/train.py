@@ -9,18 +9,23 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from mpoxcv.commands.run_folder import finished_metrics, resume_path, stored_parts
+from mpoxcv.cli import as_given
+from mpoxcv.commands.record import begin, check_options, finished_metrics, options_of
+from mpoxcv.commands.run_folder import leads, resume_path, stored_parts
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
 from mpoxcv.lockstep import lockstep
 from mpoxcv.report.figures import SYNTHETIC_NOTE
 from mpoxcv.storage.files import read_metrics
+from mpoxcv.training.callbacks.provenance import versions
 from mpoxcv.training.classifier import LesionClassifier
 from mpoxcv.training.memory import memory_explained
 from mpoxcv.training.tensorboard import SplitTensorBoardLogger
@@ -47,10 +52,16 @@ def train(cfg: DictConfig) -> Metrics:
         UserError: an option, the data, or the checkpoint to resume from is not as it must be.
     """
     folder = Path(cfg.output_dir)
-    if cfg.resume and (finished := finished_metrics(folder)):
+    # before anything is made of them, which resolves some
+    options = options_of(cfg)
+    goes_on = cfg.resume or cfg.ckpt_path == "last" or in_multirun()
+    if leads():
+        typed = as_given(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+        check_options(options, folder, goes_on, typed)
+    if goes_on and (finished := finished_metrics(folder)):
         print(f"{folder} is finished: nothing to do.")
         return finished
-    if cfg.resume and (folder / "checkpoints" / "last.ckpt").is_file():
+    if goes_on and (folder / "checkpoints" / "last.ckpt").is_file():
         cfg.ckpt_path = "last"
     # not an interpolation any more: another run may begin before this one ends
     cfg.output_dir = str(folder)
@@ -61,6 +72,9 @@ def train(cfg: DictConfig) -> Metrics:
     if member and (reason := member.join_in(classifier, datamodule, trainer)):
         print(f"{folder.name} is trained alone: {reason}.")
     with memory_explained(datamodule):
+        if leads():
+            now = {"options": options, **beginning(datamodule)}
+            begin(folder, now, Path(resume).parents[1] if resume else None)
         trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
     metrics = score(trainer, classifier, datamodule, best)
@@ -68,6 +82,18 @@ def train(cfg: DictConfig) -> Metrics:
     if trainer.is_global_zero:
         print_results(metrics, datamodule, folder)
     return metrics
+
+
+def in_multirun() -> bool:
+    """Return whether this is a job of a multirun, which is kept from other multiruns' folders."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def beginning(datamodule: MSLDDataModule) -> dict[str, Any]:
+    """Return what else a run is made of as it begins, or goes on; the data are read for it."""
+    datamodule.prepare_data()
+    datamodule.setup()
+    return {"data": datamodule.contents(), **versions()}
 
 
 def test(cfg: DictConfig) -> dict[str, float]:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,20 @@ from mpoxcv.storage.files import StrPath, write_atomically
 # of what Lightning and our classifier read
 KINDS: dict[str, type] = {
     "hyper_parameters": dict, "callbacks": dict, "loops": dict, "history": list, "steps": list,
-    "optimizer_states": list, "lr_schedulers": list, "epoch": int, "global_step": int,
+    "optimizer_states": list, "lr_schedulers": list, "epoch": int, "global_step": int, "should_stop": bool,
     "pytorch-lightning_version": str,
 }  # fmt: skip
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
+# what a ModelCheckpoint's state says of files, beside the keys of best_k_models
+PATHS = frozenset({"dirpath", "best_model_path", "kth_best_model_path", "last_model_path"})
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write each checkpoint beside its target and rename it.
+    """Write each checkpoint beside its target and rename it; the paths in it are relative to it.
+
+    A run goes on wherever its folder lies: Lightning's ModelCheckpoint forgets what was best where
+    its folder has another path than before, and would score the checkpoint at the old one.
 
     Lightning's own way goes over the system's temporary folder; where that is another filesystem, a
     kill or a full disk leaves a broken file under the good name.
@@ -41,7 +47,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         # torch.save itself hides the reason of a failed write
         buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
+        folder = os.path.realpath(Path(path).parent)
+        torch.save(_moved(checkpoint, lambda file: _relative(file, folder)), buffer)
         if (last := Path(path)).name == LAST and last.is_file():
             previous = last.with_name(PREVIOUS)
             previous.unlink(missing_ok=True)
@@ -74,12 +81,39 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from None
         if fault := _fault_of(checkpoint):
             raise UserError(f"{path} is not a checkpoint of a run: {fault}.")
-        return checkpoint
+        folder = os.path.realpath(Path(path).parent)
+        return _moved(checkpoint, lambda file: os.path.normpath(Path(folder, file)))
 
     def remove_checkpoint(self, path: StrPath) -> None:
         """Remove a checkpoint, and nothing else: the path may come out of one that was sent."""
         if (file := Path(path)).suffix == ".ckpt" and file.is_file():
             file.unlink()
+
+
+def _moved(checkpoint: dict[str, Any], move: Callable[[str], str]) -> dict[str, Any]:
+    """Return a checkpoint with the paths of files that its callbacks' states name moved."""
+
+    def moved(value: Any) -> Any:
+        is_path = isinstance(value, str) and value and "://" not in value
+        return move(value) if is_path else value
+
+    states = dict(checkpoint.get("callbacks", {}))
+    for key, state in states.items():
+        if isinstance(state, dict):
+            states[key] = {k: moved(v) if k in PATHS else v for k, v in state.items()}
+            if isinstance(models := state.get("best_k_models"), dict):
+                states[key]["best_k_models"] = {moved(file): v for file, v in models.items()}
+    return {**checkpoint, "callbacks": states}
+
+
+def _relative(file: str, folder: str) -> str:
+    """Return a path relative to a folder where it lies in that or beside it, as runs' files do."""
+    try:
+        relative = Path(os.path.relpath(file, folder)).as_posix()
+    # another drive
+    except ValueError:
+        return file
+    return file if relative.startswith("../../") else relative
 
 
 def _fault_of(checkpoint: Any) -> str | None:

@@ -21,13 +21,15 @@ from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import shorten
 from mpoxcv.models import kernels
 from mpoxcv.report.figures import SYNTHETIC_NOTE
-from mpoxcv.storage.files import StrPath, write_json
+from mpoxcv.storage.files import StrPath, read_json, write_json
 from mpoxcv.training.tensorboard import tensorboard_writer
 
 PACKAGES = (
     "mpoxcv", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf",
     "numpy", "pandas", "scikit-learn", "matplotlib", "pillow", "tensorboard",
 )  # fmt: skip
+# of provenance.json: what may be another one when a run goes on
+VERSIONS = ("git", "sources", "python", "platform", "packages", "environment")
 # of pictures that changed
 EXAMPLES = 10
 # what changes results
@@ -39,7 +41,8 @@ ENVIRONMENT = (
 class Provenance(L.Callback):
     """Write provenance.json when a fit starts, and again after each stage.
 
-    Its ``status`` says how far the run came.
+    Its ``status`` says how far the run came; ``earlier`` has the versions of those processes that
+    went before where they were others.
 
     Args:
         folder: gets the file.
@@ -51,11 +54,18 @@ class Provenance(L.Callback):
         self.content: dict[str, Any] = {
             "status": "started", "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join(["python", *sys.argv]), "seed": seed,
-            "git": git_state(),
+            "git": git_state(), "sources": sources_digest(),
             "python": platform.python_version(), "platform": platform.platform(),
             "packages": {name: package_version(name) for name in PACKAGES},
             "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         }  # fmt: skip
+        before = read_json(self.folder / "provenance.json")
+        earlier = list(before.get("earlier", []))
+        if before and any(before.get(name) != self.content[name] for name in VERSIONS):
+            names = ("started", "command", *VERSIONS)
+            earlier.append({name: before.get(name) for name in names})
+        if earlier:
+            self.content["earlier"] = earlier
         self.durations: dict[str, float] = {}
         self._mark = self._begin = time.perf_counter()
 
@@ -67,7 +77,9 @@ class Provenance(L.Callback):
             writer.add_text("provenance", f"{note}```\n{json.dumps(self.content, indent=2)}\n```")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
-        self.content["epochs"] = trainer.current_epoch
+        # current_epoch is one too small where the fit was over already
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        self.content["epochs"] = progress.processed
         self._stage_ends(trainer, "fit", "fitted")
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
@@ -163,16 +175,45 @@ def package_version(name: str) -> str | None:
         return None
 
 
+def versions() -> dict[str, dict[str, Any]]:
+    """Return ``code`` and ``versions`` of what runs, for a run's beginning."""
+    git = git_state() or {}
+    machine = {"python": platform.python_version(), "platform": platform.platform()}
+    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
+    packages = {name: package_version(name) for name in PACKAGES}
+    threads = {"threads": torch.get_num_threads()}
+    code = {"sources": sources_digest(), **git}
+    return {"code": code, "versions": machine | threads | environment | packages}
+
+
+def sources_digest() -> str:
+    """Return a hex digest of mpoxcv's own files, which tells changes that git does not see."""
+    folder = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
 def git_state() -> dict[str, Any] | None:
     """Return the commit of the code that runs and whether its files differ from it.
 
-    None outside a checkout.
+    ``unreadable`` with the reason in a checkout that git does not read; None outside of one.
     """
+    file = Path(__file__)
+    if not any((folder / ".git").exists() for folder in file.parents):
+        return None
     command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
-    options: Any = {"cwd": Path(__file__).parent, "capture_output": True, "text": True}
+    options: Any = {"cwd": file.parent, "capture_output": True, "text": True}
     try:
+        # a package in the environment of somebody's project is no part of it
+        tracked = subprocess.run(["git", "ls-files", file.name], check=True, **options).stdout
         status = subprocess.run(command, check=True, **options).stdout
-    except (OSError, subprocess.CalledProcessError):
+    except OSError as error:
+        return {"unreadable": f"git cannot be run: {error.strerror}"}
+    except subprocess.CalledProcessError as error:
+        return {"unreadable": (error.stderr.strip() or f"git ends with {error}").splitlines()[0]}
+    if not tracked:
         return None
     commit = re.search(r"^# branch\.oid (\w+)$", status, re.MULTILINE)
     changed = bool(re.search(r"^[^#]", status, re.MULTILINE))
