@@ -49,7 +49,7 @@ def read_beginning(run: Path) -> dict[str, Any]:
     """Return how a run began, empty if it has not; of an older version's run the options alone."""
     beginning = read_json(run / BEGINNING)
     config = run / ".hydra" / "config.yaml"
-    begun = (run / "provenance.json").exists() or (run / "checkpoints").exists()
+    begun = any((run / name).exists() for name in ("provenance.json", "checkpoints", "study.db"))
     if not beginning and begun and config.is_file():
         beginning = {"options": options_of(read_plain(config))}
     return beginning

@@ -3,14 +3,17 @@
 import copy
 import logging
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.cli import as_given
+from mpoxcv.commands.record import begin, options_of
 from mpoxcv.errors import UserError
 from mpoxcv.storage.files import write_atomically
 
@@ -23,10 +26,11 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     A trial trains every fold in turn; its value is the mean over folds of the metric, averaged over
     a fit's last epochs (the best epoch's value would reward luck). After each fold a trial that is
     worse than the median of the earlier ones ends. The study lies in ``study.db`` of the output
-    folder: the same command on the same folder goes on with it.
+    folder: the same command on the same folder goes on with it, more trials too.
 
     Raises:
-        UserError: optuna is missing, or the search space is not as it must be.
+        UserError: optuna is missing, the search space is not as it must be, or the folder holds a
+            search with other options or data.
     """
     try:
         import optuna
@@ -34,13 +38,15 @@ def search(cfg: DictConfig) -> dict[str, Any]:
         raise UserError('A search needs the package optuna: pip install "mpoxcv[search]"') from None
     plan = cfg.hparams_search
     folder = Path(cfg.output_dir)
-    for name, space in plan.space.items():
+    spaces = dict(spaces_of(plan.space))
+    for name, space in spaces.items():
         if space.get("type") not in KINDS:
             option = f"hparams_search.space.{name}.type={space.get('type')}"
             raise UserError(f"{option} is not one of {', '.join(KINDS)}.")
-        if OmegaConf.select(cfg, str(name), default=KINDS) is KINDS:
+        if OmegaConf.select(cfg, name, default=KINDS) is KINDS:
             reason = f"names {name}, which is no option. All options: --cfg job"
             raise UserError(f"hparams_search.space {reason}")
+    begin(folder, beginning(cfg))
 
     optuna.logging.set_verbosity(logging.WARNING)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=plan.startup_trials, n_warmup_steps=1)
@@ -52,10 +58,10 @@ def search(cfg: DictConfig) -> dict[str, Any]:
 
     def objective(trial: Any) -> float:
         options = {}
-        for name, space in plan.space.items():
+        for name, space in spaces.items():
             arguments: Any = OmegaConf.to_container(space, resolve=True)
             suggest = getattr(trial, KINDS[arguments.pop("type")])
-            options[str(name)] = suggest(str(name), **arguments)
+            options[name] = suggest(name, **arguments)
 
         values: list[float] = []
         for fold in plan.folds:
@@ -88,6 +94,31 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     overrides += [f"{name}={value}" for name, value in best.items()]
     print(f"Now test it, once:\n  python {shlex.join(['scripts/train.py', '-m', *overrides])}")
     return best
+
+
+def spaces_of(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Yield each option that is searched, by its dotted name: where ``type`` stands, or nothing."""
+    for key, space in node.items():
+        name = f"{prefix}{key}"
+        nested = isinstance(space, DictConfig) and "type" not in space
+        if nested and any(isinstance(below, DictConfig) for below in space.values()):
+            yield from spaces_of(space, f"{name}.")
+        else:
+            yield name, space
+
+
+def beginning(cfg: DictConfig) -> dict[str, Any]:
+    """Return what a search is made of: of the data Train and Valid, since it never reads Test."""
+    from mpoxcv.training.callbacks.provenance import versions
+
+    data = {}
+    for fold in cfg.hparams_search.folds:
+        datamodule = instantiate(OmegaConf.merge(cfg, {"fold": fold}).data)
+        datamodule.prepare_data()
+        datamodule.setup()
+        contents = datamodule.contents()
+        data |= {f"fold {fold}, {split}": contents[split] for split in ("train", "val")}
+    return {"options": options_of(cfg), "data": data, **versions()}
 
 
 def validated(cfg: DictConfig, options: dict[str, Any]) -> float:
