@@ -138,7 +138,7 @@ def test_other_pictures_do_not_go_on(run_script, tree, tmp_path, interrupted, ch
     checkpoint = (interrupted / "checkpoints/last.ckpt").read_bytes()
     done = run_script("train", *small(tree), "resume=true")
     assert done.code == 1 and "Traceback" not in done.err
-    assert "data.train: 27 pictures" in done.err and "data.test" not in done.err
+    assert "train: 27 pictures" in done.err and "  test: " not in done.err
     assert f"{26 if change == 'gone' else 27} pictures" in done.err.partition(" then, ")[2]
     assert (interrupted / "checkpoints/last.ckpt").read_bytes() == checkpoint
     shutil.rmtree(tree)
@@ -152,7 +152,7 @@ def test_other_versions_go_on_and_both_are_recorded(
     version = provenance.package_version
     other = lambda name: "2.0" if name == "torch" else version(name)  # noqa: E731
     monkeypatch.setattr(provenance, "package_version", other)
-    assert f"torch {version('torch')} then, 2.0 now" in assert_goes_on(
+    assert f"packages.torch: {version('torch')} then, 2.0 now" in assert_goes_on(
         run_script, tree, interrupted
     )
     record = json.loads((interrupted / "provenance.json").read_text())
@@ -166,7 +166,7 @@ def test_a_checkpoint_of_another_fold_is_refused(run_script, tree, tmp_path, int
     given = [o for o in small(tree) if not o.startswith(("fold=", "hydra.run.dir"))]
     last = interrupted / "checkpoints/last.ckpt"
     done = run_script("train", "fold=2", *given, f"ckpt_path={last}", "hydra.run.dir=other")
-    assert done.code == 1 and "options.fold: 1 then, 2 now" in done.err
+    assert done.code == 1 and "fold: 1 then, 2 now" in done.err
     assert not (tmp_path / "other/beginning.json").exists()
 
 

@@ -80,7 +80,10 @@ def test_a_search_goes_on_only_as_it_began(run_script, tree, tmp_path):
     (tmp_path / "mine/hparams_search/tiny.yaml").write_text(yaml.safe_dump(tiny))
     kept = [o for o in options(tree, tmp_path) if not o.startswith(("hydra.sweep", "callbacks."))]
     command = [*kept, "hparams_search=tiny", f"hydra.searchpath=[file://{tmp_path / 'mine'}]"]
-    command += [f"hydra.run.dir={tmp_path / 'found'}", "hparams_search.space.optimizer.lr.low=0.002"]
+    command += [
+        f"hydra.run.dir={tmp_path / 'found'}",
+        "hparams_search.space.optimizer.lr.low=0.002",
+    ]
     assert run_script("search", *command).code == 0
     written = (tmp_path / "found/.hydra/config.yaml").read_bytes()
     for more, said in (
@@ -101,4 +104,4 @@ def test_a_search_goes_on_only_as_it_began(run_script, tree, tmp_path):
     assert run_script("search", *command).code == 0
     next(tree.rglob("FOLDS/fold1/Valid/*/*.jpg")).unlink()
     done = run_script("search", *command)
-    assert done.code == 1 and "data.fold 1, val: 9 pictures" in done.err
+    assert done.code == 1 and "  fold 1, val: 9 pictures" in done.err

@@ -20,8 +20,10 @@ OWN = frozenset({"fold", "seed", "name", "model.own_kernels"})
 MAY_DIFFER = frozenset({
     "data.split_file", "data.patients", "trainer.enable_progress_bar", "hparams_search.trials",
 })  # fmt: skip
-# of a beginning: a run does not go on with others; differences of the rest are only told
+# of a beginning: a run does not go on with others
 DECISIVE = ("options", "data")
+# options that say where a run lies and whether it goes on
+PLACE = ("resume", "ckpt_path", "hydra.run.dir", "hydra.sweep.dir")
 ABSENT = "absent"
 
 
@@ -47,7 +49,8 @@ def options_of(config: DictConfig | Mapping[str, Any]) -> dict[str, str]:
 
 def read_beginning(run: Path) -> dict[str, Any]:
     """Return how a run began, empty if it has not; of an older version's run the options alone."""
-    beginning = read_json(run / BEGINNING)
+    content = read_json(run / BEGINNING)
+    beginning = {kind: part for kind, part in content.items() if isinstance(part, dict)}
     config = run / ".hydra" / "config.yaml"
     begun = any((run / name).exists() for name in ("provenance.json", "checkpoints", "study.db"))
     if not beginning and begun and config.is_file():
@@ -74,69 +77,58 @@ def finished_metrics(folder: Path) -> dict[str, float | None] | None:
     return read_metrics(metrics) if finished and metrics.is_file() else None
 
 
-def check_options(
-    options: Mapping[str, str], folder: Path, goes_on: bool, typed: Sequence[str]
-) -> None:
-    """Refuse to overwrite a run, or to go on with it under other options; nothing is written.
+def check(options: Mapping[str, str], folder: Path, goes_on: bool) -> None:
+    """Refuse to overwrite a run, or, with ``goes_on``, to do so under other options.
 
-    Args:
-        options: of :func:`options_of`.
-        folder: of the run; one that holds none is as good as any.
-        goes_on: whether to go on with what is there was asked for.
-        typed: the command's options.
+    Nothing is written; a folder without a run passes. ``options`` are those of :func:`options_of`.
 
     Raises:
         UserError: says what differs, and which commands give what was asked for.
     """
-    then = read_beginning(folder)
-    if not then:
-        return
-    if not goes_on:
+    if not goes_on and read_beginning(folder):
         hint = f"Choose another folder, or go on with it:\n  {_going_on(folder)}"
         raise UserError(f"{folder} holds a run already. {hint}")
-    if differing := differences(then["options"], options):
-        state = "a finished run" if finished_metrics(folder) is not None else "a run"
-        new = [o for o in typed if option_name(o) not in ("resume", "ckpt_path")]
-        raise UserError(
-            f"{folder} holds {state} with other options:\n{told(differing)}\n"
-            "A run keeps its options to its end: a schedule that is made for some fits no others. Train "
-            f"with these in a folder of their own:\n  {command(new)}\n"
-            f"Go on with it as it began:\n  {_going_on(folder)}"
-        )
+    _compare(folder, {"options": options})
 
 
-def begin(folder: Path, now: Mapping[str, Any], before: Path | None = None) -> None:
-    """Write how a run begins, once; compare a run that goes on with how it began.
+def begin(folder: Path, now: Mapping[str, Mapping[str, Any]], before: Path | None = None) -> None:
+    """Write how a run begins, once; compare what goes on with how it, or ``before``, began.
 
-    Other versions of code or packages are told on stderr (provenance.json has both).
-
-    Args:
-        folder: of the run.
-        now: ``options``, ``data`` and more kinds, each a mapping of names to plain values.
-        before: folder of the run whose checkpoint this one goes on from.
+    ``now`` has ``options``, ``data`` and ``versions``. Other versions are told on stderr, and
+    provenance.json has both.
 
     Raises:
-        UserError: the run had other options or data: says which.
+        UserError: options or data are others.
     """
     for run in dict.fromkeys((folder, before or folder)):
-        then = read_beginning(run)
-        kinds = then.keys() & now.keys()
-        differing = {kind: differences(then[kind], now[kind]) for kind in kinds}
-        refused = {f"{k}.{n}": p for k in DECISIVE for n, p in differing.get(k, {}).items()}
-        if refused:
-            raise UserError(
-                f"What {run} began with has changed since:\n{told(refused)}\n"
-                "What it has learnt is of that, and it does not go on with anything else. Put it back as it "
-                "was (data.root=DIR where the data have moved), or train anew in another folder."
-            )
-        versions = [
-            f"{n} {p[0]} then, {p[1]} now" for d in differing.values() for n, p in d.items()
-        ]
+        _compare(run, now)
+        versions = differences(
+            read_beginning(run).get("versions", now["versions"]), now["versions"]
+        )
         if versions:
             text = "began with other versions, and its last digits may be others"
-            print(f"{run} {text}: {'; '.join(versions)}.", file=sys.stderr)
+            print(f"{run} {text}:\n{told(versions)}", file=sys.stderr)
     if not (folder / BEGINNING).is_file():
         write_json(folder / BEGINNING, now)
+
+
+def _compare(run: Path, now: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse options and data that are not those that a run began with, if it has begun."""
+    then = read_beginning(run)
+    kinds = [kind for kind in DECISIVE if kind in then and kind in now]
+    differing = {kind: differences(then[kind], now[kind]) for kind in kinds}
+    if not any(differing.values()):
+        return
+    state = "a finished run" if finished_metrics(run) is not None else "a run"
+    what = " and ".join(kind for kind in kinds if differing[kind])
+    lines = told({name: pair for pairs in differing.values() for name, pair in pairs.items()})
+    new = [option for option in sys.argv[1:] if option_name(option) not in PLACE]
+    raise UserError(
+        f"{run} holds {state} with other {what}:\n{lines}\n"
+        "A run keeps its options and data to its end: what it has learnt, and its schedule, fit no "
+        f"others. Train with these in a folder of their own:\n  {command(new)}\n"
+        f"Go on with it as it began (data.root=DIR where its data have moved):\n  {_going_on(run)}"
+    )
 
 
 def command(options: Sequence[str], *switches: str) -> str:
@@ -148,7 +140,7 @@ def _going_on(folder: Path) -> str:
     """Return the command that goes on with a run."""
     stored = folder / ".hydra" / "overrides.yaml"
     options = [str(option) for option in read_plain(stored)] if stored.is_file() else []
-    again = [o for o in options if option_name(o) not in ("resume", "ckpt_path")]
+    again = [option for option in options if option_name(option) not in PLACE]
     return command([*again, f"hydra.run.dir={folder}", "resume=true"])
 
 

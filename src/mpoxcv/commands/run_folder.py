@@ -20,16 +20,10 @@ def leads() -> bool:
 
 
 def write_config(config: DictConfig, folder: Path) -> None:
-    """Write ``.hydra`` as Hydra would, which writes it anew whenever a run goes on.
-
-    ``config`` is composed, with its node ``hydra``.
-    """
-    tasks = [str(name) for name in config if name != "hydra"]
-    parts = {
-        "config": OmegaConf.masked_copy(config, tasks), "overrides": config.hydra.overrides.task,
-        "hydra": OmegaConf.masked_copy(config, "hydra"),
-    }  # fmt: skip
-    for name, part in parts.items():
+    """Write ``.hydra`` as Hydra would, which writes it anew whenever a run goes on."""
+    task = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+    hydra, overrides = OmegaConf.masked_copy(config, "hydra"), config.hydra.overrides.task
+    for name, part in {"config": task, "hydra": hydra, "overrides": overrides}.items():
         write_atomically(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(part))
 
 

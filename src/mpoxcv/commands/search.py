@@ -3,7 +3,6 @@
 import copy
 import logging
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from mpoxcv.cli import as_given
 from mpoxcv.commands.record import begin, options_of
 from mpoxcv.errors import UserError
+from mpoxcv.evaluation.runs import flat
 from mpoxcv.storage.files import write_atomically
 
 KINDS = {"float": "suggest_float", "int": "suggest_int", "categorical": "suggest_categorical"}
@@ -38,7 +38,11 @@ def search(cfg: DictConfig) -> dict[str, Any]:
         raise UserError('A search needs the package optuna: pip install "mpoxcv[search]"') from None
     plan = cfg.hparams_search
     folder = Path(cfg.output_dir)
-    spaces = dict(spaces_of(plan.space))
+    spaces: dict[str, dict[str, Any]] = {}
+    # options by dotted names, or as they are nested
+    for key, value in flat(OmegaConf.to_container(plan.space, resolve=True)).items():
+        name, _, argument = key.rpartition(".")
+        spaces.setdefault(name, {})[argument] = value
     for name, space in spaces.items():
         if space.get("type") not in KINDS:
             option = f"hparams_search.space.{name}.type={space.get('type')}"
@@ -59,9 +63,8 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     def objective(trial: Any) -> float:
         options = {}
         for name, space in spaces.items():
-            arguments: Any = OmegaConf.to_container(space, resolve=True)
-            suggest = getattr(trial, KINDS[arguments.pop("type")])
-            options[name] = suggest(name, **arguments)
+            arguments = {key: value for key, value in space.items() if key != "type"}
+            options[name] = getattr(trial, KINDS[space["type"]])(name, **arguments)
 
         values: list[float] = []
         for fold in plan.folds:
@@ -96,29 +99,18 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     return best
 
 
-def spaces_of(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Yield each option that is searched, by its dotted name: where ``type`` stands, or nothing."""
-    for key, space in node.items():
-        name = f"{prefix}{key}"
-        nested = isinstance(space, DictConfig) and "type" not in space
-        if nested and any(isinstance(below, DictConfig) for below in space.values()):
-            yield from spaces_of(space, f"{name}.")
-        else:
-            yield name, space
-
-
 def beginning(cfg: DictConfig) -> dict[str, Any]:
     """Return what a search is made of: of the data Train and Valid, since it never reads Test."""
     from mpoxcv.training.callbacks.provenance import versions
 
-    data = {}
+    data: dict[str, str] = {}
     for fold in cfg.hparams_search.folds:
         datamodule = instantiate(OmegaConf.merge(cfg, {"fold": fold}).data)
         datamodule.prepare_data()
         datamodule.setup()
         contents = datamodule.contents()
         data |= {f"fold {fold}, {split}": contents[split] for split in ("train", "val")}
-    return {"options": options_of(cfg), "data": data, **versions()}
+    return {"options": options_of(cfg), "data": data, "versions": versions()}
 
 
 def validated(cfg: DictConfig, options: dict[str, Any]) -> float:

@@ -64,13 +64,12 @@ class SummariseSweep(Callback):
         """
         if kwargs["config_name"] not in ("train", "search") or not leads():
             return
-        # a search's own command goes on with it
+        # a search goes on by its own command
         searches = kwargs["config_name"] == "search"
         goes_on = searches or config.resume or config.ckpt_path == "last"
-        folder = Path(config.hydra.run.dir).absolute()
         try:
-            typed = as_given(config.hydra.overrides.task)
-            record.check_options(record.options_of(config), folder, goes_on, typed)
+            folder = Path(config.hydra.run.dir).absolute()
+            record.check(record.options_of(config), folder, goes_on)
         except UserError as error:
             raise SystemExit(str(error)) from None
 

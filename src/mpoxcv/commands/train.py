@@ -17,8 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from mpoxcv.cli import as_given
-from mpoxcv.commands.record import begin, check_options, finished_metrics, options_of
+from mpoxcv.commands.record import begin, check, finished_metrics, options_of
 from mpoxcv.commands.run_folder import leads, resume_path, stored_parts
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
@@ -54,10 +53,11 @@ def train(cfg: DictConfig) -> Metrics:
     folder = Path(cfg.output_dir)
     # before anything is made of them, which resolves some
     options = options_of(cfg)
-    goes_on = cfg.resume or cfg.ckpt_path == "last" or in_multirun()
+    # a multirun's folder was looked at when it began
+    in_multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    goes_on = cfg.resume or cfg.ckpt_path == "last" or in_multirun
     if leads():
-        typed = as_given(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-        check_options(options, folder, goes_on, typed)
+        check(options, folder, goes_on)
     if goes_on and (finished := finished_metrics(folder)):
         print(f"{folder} is finished: nothing to do.")
         return finished
@@ -73,7 +73,9 @@ def train(cfg: DictConfig) -> Metrics:
         print(f"{folder.name} is trained alone: {reason}.")
     with memory_explained(datamodule):
         if leads():
-            now = {"options": options, **beginning(datamodule)}
+            datamodule.prepare_data()
+            datamodule.setup()
+            now = {"options": options, "data": datamodule.contents(), "versions": versions()}
             begin(folder, now, Path(resume).parents[1] if resume else None)
         trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
@@ -82,18 +84,6 @@ def train(cfg: DictConfig) -> Metrics:
     if trainer.is_global_zero:
         print_results(metrics, datamodule, folder)
     return metrics
-
-
-def in_multirun() -> bool:
-    """Return whether this is a job of a multirun, which is kept from other multiruns' folders."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def beginning(datamodule: MSLDDataModule) -> dict[str, Any]:
-    """Return what else a run is made of as it begins, or goes on; the data are read for it."""
-    datamodule.prepare_data()
-    datamodule.setup()
-    return {"data": datamodule.contents(), **versions()}
 
 
 def test(cfg: DictConfig) -> dict[str, float]:

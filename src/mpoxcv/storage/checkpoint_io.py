@@ -47,8 +47,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         # torch.save itself hides the reason of a failed write
         buffer = io.BytesIO()
-        folder = os.path.realpath(Path(path).parent)
-        torch.save(_moved(checkpoint, lambda file: _relative(file, folder)), buffer)
+        folder = Path(os.path.realpath(path)).parent
+
+        def relative(file: str) -> str:
+            """Return the path from here to what lies in the run's folder, others as they are."""
+            inside = Path(file).is_relative_to(folder.parent)
+            return Path(os.path.relpath(file, folder)).as_posix() if inside else file
+
+        torch.save(_moved(checkpoint, relative), buffer)
         if (last := Path(path)).name == LAST and last.is_file():
             previous = last.with_name(PREVIOUS)
             previous.unlink(missing_ok=True)
@@ -81,8 +87,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from None
         if fault := _fault_of(checkpoint):
             raise UserError(f"{path} is not a checkpoint of a run: {fault}.")
-        folder = os.path.realpath(Path(path).parent)
-        return _moved(checkpoint, lambda file: os.path.normpath(Path(folder, file)))
+        folder = Path(os.path.realpath(path)).parent
+        return _moved(checkpoint, lambda file: os.path.normpath(folder / file))
 
     def remove_checkpoint(self, path: StrPath) -> None:
         """Remove a checkpoint, and nothing else: the path may come out of one that was sent."""
@@ -93,27 +99,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def _moved(checkpoint: dict[str, Any], move: Callable[[str], str]) -> dict[str, Any]:
     """Return a checkpoint with the paths of files that its callbacks' states name moved."""
 
-    def moved(value: Any) -> Any:
-        is_path = isinstance(value, str) and value and "://" not in value
+    def moved(value: Any, key: str) -> Any:
+        if key == "best_k_models" and isinstance(value, dict):
+            return {moved(file, "dirpath"): score for file, score in value.items()}
+        is_path = key in PATHS and isinstance(value, str) and value and "://" not in value
         return move(value) if is_path else value
 
-    states = dict(checkpoint.get("callbacks", {}))
-    for key, state in states.items():
-        if isinstance(state, dict):
-            states[key] = {k: moved(v) if k in PATHS else v for k, v in state.items()}
-            if isinstance(models := state.get("best_k_models"), dict):
-                states[key]["best_k_models"] = {moved(file): v for file, v in models.items()}
+    states = {
+        name: {k: moved(v, k) for k, v in state.items()} if isinstance(state, dict) else state
+        for name, state in checkpoint.get("callbacks", {}).items()
+    }
     return {**checkpoint, "callbacks": states}
-
-
-def _relative(file: str, folder: str) -> str:
-    """Return a path relative to a folder where it lies in that or beside it, as runs' files do."""
-    try:
-        relative = Path(os.path.relpath(file, folder)).as_posix()
-    # another drive
-    except ValueError:
-        return file
-    return file if relative.startswith("../../") else relative
 
 
 def _fault_of(checkpoint: Any) -> str | None:

@@ -19,6 +19,7 @@ import torch
 
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import shorten
+from mpoxcv.evaluation.runs import flat
 from mpoxcv.models import kernels
 from mpoxcv.report.figures import SYNTHETIC_NOTE
 from mpoxcv.storage.files import StrPath, read_json, write_json
@@ -28,8 +29,6 @@ PACKAGES = (
     "mpoxcv", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf",
     "numpy", "pandas", "scikit-learn", "matplotlib", "pillow", "tensorboard",
 )  # fmt: skip
-# of provenance.json: what may be another one when a run goes on
-VERSIONS = ("git", "sources", "python", "platform", "packages", "environment")
 # of pictures that changed
 EXAMPLES = 10
 # what changes results
@@ -54,16 +53,12 @@ class Provenance(L.Callback):
         self.content: dict[str, Any] = {
             "status": "started", "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join(["python", *sys.argv]), "seed": seed,
-            "git": git_state(), "sources": sources_digest(),
-            "python": platform.python_version(), "platform": platform.platform(),
-            "packages": {name: package_version(name) for name in PACKAGES},
-            "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+            **(now := made_of()),
         }  # fmt: skip
         before = read_json(self.folder / "provenance.json")
         earlier = list(before.get("earlier", []))
-        if before and any(before.get(name) != self.content[name] for name in VERSIONS):
-            names = ("started", "command", *VERSIONS)
-            earlier.append({name: before.get(name) for name in names})
+        if before and any(before.get(name) != value for name, value in now.items()):
+            earlier.append({name: before.get(name) for name in ("started", "command", *now)})
         if earlier:
             self.content["earlier"] = earlier
         self.durations: dict[str, float] = {}
@@ -175,15 +170,19 @@ def package_version(name: str) -> str | None:
         return None
 
 
-def versions() -> dict[str, dict[str, Any]]:
-    """Return ``code`` and ``versions`` of what runs, for a run's beginning."""
-    git = git_state() or {}
-    machine = {"python": platform.python_version(), "platform": platform.platform()}
-    environment = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    packages = {name: package_version(name) for name in PACKAGES}
-    threads = {"threads": torch.get_num_threads()}
-    code = {"sources": sources_digest(), **git}
-    return {"code": code, "versions": machine | threads | environment | packages}
+def made_of() -> dict[str, Any]:
+    """Return the versions of what runs, as provenance.json has them."""
+    return {
+        "git": git_state(), "sources": sources_digest(),
+        "python": platform.python_version(), "platform": platform.platform(),
+        "packages": {name: package_version(name) for name in PACKAGES},
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+    }  # fmt: skip
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions of what runs by dotted names, for a run's beginning."""
+    return {**flat(made_of()), "threads": torch.get_num_threads()}
 
 
 def sources_digest() -> str:
