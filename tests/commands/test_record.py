@@ -103,8 +103,12 @@ def test_a_finished_run_stays_as_it_is(run_script, tree, tmp_path):
         done = run_script("train", *small(tree), more, "data.cache_dir=other")
         assert done.code == 0 and "nothing to do" in done.out
     assert content(tmp_path / "run") == before
+    write_picture(next((tree / "FOLDS/fold1/Test").rglob("*.jpg")), 999)
+    done = run_script("test", "run=run", "trainer=cpu")
+    assert done.code == 0 and "  test: 9 pictures" in done.err and "train:" not in done.err
 
 
+@pytest.mark.slow
 def test_a_multirun_goes_on_as_it_began(run_script, tree, tmp_path):
     sweep = tmp_path / "sweep"
     given = [o for o in options(tree, sweep) if not o.startswith("trainer.max_epochs")]
@@ -170,6 +174,7 @@ def test_a_checkpoint_of_another_fold_is_refused(run_script, tree, tmp_path, int
     assert not (tmp_path / "other/beginning.json").exists()
 
 
+@pytest.mark.slow
 def test_a_run_whose_multirun_lost_its_plan_is_not_overwritten(run_script, tree, tmp_path):
     command = ["-m", "fold=1", *options(tree, tmp_path / "sweep")]
     assert run_script("train", *command).code == 0

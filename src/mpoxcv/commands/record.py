@@ -23,7 +23,7 @@ MAY_DIFFER = frozenset({
 # of a beginning: a run does not go on with others
 DECISIVE = ("options", "data")
 # options that say where a run lies and whether it goes on
-PLACE = ("resume", "ckpt_path", "hydra.run.dir", "hydra.sweep.dir")
+PLACE = ("resume", "hydra.run.dir", "hydra.sweep.dir")
 ABSENT = "absent"
 
 
@@ -102,14 +102,18 @@ def begin(folder: Path, now: Mapping[str, Mapping[str, Any]], before: Path | Non
     """
     for run in dict.fromkeys((folder, before or folder)):
         _compare(run, now)
-        versions = differences(
-            read_beginning(run).get("versions", now["versions"]), now["versions"]
-        )
-        if versions:
-            text = "began with other versions, and its last digits may be others"
-            print(f"{run} {text}:\n{told(versions)}", file=sys.stderr)
+        tell(run, {"versions": now["versions"]})
     if not (folder / BEGINNING).is_file():
         write_json(folder / BEGINNING, now)
+
+
+def tell(run: Path, now: Mapping[str, Mapping[str, Any]]) -> None:
+    """Tell on stderr what of ``now`` is not what a run began with."""
+    then = read_beginning(run)
+    pairs = [pair for k in now if k in then for pair in differences(then[k], now[k]).items()]
+    if pairs:
+        text = "began with other data or versions, and results may differ"
+        print(f"{run} {text}:\n{told(dict(pairs))}", file=sys.stderr)
 
 
 def _compare(run: Path, now: Mapping[str, Mapping[str, Any]]) -> None:
@@ -122,11 +126,10 @@ def _compare(run: Path, now: Mapping[str, Mapping[str, Any]]) -> None:
     state = "a finished run" if finished_metrics(run) is not None else "a run"
     what = " and ".join(kind for kind in kinds if differing[kind])
     lines = told({name: pair for pairs in differing.values() for name, pair in pairs.items()})
-    new = [option for option in sys.argv[1:] if option_name(option) not in PLACE]
     raise UserError(
         f"{run} holds {state} with other {what}:\n{lines}\n"
         "A run keeps its options and data to its end: what it has learnt, and its schedule, fit no "
-        f"others. Train with these in a folder of their own:\n  {command(new)}\n"
+        f"others. Train with these in a folder of their own:\n  {command(elsewhere(sys.argv[1:]))}\n"
         f"Go on with it as it began (data.root=DIR where its data have moved):\n  {_going_on(run)}"
     )
 
@@ -140,10 +143,10 @@ def _going_on(folder: Path) -> str:
     """Return the command that goes on with a run."""
     stored = folder / ".hydra" / "overrides.yaml"
     options = [str(option) for option in read_plain(stored)] if stored.is_file() else []
-    again = [option for option in options if option_name(option) not in PLACE]
-    return command([*again, f"hydra.run.dir={folder}", "resume=true"])
+    return command([*elsewhere(options), f"hydra.run.dir={folder}", "resume=true"])
 
 
-def option_name(override: str) -> str:
-    """Return the option that an override on the command line sets."""
-    return override.lstrip("+~").partition("=")[0]
+def elsewhere(options: Sequence[str]) -> list[str]:
+    """Return a command's options without those that say where its run lies and that it goes on."""
+    names = {option: option.lstrip("+~").partition("=")[0] for option in options}
+    return [o for o in options if names[o] not in PLACE and o != "ckpt_path=last"]

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from mpoxcv.commands.record import begin, check, finished_metrics, options_of
+from mpoxcv.commands.record import begin, check, finished_metrics, options_of, tell
 from mpoxcv.commands.run_folder import leads, resume_path, stored_parts
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
@@ -73,9 +73,7 @@ def train(cfg: DictConfig) -> Metrics:
         print(f"{folder.name} is trained alone: {reason}.")
     with memory_explained(datamodule):
         if leads():
-            datamodule.prepare_data()
-            datamodule.setup()
-            now = {"options": options, "data": datamodule.contents(), "versions": versions()}
+            now = {"options": options, **beginning(datamodule)}
             begin(folder, now, Path(resume).parents[1] if resume else None)
         trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
     best = getattr(trainer.checkpoint_callback, "best_model_path", "") or None
@@ -84,6 +82,13 @@ def train(cfg: DictConfig) -> Metrics:
     if trainer.is_global_zero:
         print_results(metrics, datamodule, folder)
     return metrics
+
+
+def beginning(datamodule: MSLDDataModule) -> dict[str, Any]:
+    """Return the data, which are read for it, and the versions that a run begins with."""
+    datamodule.prepare_data()
+    datamodule.setup()
+    return {"data": datamodule.contents(), "versions": versions()}
 
 
 def test(cfg: DictConfig) -> dict[str, float]:
@@ -106,6 +111,8 @@ def test(cfg: DictConfig) -> dict[str, float]:
     ours = {key: cfg[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
     config = OmegaConf.create({"seed": stored.get("seed", 0), **parts, **ours})
     datamodule, classifier, trainer = build(config)
+    if leads():
+        tell(run, beginning(datamodule))
     metrics = score(trainer, classifier, datamodule, str(run / checkpoint))
     if trainer.is_global_zero:
         print_results(metrics, datamodule, Path(cfg.output_dir), read_metrics(run / "metrics.json"))
