@@ -1,4 +1,4 @@
-"""A run's folder: whether it may be used, what is finished in it, and where to go on from."""
+"""A run's folder: its lock, its stored config, and where to go on from."""
 
 import os
 import sys
