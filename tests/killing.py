@@ -68,6 +68,8 @@ def _train(
 
 
 def _plan(moment: str, count: int, number: int) -> None:
+    from lightning.pytorch.callbacks import EarlyStopping
+
     from mpoxcv.storage import files
     from mpoxcv.training.classifier import LesionClassifier
 
@@ -90,7 +92,15 @@ def _plan(moment: str, count: int, number: int) -> None:
 
         setattr(LesionClassifier, moment, stepped)
         return
-    fsync, replace = os.fsync, Path.replace
+    fsync, replace, stopped = os.fsync, Path.replace, [False]
+    if moment == "last_write":
+        stop = EarlyStopping._run_early_stopping_check
+
+        def checked(self, trainer) -> None:
+            stop(self, trainer)
+            stopped[0] = trainer.should_stop
+
+        EarlyStopping._run_early_stopping_check = checked
 
     def synced(descriptor: int) -> None:
         if moment == "half_write" and now():
@@ -102,6 +112,8 @@ def _plan(moment: str, count: int, number: int) -> None:
         if moment == "before_write" and now():
             end()
         done = replace(self, target)
+        if moment == "last_write" and stopped[0] and target.name == "last.ckpt":
+            end()
         if moment == "after_write" and now():
             end()
         return done

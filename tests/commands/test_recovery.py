@@ -2,10 +2,12 @@
 
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from conftest import CLASSES, PATTERN, write_tree
@@ -19,7 +21,18 @@ NETWORK = (
 )
 
 
-def options(root: Path, run: str, cache: str = "cache") -> list[str]:
+# what decides on the rest of a fit by what has been, beside the default's best checkpoint
+STOPPING = (
+    "{_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:val/f1_macro,mode:max,patience:1}"
+)
+DECISIONS = {
+    "cosine": ["scheduler=cosine"],
+    "stopping": ["scheduler=cosine", f"+callbacks.stopping={STOPPING}"],
+    "plateau": ["scheduler=plateau", "scheduler.patience=0", "+scheduler.threshold=0.2"],
+}
+
+
+def options(root: Path, run: str, cache: str = "cache", decision: str = "cosine") -> list[str]:
     """A run with everything that a resume could get wrong.
 
     That is dropout, augmentation, a schedule, and checkpoints within epochs.
@@ -27,7 +40,7 @@ def options(root: Path, run: str, cache: str = "cache") -> list[str]:
     return [
         "fold=1", f"data.root={root}", f"data.classes=[{','.join(CLASSES)}]", f"data.name_pattern='{PATTERN}'",
         f"data.cache_dir={cache}", "trainer=cpu", "trainer.max_epochs=5", "data.batch_size=8", NETWORK,
-        "+data.augment={_target_:torchvision.transforms.v2.RandomCrop,size:32,padding:4}", "scheduler=cosine",
+        "+data.augment={_target_:torchvision.transforms.v2.RandomCrop,size:32,padding:4}", *DECISIONS[decision],
         "callbacks=frequent", "callbacks.within_epoch.every_n_train_steps=2", "callbacks.figures=null",
         "callbacks.samples=null", "callbacks.progress=null", "+trainer.enable_progress_bar=false", f"hydra.run.dir={run}",
     ]  # fmt: skip
@@ -37,21 +50,73 @@ def options(root: Path, run: str, cache: str = "cache") -> list[str]:
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("recovery")
     tree = write_tree(folder / "set", folds=1, pictures=5, aug=3)
-    process = start(options(tree, "whole"), folder)
-    process.join(200)
-    assert process.exitcode == 0, (folder / "log.txt").read_text()
+    run(options(tree, "whole"), folder)
     return folder, tree
 
 
-@pytest.mark.slow
-def test_killed_runs_end_like_an_undisturbed_one(undisturbed):
+def run(command: list[str], folder: Path, *moment: str | int) -> int | None:
+    """Run to the end, or to its death at a moment; return the exit code, 0 where it should live."""
+    process = start(command, folder, *moment)
+    process.join(200)
+    log = (folder / "log.txt").read_text()
+    assert process.exitcode == 0 or (moment and process.exitcode == -signal.SIGKILL), log[-3000:]
+    return process.exitcode
+
+
+def assert_same(one: Path, other: Path, *said: object) -> None:
+    for name in RESULTS:
+        assert (one / name).read_bytes() == (other / name).read_bytes(), (*said, name)
+
+
+@pytest.fixture(scope="module")
+def decided(undisturbed):
+    """The end of an undisturbed run of each way to decide; they are no two alike."""
     folder, tree = undisturbed
+    for decision in ("stopping", "plateau"):
+        run(options(tree, decision, decision=decision), folder)
+    curves = {
+        name: pd.read_csv(folder / name / "learning_curves.csv")
+        for name in DECISIONS
+        if name != "cosine"
+    }
+    assert len(curves["stopping"]) < 5 and curves["plateau"]["lr"].nunique() > 1
+    return folder, tree, {"cosine": "whole", "stopping": "stopping", "plateau": "plateau"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("decision", "moment", "count"),
+    [
+        ("stopping", "test_step", 0),
+        # between the checkpoint that the end belongs to, and the end
+        ("stopping", "last_write", 0),
+        ("plateau", "training_step", 25),
+        ("cosine", "training_step", 36),
+        ("cosine", "test_step", 0),
+    ],
+)
+def test_what_was_decided_is_kept_wherever_the_folder_lies(decided, decision, moment, count):
+    folder, tree, whole = decided
+    name = f"{decision}-{moment}"
+    assert run(options(tree, name, decision=decision), folder, moment, count)
+    shutil.copytree(folder / name, folder / f"{name}-copy")
+    # what is at the old place must not matter
+    damage(folder / name / "checkpoints/best.ckpt")
+    run([*options(tree, f"{name}-copy", decision=decision), "resume=true"], folder)
+    assert_same(folder / f"{name}-copy", folder / whole[decision])
+
+
+@pytest.mark.slow
+def test_killed_runs_end_like_an_undisturbed_one(decided):
+    folder, tree, whole = decided
     rng = random.Random(KILLS)
+    moved = 0
     killed = dict.fromkeys((*MOMENTS, "at a random time"), 0)
     for number in range(KILLS):
-        run = f"run{number}"
+        name, decision = f"run{number}", list(DECISIONS)[number % 3]
         moment = (*MOMENTS, "training_step", "at a random time")[number % (len(MOMENTS) + 2)]
-        command = options(tree, run, cache=f"cache{number}" if number % 3 == 0 else "cache")
+        cache = f"cache{number}" if number % 4 == 0 else "cache"
+        command = options(tree, name, cache, decision)
         if moment == "at a random time":
             process = start(command, folder)
             time.sleep(rng.uniform(0.2, 1.5))
@@ -61,16 +126,13 @@ def test_killed_runs_end_like_an_undisturbed_one(undisturbed):
             process = start(command, folder, moment, rng.randint(0, most))
         process.join(200)
         killed[moment] += process.exitcode == -signal.SIGKILL
-        process = start([*command, "resume=true"], folder)
-        process.join(200)
-        assert process.exitcode == 0, (moment, (folder / "log.txt").read_text()[-3000:])
-        for name in RESULTS:
-            assert (folder / run / name).read_bytes() == (folder / "whole" / name).read_bytes(), (
-                run,
-                moment,
-                name,
-            )
-    print(killed)
+        if rng.random() < 0.5 and (folder / name).is_dir():
+            (folder / name).rename(folder / f"{name}-moved")
+            name = f"{name}-moved"
+            moved += 1
+        run([*options(tree, name, cache, decision), "resume=true"], folder)
+        assert_same(folder / name, folder / whole[decision], name, moment)
+    print(killed, f"moved: {moved}")
     assert all(killed[moment] for moment in MOMENTS), killed
 
 
@@ -117,7 +179,7 @@ def test_a_used_folder_is_not_overwritten(undisturbed):
     before = {path: path.read_bytes() for path in (folder / "whole").rglob("*") if path.is_file()}
     for more, said in (
         ([], "holds a run already"),
-        (["seed=7", "resume=true"], "other options (seed=7)"),
+        (["seed=7", "resume=true"], "other options:\n  seed: 42 then, 7 now"),
     ):
         (folder / "log.txt").unlink(missing_ok=True)
         process = start([*options(tree, "whole"), *more], folder)

@@ -69,3 +69,39 @@ def test_a_wrong_space_is_one_clear_message(run_script, tree, tmp_path):
         and "data.batchsize, which is no option" in done.err
         and "Traceback" not in done.err
     )
+
+
+def test_a_search_goes_on_only_as_it_began(run_script, tree, tmp_path):
+    (tmp_path / "mine/hparams_search").mkdir(parents=True)
+    # nested, so that the command line can name what is in it
+    tiny = yaml.safe_load(TINY)
+    tiny["space"] = {"optimizer": {"lr": tiny["space"]["optimizer.lr"]}}
+    tiny |= {"trials": 1, "folds": [1]}
+    (tmp_path / "mine/hparams_search/tiny.yaml").write_text(yaml.safe_dump(tiny))
+    kept = [o for o in options(tree, tmp_path) if not o.startswith(("hydra.sweep", "callbacks."))]
+    command = [*kept, "hparams_search=tiny", f"hydra.searchpath=[file://{tmp_path / 'mine'}]"]
+    command += [
+        f"hydra.run.dir={tmp_path / 'found'}",
+        "hparams_search.space.optimizer.lr.low=0.002",
+    ]
+    assert run_script("search", *command).code == 0
+    written = (tmp_path / "found/.hydra/config.yaml").read_bytes()
+    for more, said in (
+        ("hparams_search.direction=minimize", "direction: maximize then, minimize now"),
+        ("hparams_search.space.optimizer.lr.high=0.1", "optimizer.lr.high: 0.01 then, 0.1 now"),
+        ("scheduler=onecycle", "scheduler._target_"),
+        ("seed=7", "seed: 42 then, 7 now"),
+        ("hparams_search.name=other", "hparams_search.name: tiny then, other now"),
+    ):
+        done = run_script("search", *command, more)
+        assert done.code == 1 and said in done.err and "Traceback" not in done.err
+    assert (tmp_path / "found/.hydra/config.yaml").read_bytes() == written
+    done = run_script("search", *command, "hparams_search.trials=2")
+    assert done.code == 0, done.err
+    trials = pd.read_csv(tmp_path / "found/trials.csv")
+    assert len(trials) == 2 and (trials["params_optimizer.lr"] >= 0.002).all()
+    next(tree.rglob("FOLDS/fold1/Test/*/*.jpg")).unlink()
+    assert run_script("search", *command).code == 0
+    next(tree.rglob("FOLDS/fold1/Valid/*/*.jpg")).unlink()
+    done = run_script("search", *command)
+    assert done.code == 1 and "  fold 1, val: 9 pictures" in done.err

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mpoxcv.commands import train as experiment
-from mpoxcv.commands.run_folder import finished_metrics, stored_parts
+from mpoxcv.commands.record import differences, finished_metrics
+from mpoxcv.commands.run_folder import stored_parts
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import probabilities_of, read_predictions
 from mpoxcv.storage.files import read_json, read_metrics
@@ -20,8 +21,9 @@ from mpoxcv.storage.files import read_json, read_metrics
 OWN_TRAINER = ("_target_", "plugins", "default_root_dir", "profiler")
 # of provenance.json, in the order of what explains most
 COMPARED = (
-    "data.fingerprint", "data.counts", "git.commit", "git.changed", "packages", "python", "platform", "accelerator.type",
-    "accelerator.name", "accelerator.processes", "accelerator.precision", "accelerator.threads", "environment",
+    "data.fingerprint", "data.counts", "git.commit", "git.changed", "sources", "packages", "python", "platform",
+    "accelerator.type", "accelerator.name", "accelerator.processes", "accelerator.precision",
+    "accelerator.threads", "environment",
 )  # fmt: skip
 
 
@@ -113,10 +115,8 @@ def read(content: Any, key: str) -> Any:
 def _differences(key: str, before: Any, after: Any) -> list[tuple[str, tuple[Any, Any]]]:
     old, new = read(before, key), read(after, key)
     if isinstance(old, dict) and isinstance(new, dict) and key != "data.counts":
-        pairs = {f"{key}.{name}": (old.get(name), new.get(name)) for name in {**old, **new}}
-    else:
-        pairs = {key: (old, new)}
-    return [(name, pair) for name, pair in pairs.items() if pair[0] != pair[1]]
+        return [(f"{key}.{name}", pair) for name, pair in differences(old, new).items()]
+    return list(differences({key: old}, {key: new}).items())
 
 
 def _print(title: str, differing: dict[str, tuple[Any, Any]], gaps: dict[str, float]) -> None:

@@ -1,5 +1,6 @@
-"""A run's folder: whether it may be used, what is finished in it, and where to go on from."""
+"""A run's folder: its lock, its stored config, and where to go on from."""
 
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,45 +9,28 @@ from typing import Any
 from filelock import BaseFileLock, Timeout
 from omegaconf import DictConfig, OmegaConf
 
-from mpoxcv.cli import as_given
-from mpoxcv.command_line import command_for, setting
 from mpoxcv.errors import UserError
-from mpoxcv.storage.files import lock, read_json, read_metrics
-from mpoxcv.storage.stored_config import instantiable, load_config, read_plain
-
-# options that may differ when a run goes on
-MAY_CHANGE = frozenset({
-    "resume", "ckpt_path", "data.root", "data.cache_dir", "data.threads", "data.prefetch", "data.gpu_cache_mb",
-    "logger", "trainer.max_epochs", "trainer.max_steps", "callbacks.progress",
-})  # fmt: skip
+from mpoxcv.storage.files import lock, write_atomically
+from mpoxcv.storage.stored_config import instantiable, load_config
 
 
-def refuse_used(config: DictConfig) -> None:
-    """Refuse to overwrite a run or go on with it under other options, before Hydra writes there.
+def leads() -> bool:
+    """Return whether this is not one of the processes that only help with ddp."""
+    return os.environ.get("LOCAL_RANK", "0") == "0"
 
-    Raises:
-        SystemExit: says which command goes on (Hydra swallows other errors of callbacks).
-    """
-    folder = Path(config.hydra.run.dir).absolute()
-    stored = folder / ".hydra" / "overrides.yaml"
-    begun = (folder / "provenance.json").exists() or (folder / "checkpoints").exists()
-    if not stored.is_file() or not begun:
-        return
 
-    before = [str(option) for option in read_plain(stored)]
-    typed = as_given(config.hydra.overrides.task)
-    again = [o for o in as_given(config.hydra.overrides.hydra) if o.startswith("hydra.searchpath")]
-    again += [option for option in before if option_name(option) not in ("resume", "ckpt_path")]
-    command = command_for("train", *again, setting("hydra.run.dir", folder), "resume=true")
-    if not config.resume and config.ckpt_path != "last":
-        hint = f"Choose another folder, or go on with it:\n  {command}"
-        raise SystemExit(f"{folder} holds a run already. {hint}")
+def goes_on(config: DictConfig) -> bool:
+    """Return whether a run is to go on with what its folder holds; Slurm's second starts do."""
+    restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    return bool(config.resume) or config.ckpt_path == "last" or restarted
 
-    changed = [o for o in [*typed, *before] if (o in typed) != (o in before)]
-    refused = ", ".join(option for option in changed if option_name(option) not in MAY_CHANGE)
-    if refused:
-        hint = f"Go on with it:\n  {command}"
-        raise SystemExit(f"{folder} holds a run with other options ({refused}). {hint}")
+
+def write_config(config: DictConfig, folder: Path) -> None:
+    """Write ``.hydra`` as Hydra would, which writes it anew whenever a run goes on."""
+    task = OmegaConf.masked_copy(config, [str(name) for name in config if name != "hydra"])
+    hydra, overrides = OmegaConf.masked_copy(config, "hydra"), config.hydra.overrides.task
+    for name, part in {"config": task, "hydra": hydra, "overrides": overrides}.items():
+        write_atomically(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(part))
 
 
 def claim(folder: Path) -> BaseFileLock:
@@ -60,13 +44,6 @@ def claim(folder: Path) -> BaseFileLock:
     except Timeout:
         hint = "Wait until it has ended, or choose another."
         raise SystemExit(f"Another process is at work in {folder}. {hint}") from None
-
-
-def finished_metrics(folder: Path) -> dict[str, float | None] | None:
-    """Return metrics.json of a run's folder if the run is finished."""
-    finished = read_json(folder / "provenance.json").get("status") == "finished"
-    metrics = folder / "metrics.json"
-    return read_metrics(metrics) if finished and metrics.is_file() else None
 
 
 def stored_parts(
@@ -122,8 +99,3 @@ def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
         print(f"{error}\nGoing on from the one before it, {previous}.", file=sys.stderr)
         return str(previous)
     return str(last)
-
-
-def option_name(override: str) -> str:
-    """Return the option that an override on the command line sets."""
-    return override.lstrip("+~").partition("=")[0]

@@ -8,11 +8,14 @@ from typing import Any
 
 import numpy as np
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.cli import as_given
 from mpoxcv.command_line import command_for, setting
+from mpoxcv.commands.record import begin, options_of
 from mpoxcv.errors import Diverged, UserError
+from mpoxcv.evaluation.runs import flat
 from mpoxcv.storage.files import write_atomically
 
 KINDS = {"float": "suggest_float", "int": "suggest_int", "categorical": "suggest_categorical"}
@@ -24,22 +27,29 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     A trial trains every fold in turn; its value is the mean over folds of the metric, averaged over
     a fit's last epochs (the best epoch's value would reward luck). After each fold a trial that is
     worse than the median of the earlier ones ends. The study lies in ``study.db`` of the output
-    folder: the same command on the same folder goes on with it.
+    folder: the same command on the same folder goes on with it, more trials too.
 
     Raises:
-        UserError: optuna is missing, or the search space is not as it must be.
+        UserError: optuna is missing, the search space is not as it must be, or the folder holds a
+            search with other options or data.
     """
     import optuna
 
     plan = cfg.hparams_search
     folder = Path(cfg.output_dir)
-    for name, space in plan.space.items():
+    spaces: dict[str, dict[str, Any]] = {}
+    # options by dotted names, or as they are nested
+    for key, value in flat(OmegaConf.to_container(plan.space, resolve=True)).items():
+        name, _, argument = key.rpartition(".")
+        spaces.setdefault(name, {})[argument] = value
+    for name, space in spaces.items():
         if space.get("type") not in KINDS:
             option = f"hparams_search.space.{name}.type={space.get('type')}"
             raise UserError(f"{option} is not one of {', '.join(KINDS)}.")
-        if OmegaConf.select(cfg, str(name), default=KINDS) is KINDS:
+        if OmegaConf.select(cfg, name, default=KINDS) is KINDS:
             reason = f"names {name}, which is no option. All options: --cfg job"
             raise UserError(f"hparams_search.space {reason}")
+    begin(folder, beginning(cfg))
 
     optuna.logging.set_verbosity(logging.WARNING)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=plan.startup_trials, n_warmup_steps=1)
@@ -53,10 +63,9 @@ def search(cfg: DictConfig) -> dict[str, Any]:
 
     def objective(trial: Any) -> float:
         options = {}
-        for name, space in plan.space.items():
-            arguments: Any = OmegaConf.to_container(space, resolve=True)
-            suggest = getattr(trial, KINDS[arguments.pop("type")])
-            options[str(name)] = suggest(str(name), **arguments)
+        for name, space in spaces.items():
+            arguments = {key: value for key, value in space.items() if key != "type"}
+            options[name] = getattr(trial, KINDS[space["type"]])(name, **arguments)
 
         values: list[float] = []
         for fold in plan.folds:
@@ -95,6 +104,20 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     overrides += [setting(name, value) for name, value in best.items()]
     print(f"Now test it, once:\n  {command_for('train', '-m', *overrides)}")
     return best
+
+
+def beginning(cfg: DictConfig) -> dict[str, Any]:
+    """Return what a search is made of: of the data Train and Valid, since it never reads Test."""
+    from mpoxcv.training.callbacks.provenance import versions
+
+    data: dict[str, str] = {}
+    for fold in cfg.hparams_search.folds:
+        datamodule = instantiate(OmegaConf.merge(cfg, {"fold": fold}).data)
+        datamodule.prepare_data()
+        datamodule.setup()
+        contents = datamodule.contents()
+        data |= {f"fold {fold}, {split}": contents[split] for split in ("train", "val")}
+    return {"options": options_of(cfg), "data": data, "versions": versions()}
 
 
 def validated(cfg: DictConfig, options: dict[str, Any]) -> float:

@@ -25,7 +25,8 @@ from omegaconf import DictConfig, open_dict, read_write
 
 from mpoxcv.cli import AT_END, as_given, hydra_folder
 from mpoxcv.command_line import command_for, setting
-from mpoxcv.commands.run_folder import claim, refuse_used
+from mpoxcv.commands import record
+from mpoxcv.commands.run_folder import claim, goes_on, leads, write_config
 from mpoxcv.commands.summarize import PLAN, read_plan, write_summary_of, write_tensorboard
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.process import whoami
@@ -77,9 +78,20 @@ class SummariseSweep(Callback):
 
     @heard
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Keep what a folder of training holds."""
-        if kwargs["config_name"] == "train" and leads():
-            refuse_used(config)
+        """Keep what a folder of training holds, before Hydra writes there.
+
+        Raises:
+            SystemExit: it would be changed (Hydra swallows callbacks' other errors).
+        """
+        if kwargs["config_name"] not in ("train", "search") or not leads():
+            return
+        # a search goes on by its own command
+        again = kwargs["config_name"] == "search" or goes_on(config)
+        try:
+            folder = Path(config.hydra.run.dir).absolute()
+            record.check(record.options_of(config), folder, again)
+        except UserError as error:
+            raise SystemExit(str(error)) from None
 
     @heard
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -93,16 +105,23 @@ class SummariseSweep(Callback):
         arguments = [option for option in options if not option.startswith("resume=")]
         hydra_options = as_given(config.hydra.overrides.hydra)
         launcher = [o for o in hydra_options if o.startswith(KEPT)]
-        plan = read_plan(folder)
-        if plan and not (config.get("resume") and arguments == plan["arguments"]):
-            which = "with other options" if config.get("resume") else "already"
-            command = going_on(folder, plan)
-            raise SystemExit(f"{folder} holds a multirun {which}. Go on with it:\n  {command}")
-
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
         overrides = parser.parse_overrides(options)
-        plan = {"arguments": arguments, "launcher": launcher, "jobs": _jobs_of(overrides)}
-        write_json(folder / "summary" / PLAN, plan)
+        now = record.options_of(config) | _swept(overrides)
+        if plan := read_plan(folder):
+            which = "already" if not config.get("resume") else ""
+            # of an older version
+            if "options" not in plan and arguments != plan["arguments"]:
+                which = "with other options"
+            elif differing := record.differences(plan.get("options", now), now):
+                which = which or f"with other options:\n{record.told(differing)}\n"
+            if which:
+                again = going_on(folder, plan)
+                raise SystemExit(f"{folder} holds a multirun {which}. Go on with it:\n  {again}")
+        else:
+            jobs = _jobs_of(overrides)
+            plan = {"arguments": arguments, "launcher": launcher, "jobs": jobs, "options": now}
+            write_json(folder / "summary" / PLAN, plan)
 
         fixed = [str(o.key_or_group) for o in overrides if not o.is_sweep_override()]
         unnamed = [name for name in fixed if name not in ALWAYS_NAMED]
@@ -119,9 +138,12 @@ class SummariseSweep(Callback):
     @heard
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write that the job is at work; show ddp's further processes its folder."""
-        if leads():
-            folder = Path(config.hydra.runtime.output_dir)
+        folder = Path(config.hydra.runtime.output_dir)
+        # a finished run stays as it is
+        if leads() and record.finished_metrics(folder) is None:
             self.locks[folder] = claim(folder)
+            if not record.read_beginning(folder):
+                write_config(config, folder)
             write_json(folder / "job.json", {"status": "started", **whoami()})
         if config.hydra.mode == RunMode.MULTIRUN:
             if self.gpu_each:
@@ -136,18 +158,25 @@ class SummariseSweep(Callback):
         if not leads():
             return
         folder = Path(config.hydra.runtime.output_dir)
-        job: dict[str, Any] = {"status": job_return.status.name.lower()}
-        if error := error_of(job_return):
-            job["cause"] = cause_of(error)
-            write_atomically(folder / "error.log", "".join(traceback.format_exception(error)))
-        write_json(folder / "job.json", job)
-        self.locks.pop(folder).release()
+        if lock := self.locks.pop(folder, None):
+            job: dict[str, Any] = {"status": job_return.status.name.lower()}
+            if error := error_of(job_return):
+                job["cause"] = cause_of(error)
+                write_atomically(folder / "error.log", "".join(traceback.format_exception(error)))
+            write_json(folder / "job.json", job)
+            lock.release()
         if config.hydra.mode == RunMode.MULTIRUN:
             leave_process_group()
             if (begin := time.monotonic()) >= self.next_summary:
                 write_summary_of(Path(config.hydra.sweep.dir))
                 spent = time.monotonic() - begin
                 self.next_summary = begin + (spent / SHARE if spent > QUICK else 0)
+
+
+def _swept(overrides: Sequence[Override]) -> dict[str, str]:
+    """Return the values of each option that varies, in no order, by its name."""
+    swept = [o for o in overrides if o.is_sweep_override()]
+    return {str(o.key_or_group): ", ".join(sorted(o.sweep_string_iterator())) for o in swept}
 
 
 def _jobs_of(overrides: Sequence[Override]) -> list[dict[str, str]]:
@@ -170,11 +199,6 @@ def error_of(job_return: JobReturn) -> BaseException | None:
         except BaseException as error:
             return error
     return None
-
-
-def leads() -> bool:
-    """Return whether this is not one of the processes that only help with ddp."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def claim_gpu(folder: Path) -> None:
@@ -213,7 +237,7 @@ def conclude(folder: Path) -> int:
     # here, since pandas and scipy take a second
     from mpoxcv.report.report import print_summary
 
-    command = going_on(folder, read_plan(folder))
+    again = going_on(folder, read_plan(folder))
     summary = write_summary_of(folder)
     if summary is not None:
         write_tensorboard(summary, folder / "summary")
@@ -226,5 +250,5 @@ def conclude(folder: Path) -> int:
     if any("it is at work" in str(problem["cause"]) for problem in problems):
         text = "Jobs that are at work may end by themselves, and then write the summary anew."
         print(f"\n{text}", file=sys.stderr)
-    print(f"\nNot all runs are finished. Go on with:\n  {command}", file=sys.stderr)
+    print(f"\nNot all runs are finished. Go on with:\n  {again}", file=sys.stderr)
     return 1

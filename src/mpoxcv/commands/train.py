@@ -10,6 +10,8 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, WeightAveraging
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mpoxcv.command_line import command_for, shell
-from mpoxcv.commands.run_folder import finished_metrics, resume_path, stored_parts
+from mpoxcv.commands.record import begin, check, finished_metrics, options_of, tell
+from mpoxcv.commands.run_folder import goes_on, leads, resume_path, stored_parts
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.groups import REPLICATES, bootstrap, scores
@@ -26,6 +29,7 @@ from mpoxcv.evaluation.statistics import percentile_interval
 from mpoxcv.lockstep import lockstep
 from mpoxcv.report.figures import SYNTHETIC_NOTE
 from mpoxcv.storage.files import read_metrics
+from mpoxcv.training.callbacks.provenance import versions
 from mpoxcv.training.classifier import LesionClassifier
 from mpoxcv.training.loggers import ended, open_loggers, unfailing
 from mpoxcv.training.memory import memory_explained
@@ -53,12 +57,17 @@ def train(cfg: DictConfig) -> Metrics:
         UserError: an option, the data, or the checkpoint to resume from is not as it must be.
     """
     folder = Path(cfg.output_dir)
-    # a job that Slurm starts again goes on with itself
-    cfg.resume = cfg.resume or os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-    if cfg.resume and (finished := finished_metrics(folder)):
+    # before anything is made of them, which resolves some
+    options = options_of(cfg)
+    # a multirun's folder was looked at when it began
+    in_multirun = HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+    again = in_multirun or goes_on(cfg)
+    if leads():
+        check(options, folder, again)
+    if again and (finished := finished_metrics(folder)):
         print(f"{folder} is finished: nothing to do.")
         return finished
-    if cfg.resume and (folder / "checkpoints" / "last.ckpt").is_file():
+    if again and (folder / "checkpoints" / "last.ckpt").is_file():
         cfg.ckpt_path = "last"
     # not an interpolation any more: another run may begin before this one ends
     cfg.output_dir = str(folder)
@@ -70,12 +79,22 @@ def train(cfg: DictConfig) -> Metrics:
         if member and (reason := member.join_in(classifier, datamodule, trainer)):
             print(f"{folder.name} is trained alone: {reason}.")
         with memory_explained(datamodule):
+            if leads():
+                now = {"options": options, **beginning(datamodule)}
+                begin(folder, now, Path(resume).parents[1] if resume else None)
             trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
         metrics = score(trainer, classifier, datamodule, best_checkpoint(trainer))
         _log_hparams(trainer, cfg, metrics)
     if trainer.is_global_zero:
         print_results(metrics, datamodule, folder)
     return metrics
+
+
+def beginning(datamodule: MSLDDataModule) -> dict[str, Any]:
+    """Return the data, which are read for it, and the versions that a run begins with."""
+    datamodule.prepare_data()
+    datamodule.setup()
+    return {"data": datamodule.contents(), "versions": versions()}
 
 
 def test(cfg: DictConfig) -> dict[str, float]:
@@ -98,6 +117,8 @@ def test(cfg: DictConfig) -> dict[str, float]:
     ours = {key: cfg[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
     config = OmegaConf.create({"seed": stored.get("seed", 0), **parts, **ours})
     datamodule, classifier, trainer = build(config)
+    if leads():
+        tell(run, beginning(datamodule))
     with ended(trainer.loggers):
         metrics = score(trainer, classifier, datamodule, str(run / checkpoint))
     if trainer.is_global_zero:

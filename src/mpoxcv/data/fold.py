@@ -220,6 +220,16 @@ class Fold:
         table = pd.concat([self.table(split) for split in splits or SPLITS])
         return fingerprint(table["path"], table["digest"])
 
+    def contents(self) -> dict[str, str]:
+        """Return each split's number of pictures, with a digest of them, classes and patients."""
+        contents = {}
+        for split in SPLITS:
+            table = self.table(split)
+            said = table["digest"].astype(str) + "\t" + table["class"] + "\t" + table["patient"]
+            digest = fingerprint(table["path"], said.to_numpy())
+            contents[split] = f"{len(table)} pictures ({digest[:16]})"
+        return contents
+
     def table(self, split: str) -> pd.DataFrame:
         """Return a split's index (see ``mpoxcv.pictures.tree.index_folds``).
 

@@ -113,7 +113,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _read_run(folder: Path) -> Run:
-    config = _flat(read_plain(folder / ".hydra" / "config.yaml"))
+    config = flat(read_plain(folder / ".hydra" / "config.yaml"))
     fold, seed = config.get("fold"), config.get("seed")
     if not (isinstance(fold, int) or fold == POOLED) or not isinstance(seed, int):
         raise UserError(f"its config is none of a training run: fold={fold}, seed={seed}.")
@@ -197,12 +197,13 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return dict(zip(names, experiments.values(), strict=True))
 
 
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings by their dotted names."""
     if not isinstance(node, dict):
         return {prefix: node}
     items: dict[str, Any] = {}
     for key, value in node.items():
-        items |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+        items |= flat(value, f"{prefix}.{key}" if prefix else str(key))
     return items
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,20 @@ from mpoxcv.storage.files import StrPath, write_atomically
 # of what Lightning and our classifier read
 KINDS: dict[str, type] = {
     "hyper_parameters": dict, "callbacks": dict, "loops": dict, "history": list, "steps": list,
-    "optimizer_states": list, "lr_schedulers": list, "epoch": int, "global_step": int,
+    "optimizer_states": list, "lr_schedulers": list, "epoch": int, "global_step": int, "should_stop": bool,
     "pytorch-lightning_version": str,
 }  # fmt: skip
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
+# what a ModelCheckpoint's state says of files, beside the keys of best_k_models
+PATHS = frozenset({"dirpath", "best_model_path", "kth_best_model_path", "last_model_path"})
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write each checkpoint beside its target and rename it.
+    """Write each checkpoint beside its target and rename it; the paths in it are relative to it.
+
+    A run goes on wherever its folder lies: Lightning's ModelCheckpoint forgets what was best where
+    its folder has another path than before, and would score the checkpoint at the old one.
 
     Lightning's own way goes over the system's temporary folder; where that is another filesystem, a
     kill or a full disk leaves a broken file under the good name.
@@ -41,7 +47,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         # torch.save itself hides the reason of a failed write
         buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
+        folder = Path(os.path.realpath(path)).parent
+
+        def relative(file: str) -> str:
+            """Return the path from here to what lies in the run's folder, others as they are."""
+            inside = Path(file).is_relative_to(folder.parent)
+            return Path(os.path.relpath(file, folder)).as_posix() if inside else file
+
+        torch.save(_moved(checkpoint, relative), buffer)
         if (last := Path(path)).name == LAST and last.is_file():
             previous = last.with_name(PREVIOUS)
             previous.unlink(missing_ok=True)
@@ -74,12 +87,29 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ) from None
         if fault := _fault_of(checkpoint):
             raise UserError(f"{path} is not a checkpoint of a run: {fault}.")
-        return checkpoint
+        folder = Path(os.path.realpath(path)).parent
+        return _moved(checkpoint, lambda file: os.path.normpath(folder / file))
 
     def remove_checkpoint(self, path: StrPath) -> None:
         """Remove a checkpoint, and nothing else: the path may come out of one that was sent."""
         if (file := Path(path)).suffix == ".ckpt" and file.is_file():
             file.unlink()
+
+
+def _moved(checkpoint: dict[str, Any], move: Callable[[str], str]) -> dict[str, Any]:
+    """Return a checkpoint with the paths of files that its callbacks' states name moved."""
+
+    def moved(value: Any, key: str) -> Any:
+        if key == "best_k_models" and isinstance(value, dict):
+            return {moved(file, "dirpath"): score for file, score in value.items()}
+        is_path = key in PATHS and isinstance(value, str) and value and "://" not in value
+        return move(value) if is_path else value
+
+    states = {
+        name: {k: moved(v, k) for k, v in state.items()} if isinstance(state, dict) else state
+        for name, state in checkpoint.get("callbacks", {}).items()
+    }
+    return {**checkpoint, "callbacks": states}
 
 
 def _fault_of(checkpoint: Any) -> str | None:

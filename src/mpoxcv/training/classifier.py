@@ -6,6 +6,7 @@ Legend: B batch, C classes, N pictures of a split.
 import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -233,6 +234,10 @@ class LesionClassifier(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:  # noqa: D102
         self._finish("train")
+        # before the epoch's checkpoint, which a run that goes on from it would otherwise lack
+        scheduler = self.lr_schedulers()
+        if isinstance(scheduler, ReduceLROnPlateau) and PLATEAU_MONITOR in self.history[-1]:
+            scheduler.step(self.history[-1][PLATEAU_MONITOR])
 
     def on_validation_epoch_end(self) -> None:  # noqa: D102
         # Lightning's sanity check is no epoch
@@ -314,7 +319,8 @@ class LesionClassifier(L.LightningModule):
             scheduler = make_scheduler(self.scheduler, optimizer, self._updates)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": self.scheduler_interval}
         if isinstance(scheduler, ReduceLROnPlateau):
-            config |= {"monitor": PLATEAU_MONITOR, "interval": "epoch"}
+            # never by Lightning, which looks after the epoch's checkpoint: see on_train_epoch_end
+            config |= {"monitor": PLATEAU_MONITOR, "interval": "epoch", "frequency": sys.maxsize}
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def _updates(self) -> int:
@@ -356,8 +362,9 @@ class LesionClassifier(L.LightningModule):
         return super().load_from_checkpoint(Path(checkpoint_path), *args, **options)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take along the history and what a half epoch has seen, for whole curves on resume."""
+        """Take along what a run that goes on needs: history, half an epoch, an early end."""
         checkpoint["history"] = self.history
+        checkpoint["should_stop"] = self.trainer.should_stop
         checkpoint["steps"] = self._all_steps() if self._steps else []
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -366,6 +373,9 @@ class LesionClassifier(L.LightningModule):
         Raises:
             UserError: they do not fit.
         """
+        # a fit that was over, by early stopping or by time, stays over
+        if self._fitting and checkpoint.get("should_stop"):
+            self.trainer.should_stop = True
         self.history = [dict(row) for row in checkpoint.get("history", [])]
         steps = checkpoint.get("steps", [])
         self._steps = [(steps[0], steps[1], steps[2])] if steps and self.global_rank == 0 else []

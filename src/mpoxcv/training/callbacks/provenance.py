@@ -19,9 +19,10 @@ import torch
 
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import shorten
+from mpoxcv.evaluation.runs import flat
 from mpoxcv.models import kernels
 from mpoxcv.report.figures import SYNTHETIC_NOTE
-from mpoxcv.storage.files import StrPath, write_json
+from mpoxcv.storage.files import StrPath, read_json, write_json
 from mpoxcv.training.tensorboard import tensorboard_writer
 
 PACKAGES = (
@@ -39,7 +40,8 @@ ENVIRONMENT = (
 class Provenance(L.Callback):
     """Write provenance.json when a fit starts, and again after each stage.
 
-    Its ``status`` says how far the run came.
+    Its ``status`` says how far the run came; ``earlier`` has the versions of those processes that
+    went before where they were others.
 
     Args:
         folder: gets the file.
@@ -51,11 +53,14 @@ class Provenance(L.Callback):
         self.content: dict[str, Any] = {
             "status": "started", "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": shlex.join(["python", *sys.argv]), "seed": seed,
-            "git": git_state(),
-            "python": platform.python_version(), "platform": platform.platform(),
-            "packages": {name: package_version(name) for name in PACKAGES},
-            "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+            **(now := made_of()),
         }  # fmt: skip
+        before = read_json(self.folder / "provenance.json")
+        earlier = list(before.get("earlier", []))
+        if before and any(before.get(name) != value for name, value in now.items()):
+            earlier.append({name: before.get(name) for name in ("started", "command", *now)})
+        if earlier:
+            self.content["earlier"] = earlier
         self.durations: dict[str, float] = {}
         self._mark = self._begin = time.perf_counter()
 
@@ -67,7 +72,9 @@ class Provenance(L.Callback):
             writer.add_text("provenance", f"{note}```\n{json.dumps(self.content, indent=2)}\n```")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
-        self.content["epochs"] = trainer.current_epoch
+        # current_epoch is one too small where the fit was over already
+        progress: Any = trainer.fit_loop.epoch_progress.current
+        self.content["epochs"] = progress.processed
         self._stage_ends(trainer, "fit", "fitted")
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
@@ -164,16 +171,49 @@ def package_version(name: str) -> str | None:
         return None
 
 
+def made_of() -> dict[str, Any]:
+    """Return the versions of what runs, as provenance.json has them."""
+    return {
+        "git": git_state(), "sources": sources_digest(),
+        "python": platform.python_version(), "platform": platform.platform(),
+        "packages": {name: package_version(name) for name in PACKAGES},
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+    }  # fmt: skip
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions of what runs by dotted names, for a run's beginning."""
+    return {**flat(made_of()), "threads": torch.get_num_threads()}
+
+
+def sources_digest() -> str:
+    """Return a hex digest of mpoxcv's own files, which tells changes that git does not see."""
+    folder = Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*.py")):
+        digest.update(file.relative_to(folder).as_posix().encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
 def git_state() -> dict[str, Any] | None:
     """Return the commit of the code that runs and whether its files differ from it.
 
-    None outside a checkout.
+    ``unreadable`` with the reason in a checkout that git does not read; None outside of one.
     """
+    file = Path(__file__)
+    if not any((folder / ".git").exists() for folder in file.parents):
+        return None
     command = ["git", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
-    options: Any = {"cwd": Path(__file__).parent, "capture_output": True, "text": True}
+    options: Any = {"cwd": file.parent, "capture_output": True, "text": True}
     try:
+        # a package in the environment of somebody's project is no part of it
+        tracked = subprocess.run(["git", "ls-files", file.name], check=True, **options).stdout
         status = subprocess.run(command, check=True, **options).stdout
-    except (OSError, subprocess.CalledProcessError):
+    except OSError as error:
+        return {"unreadable": f"git cannot be run: {error.strerror}"}
+    except subprocess.CalledProcessError as error:
+        return {"unreadable": (error.stderr.strip() or f"git ends with {error}").splitlines()[0]}
+    if not tracked:
         return None
     commit = re.search(r"^# branch\.oid (\w+)$", status, re.MULTILINE)
     changed = bool(re.search(r"^[^#]", status, re.MULTILINE))
