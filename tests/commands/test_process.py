@@ -138,7 +138,10 @@ class FailingBar(ProgressBar):
     [
         (["+logger.own={_target_: test_process.FailingLogger, save_dir: own}"], "FailingLogger"),
         (["+logger.own={_target_: test_process.UnopenedLogger, save_dir: own}"], "UnopenedLogger"),
-        (["callbacks.progress={_target_: test_process.FailingBar}"], "FailingBar"),
+        (
+            ["callbacks.progress=null", "+callbacks.bar={_target_: test_process.FailingBar}"],
+            "FailingBar",
+        ),
     ],
 )
 def test_a_side_effect_that_fails_ends_no_training(
