@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mpoxcv.command_line import setting, shell
+from mpoxcv.command_line import command_for, setting, shell
 from mpoxcv.errors import UserError, did_you_mean, holds_invisible, nfc, shorten, visible
 from mpoxcv.pictures.patients import Names, parse_names, read_names
 from mpoxcv.storage.files import StrPath
@@ -132,7 +132,7 @@ def find_fold_folders(root: Path) -> tuple[Path, Path | None]:
     if not root.is_dir():
         raise UserError(
             f"There is no data in {root.absolute()} (data.root={root}).\n"
-            f"  make folds of DIR/<class>/<picture>:  python scripts/make_folds.py source=DIR output={root}\n"
+            f"  make folds of DIR/<class>/<picture>:  {command_for('make_folds', 'source=DIR', setting('output', root))}\n"
             "                                        (and this command's data=…, if it has one)\n"
             "  fetch MSLD v2.0:                      python scripts/get_data.py source=kaggle\n"
             "  try without any:                      python scripts/train.py fold=3 data=synthetic\n"
