@@ -285,7 +285,7 @@ def test_names_are_compared_in_one_unicode_form(run_script, tree):
     assert run_script("get_data", *options, classes).code == 0
     exclude = f"data.exclude=*/{composed}/*"
     assert (
-        f"Class {composed} has no picture" in run_script("get_data", *options, classes, exclude).err
+        f"Class {composed} has no folder" in run_script("get_data", *options, classes, exclude).err
     )
     next(tree.rglob(decomposed)).with_name(composed).mkdir()
     assert "two Unicode forms" in run_script("get_data", *options, classes).err

@@ -113,12 +113,16 @@ def test_no_augmented_folder(train, tree):
 
 def test_a_checkpoint_of_another_network_or_other_classes(train, run_script, tmp_path):
     assert train("hydra.run.dir=run").code == 0
-    path = "ckpt_path=run/checkpoints/last.ckpt"
-    done = train("model=torchvision", "model.name=mobilenet_v3_small", path)
+    shutil.copy(tmp_path / "run/checkpoints/last.ckpt", tmp_path / "of_no_run.ckpt")
+    other = ["model=torchvision", "model.name=mobilenet_v3_small"]
+    classes = f"data.classes=[{','.join(CLASSES[::-1])}]"
+    done = train(*other, "ckpt_path=of_no_run.ckpt")
     assert_refused(done, "another network", "features.0.0.weight", "model.name")
-    assert_refused(
-        train(path, f"data.classes=[{','.join(CLASSES[::-1])}]"), "trained on the classes"
-    )
+    assert_refused(train(classes, "ckpt_path=of_no_run.ckpt"), "trained on the classes")
+    # a run's folder says which options it had
+    path = "ckpt_path=run/checkpoints/last.ckpt"
+    assert_refused(train(*other, path), "model.name: lenet then, mobilenet_v3_small now")
+    assert_refused(train(classes, path), "data.classes")
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     assert_refused(train("ckpt_path=text.ckpt"), "text.ckpt")
 

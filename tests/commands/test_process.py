@@ -127,6 +127,9 @@ class UnopenedLogger(FailingLogger):
 
 
 class FailingBar(ProgressBar):
+    def __init__(self, refresh_rate=4):
+        super().__init__()
+
     def fail(self, *arguments, **named):
         raise RuntimeError("no terminal")
 
@@ -341,7 +344,10 @@ GONE = "/proc/gone"
         ("train data=synthetic", f"data.root={GONE}"),
         ("train protocol=grouped", f"data.split_file={GONE}/folds.csv"),
         ("get_data data=synthetic", f"data.root={GONE}"),
-        ("make_folds data=custom source=set/FOLDS/fold1/Train copies=0", f"output={GONE}"),
+        (
+            "make_folds data=custom n_folds=3 source=set/FOLDS/fold1/Train copies=0",
+            f"output={GONE}",
+        ),
     ],
 )
 def test_where_nothing_can_be_written_the_option_that_led_there_is_named(

@@ -81,7 +81,7 @@ def train(cfg: DictConfig) -> Metrics:
         with memory_explained(datamodule):
             if leads():
                 now = {"options": options, **beginning(datamodule)}
-                begin(folder, now, Path(resume).parents[1] if resume else None)
+                begin(folder, now, Path(resume).absolute().parent.parent if resume else None)
             trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
         metrics = score(trainer, classifier, datamodule, best_checkpoint(trainer))
         _log_hparams(trainer, cfg, metrics)
@@ -242,12 +242,14 @@ def _texts(metrics: Metrics, split: str) -> dict[str, str]:
 def test_intervals(folder: Path) -> dict[str, str]:
     """Return the 95 % interval over patients of each metric of a run's Test, as the report's.
 
-    Empty where predictions.csv was not written (callbacks.results=null).
+    Empty where predictions.csv was not written (callbacks.results=null), or has no Test.
     """
     if not (folder / "predictions.csv").is_file():
         return {}
     predictions = read_predictions(folder / "predictions.csv")
     rows = predictions[predictions["split"] == "test"].assign(seed=0, weight=1.0)
+    if rows.empty:
+        return {}
     drawn = scores(rows, bootstrap(rows, REPLICATES))
     # a resample's is larger than the sample's
     del drawn["ece"]

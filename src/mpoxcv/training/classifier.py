@@ -319,6 +319,10 @@ class LesionClassifier(L.LightningModule):
             scheduler = make_scheduler(self.scheduler, optimizer, self._updates)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": self.scheduler_interval}
         if isinstance(scheduler, ReduceLROnPlateau):
+            if self.trainer.limit_val_batches == 0:
+                raise UserError(
+                    f"ReduceLROnPlateau looks at {PLATEAU_MONITOR}, and trainer.limit_val_batches=0 leaves Valid out."
+                )
             # never by Lightning, which looks after the epoch's checkpoint: see on_train_epoch_end
             config |= {"monitor": PLATEAU_MONITOR, "interval": "epoch", "frequency": sys.maxsize}
         return {"optimizer": optimizer, "lr_scheduler": config}
