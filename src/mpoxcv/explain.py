@@ -85,7 +85,8 @@ def of_outside(
             where = f": {cause.filename}" if cause.filename else ""
             led = where and option_of(cause.filename, paths)
             (option,) = getattr(cause, "__notes__", [led or option])
-            if option or cause.errno in DISK_ERRORS:
+            # Hydra's and filelock's are none of the disk
+            if (option and where) or cause.errno in DISK_ERRORS:
                 way = f"another place: {option}=…" if option else "another folder"
                 advice = (
                     f"What was finished before is whole; make room or give leave, or take {way}"

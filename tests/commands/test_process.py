@@ -345,7 +345,7 @@ GONE = "/proc/gone"
         ("train protocol=grouped", f"data.split_file={GONE}/folds.csv"),
         ("get_data data=synthetic", f"data.root={GONE}"),
         (
-            "make_folds data=custom n_folds=3 source=set/FOLDS/fold1/Train copies=0",
+            "make_folds data=custom source=set/FOLDS/fold1/Train copies=0 n_folds=3",
             f"output={GONE}",
         ),
     ],
