@@ -11,6 +11,7 @@ from mpoxcv.storage.files import lock, naming, read_json
 
 # in a multirun's folder summary: its command and jobs
 PLAN = "expected.json"
+PARTS = {"arguments": list, "launcher": list, "jobs": list, "options": dict}
 
 
 def summarize(cfg: DictConfig) -> None:
@@ -36,9 +37,9 @@ def read_plan(folder: Path) -> dict[str, Any]:
     """Return what a multirun's folder says of the runs that it should hold; for any other, {}."""
     file = folder / "summary" / PLAN
     plan = read_json(file)
-    listed = isinstance(plan.get("arguments"), list) and isinstance(plan.get("jobs"), list)
-    if file.is_file() and not (listed and all(isinstance(job, dict) for job in plan["jobs"])):
-        wanted = "it should hold the multirun's arguments and jobs"
+    whole = all(isinstance(plan.get(name), kind) for name, kind in PARTS.items())
+    if file.is_file() and not (whole and all(isinstance(job, dict) for job in plan["jobs"])):
+        wanted = f"it should hold the multirun's {', '.join(PARTS)}"
         print(f"{file} is damaged, and passed over: {wanted}.", file=sys.stderr)
         return {}
     return plan
