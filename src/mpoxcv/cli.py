@@ -147,16 +147,16 @@ class Unfailing:
 
     def write(self, text: str) -> int:
         """Write text."""
-        self._try(lambda: self.stream.write(text))
+        self._try(self.stream.write, text)
         return len(text)
 
     def flush(self) -> None:
         """Hand on what was written."""
         self._try(self.stream.flush)
 
-    def _try(self, action: Callable[[], Any]) -> None:
+    def _try(self, action: Callable[..., Any], *arguments: str) -> None:
         try:
-            action()
+            action(*arguments)
         except OSError as error:
             # what is still buffered, and what other processes write, goes nowhere without an error
             nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -230,23 +230,26 @@ def as_given(overrides: Any) -> list[str]:
 
 
 def check_numbers(cfg: DictConfig, config_name: str) -> None:
-    """Refuse a word on the command line where the default is a number.
+    """Refuse a word on the command line where the default is a number, or one of our switches.
 
     Raises:
         UserError: names the option, the word and the default.
     """
-    overrides = as_given(HydraConfig.get().overrides.task)
-    keys = [override.partition("=")[0] for override in overrides]
-    values = {key: OmegaConf.select(cfg, key) for key in keys if key not in WORDS_ALLOWED}
+    given = HydraConfig.get().overrides
+    options = {o.partition("=")[0]: o for o in as_given(given.task)}
+    values = {key: OmegaConf.select(cfg, key) for key in options if key not in WORDS_ALLOWED}
     words = {key: value for key, value in values.items() if isinstance(value, str)}
     if not words:
         return
 
-    groups = [o for key, o in zip(keys, overrides, strict=True) if not ("." in key or key in words)]
-    hydra_options = as_given(HydraConfig.get().overrides.hydra)
-    folders = [option for option in hydra_options if option.startswith("hydra.searchpath=")]
+    groups = [o for key, o in options.items() if not ("." in key or key in words)]
+    folders = [o for o in as_given(given.hydra) if o.startswith("hydra.searchpath=")]
     defaults = compose(config_name, [*groups, *folders])
     for key, word in words.items():
         default = OmegaConf.select(defaults, key)
-        if isinstance(default, int | float) and not isinstance(default, bool):
+        if isinstance(default, bool):
+            # those of libraries may take words
+            if "." not in key:
+                raise UserError(f"{key}={word} should be true or false.")
+        elif isinstance(default, int | float):
             raise UserError(f"{key}={word} should be a number, such as {key}={default}.")

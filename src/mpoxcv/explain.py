@@ -57,7 +57,10 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
         group, _, choice = str(error.missing_cfg_file).rpartition("/")
         options = ", ".join(error.options)
         return f"{choice!r} is not an option of {group}.{did_you_mean(choice, error.options)} Options: {options}."
-    if isinstance(error, ConfigCompositionException) and (key := _unknown_key(causes)):
+    match = undocumented.UNKNOWN_OPTION.search("\n".join(map(str, causes)))
+    if isinstance(error, ConfigCompositionException) and match:
+        # of a group, as conf/ has it
+        key = match[1].partition("@")[0].replace("/", ".") if match[2] else match[1]
         known = options_of(conf_dir, config_name, arguments)
         # an option that is there, and takes no such value, is explained by Hydra itself
         if "." not in key or key not in known:
@@ -87,10 +90,8 @@ def of_outside(
             (option,) = getattr(cause, "__notes__", [led or option])
             if option or cause.errno in DISK_ERRORS:
                 way = f"another place: {option}=…" if option else "another folder"
-                advice = (
-                    f"What was finished before is whole; make room or give leave, or take {way}"
-                )
-                return f"{cause.strerror}{where}. {advice}"
+                state = "What was finished before is whole"
+                return f"{cause.strerror}{where}. {state}; make room or give leave, or take {way}"
         if isinstance(cause, ImportError) and (extra := extra_of(str(cause))):
             return f'The package {extra[0]} is not installed: pip install "mpoxcv[{extra[1]}]"'
     return None
@@ -152,30 +153,20 @@ def _unimportable(causes: list[BaseException]) -> str | None:
     )
 
 
-def _unknown_key(causes: list[BaseException]) -> str | None:
-    match = undocumented.UNKNOWN_OPTION.search("\n".join(map(str, causes)))
-    # where it is a group
-    if match and match[2]:
-        return match[1].partition("@")[0].replace("/", ".")
-    return match and match[1]
-
-
 def options_of(conf_dir: Path, config_name: str, arguments: list[str]) -> dict[str, Any]:
     """Return all options by dotted names, with the groups chosen in the command's arguments.
 
-    Where those do not compose, as without them; where nothing does, the groups alone.
+    Where those do not compose, as without them.
     """
-    groups = {p.name for p in conf_dir.iterdir() if p.is_dir()}
+    groups = sorted(p.name for p in conf_dir.iterdir() if p.is_dir())
     choices = [a for a in arguments if a.partition("=")[0] in groups]
-    for overrides in (choices, []):
-        GlobalHydra.instance().clear()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir), version_base="1.3"):
         try:
-            with initialize_config_dir(str(conf_dir), version_base="1.3"):
-                config = compose(config_name, overrides)
+            config = compose(config_name, choices)
         except HydraException:
-            continue
-        return dict.fromkeys(sorted(groups)) | dict(flatten(OmegaConf.to_container(config)))
-    return dict.fromkeys(sorted(groups))
+            config = compose(config_name)
+    return dict.fromkeys(groups) | dict(flatten(OmegaConf.to_container(config)))
 
 
 def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

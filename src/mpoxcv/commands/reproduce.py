@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -85,8 +86,10 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
 
 def compare(one: Path, other: Path) -> dict[str, float]:
     """Return the largest gaps of two runs' predictions, inf for other pictures, and metrics."""
-    metrics, others = (read_metrics(run / "metrics.json") for run in (one, other))
-    gaps = [_gap(metrics.get(name), others.get(name)) for name in {*metrics, *others}]
+    metrics = (pd.Series(read_metrics(run / "metrics.json"), dtype=float) for run in (one, other))
+    then, now = next(metrics).align(next(metrics))
+    undefined = then.isna() & now.isna()
+    gaps = (then - now).abs().mask(undefined, 0.0).fillna(float("inf"))
 
     tables = [read_predictions(run / "predictions.csv") for run in (one, other)]
     left, right = (table.sort_values(["split", "image"]) for table in tables)
@@ -95,13 +98,6 @@ def compare(one: Path, other: Path) -> dict[str, float]:
     if list(left) == list(right) and np.array_equal(left[keys], right[keys]):
         gap = float(np.abs(probabilities_of(left) - probabilities_of(right)).max())
     return {"predictions": gap, "metrics": max(gaps, default=0.0)}
-
-
-def _gap(value: float | None, other: float | None) -> float:
-    # None: not defined
-    if value is None or other is None:
-        return 0.0 if value == other else float("inf")
-    return abs(value - other)
 
 
 def explaining(run: Path) -> dict[str, Any]:
