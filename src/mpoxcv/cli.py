@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose
@@ -131,39 +131,29 @@ def entry_point(
     return decorate
 
 
-class Unfailing:
-    """A text stream that ends no command: what it cannot encode is escaped, what fails is left out.
+def unfailing(stream: Any) -> Any:
+    """Let a text stream end no command: what it cannot encode is escaped, what fails is left out.
 
     Its reader may have gone (``| head``), or its terminal, or the log's disk may be full.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-    def write(self, text: str) -> int:
-        """Write text."""
-        self._try(self.stream.write, text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Hand on what was written."""
-        self._try(self.stream.flush)
-
-    def _try(self, action: Callable[..., Any], *arguments: str) -> None:
+    def attempt(action: Callable[..., Any], *arguments: str) -> Any:
         try:
-            action(*arguments)
+            return action(*arguments)
         except OSError as error:
             # what is still buffered, and what other processes write, goes nowhere without an error
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.stream.fileno())
+            os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
-            name = getattr(self.stream, "name", "the output")
-            sys.stderr.write(f"{name} takes no more ({error.strerror}): the work goes on.\n")
+            sys.stderr.write(f"{stream.name} takes no more ({error.strerror}): the work goes on.\n")
+
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    # it may have been done before
+    if not isinstance(stream.write, functools.partial):
+        for name in ("write", "flush"):
+            setattr(stream, name, functools.partial(attempt, getattr(stream, name)))
+    return stream
 
 
 def settle_process() -> None:
@@ -173,9 +163,7 @@ def settle_process() -> None:
     """
     os.environ["MPLBACKEND"] = "agg"
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name) or Path(os.devnull).open("w")  # noqa: SIM115
-        if not isinstance(stream, Unfailing):
-            setattr(sys, name, Unfailing(stream))
+        setattr(sys, name, unfailing(getattr(sys, name) or Path(os.devnull).open("w")))  # noqa: SIM115
     if threading.current_thread() is threading.main_thread():
         for number in [getattr(signal, name) for name in ENDING if hasattr(signal, name)]:
             # submitit has its own way with some, nohup and Lightning with others

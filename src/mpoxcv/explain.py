@@ -27,15 +27,43 @@ DISK_ERRORS = frozenset({ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EFBIG, EIO, ENOLC
 def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[str]) -> str | None:
     """Return the message for a person, or None where the error is a bug.
 
-    Its chain of causes is searched; ``arguments`` are the command line's, for suggestions.
+    ``arguments`` are the command line's, for suggestions.
+    """
+    # without a job nothing is written but in Hydra's folder
+    multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
+    if message := known_cause(error, "hydra.sweep.dir" if multirun else "hydra.run.dir"):
+        return message
+    causes = list(_chain(error))
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        options = ", ".join(error.options)
+        return f"{choice!r} is not an option of {group}.{did_you_mean(choice, error.options)} Options: {options}."
+    match = undocumented.UNKNOWN_OPTION.search("\n".join(map(str, causes)))
+    if isinstance(error, ConfigCompositionException) and match:
+        # of a group, as conf/ has it
+        key = match[1].partition("@")[0].replace("/", ".") if match[2] else match[1]
+        known = options_of(conf_dir, config_name, arguments)
+        # an option that is there, and takes no such value, is explained by Hydra itself
+        if "." not in key or key not in known:
+            hint = _suggest_option(key, list(known))
+            return f"There is no option {key!r}.{hint} All options with their values: --cfg job"
+    if isinstance(error, ValueError) and undocumented.WRONG_GROUP_VALUE in str(error):
+        return f"{error}. A group takes the name of one of its options, such as logger=none."
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return "\n".join(dict.fromkeys(str(cause).strip() for cause in causes))
+    return None
+
+
+def known_cause(error: BaseException, option: str | None = None) -> str | None:
+    """Return what a person needs to know of an error, from its chain of causes; None of a bug.
+
+    ``option`` is the one that leads to where a disk's error comes from.
     """
     causes = list(_chain(error))
     for cause in causes:
         if isinstance(cause, UserError) or type(cause).__name__ == undocumented.LIGHTNING_REFUSES:
             return str(cause)
-    # without a job nothing is written but in Hydra's folder
-    multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
-    if sentence := of_outside(error, {}, "hydra.sweep.dir" if multirun else "hydra.run.dir"):
+    if sentence := of_outside(error, {}, option):
         return sentence
     for cause in causes:
         if operation := undocumented.NOT_DETERMINISTIC.match(str(cause)):
@@ -52,27 +80,7 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
             return f"The network cannot be compiled here: {reason}\n{ways}."
         if type(cause).__name__ in KILLED:
             return "A job's process was killed: by the system, for want of memory or time, or by someone. Others are kept."
-
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        options = ", ".join(error.options)
-        return f"{choice!r} is not an option of {group}.{did_you_mean(choice, error.options)} Options: {options}."
-    match = undocumented.UNKNOWN_OPTION.search("\n".join(map(str, causes)))
-    if isinstance(error, ConfigCompositionException) and match:
-        # of a group, as conf/ has it
-        key = match[1].partition("@")[0].replace("/", ".") if match[2] else match[1]
-        known = options_of(conf_dir, config_name, arguments)
-        # an option that is there, and takes no such value, is explained by Hydra itself
-        if "." not in key or key not in known:
-            hint = _suggest_option(key, list(known))
-            return f"There is no option {key!r}.{hint} All options with their values: --cfg job"
-    if isinstance(error, ValueError) and undocumented.WRONG_GROUP_VALUE in str(error):
-        return f"{error}. A group takes the name of one of its options, such as logger=none."
-    if message := _unimportable(causes):
-        return message
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return "\n".join(dict.fromkeys(str(cause).strip() for cause in causes))
-    return None
+    return _unimportable(causes)
 
 
 def of_outside(
@@ -84,7 +92,8 @@ def of_outside(
     ``option``.
     """
     for cause in _chain(error):
-        if isinstance(cause, OSError):
+        # without a number it is another tool's: Hydra's for a missing config is one
+        if isinstance(cause, OSError) and cause.errno:
             where = f": {cause.filename}" if cause.filename else ""
             led = where and option_of(cause.filename, paths)
             (option,) = getattr(cause, "__notes__", [led or option])
@@ -124,11 +133,7 @@ def extra_of(text: str) -> tuple[str, str] | None:
 
 def cause_of(error: BaseException) -> str:
     """Return what a person needs to know of an error, in a line or a few."""
-    causes = list(_chain(error))
-    for cause in causes:
-        if isinstance(cause, UserError):
-            return str(cause)
-    return _unimportable(causes) or visible(f"{type(error).__name__}: {error}")
+    return visible(known_cause(error) or f"{type(error).__name__}: {error}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

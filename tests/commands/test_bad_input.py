@@ -115,9 +115,13 @@ def test_no_augmented_folder(train, tree):
 
 def test_a_checkpoint_of_another_network_or_other_classes(train, run_script, tmp_path):
     assert train("hydra.run.dir=run").code == 0
-    path = "ckpt_path=run/checkpoints/last.ckpt"
-    done = train("model=torchvision", "model.name=mobilenet_v3_small", path)
-    assert_refused(done, "another network", "features.0.0.weight", "model.name")
+    other = ["model=torchvision", "model.name=mobilenet_v3_small"]
+    done = train(*other, "ckpt_path=run/checkpoints/last.ckpt")
+    assert_refused(done, "run with other options", "model.name: lenet then, mobilenet_v3_small now")
+    # nothing tells how it began
+    shutil.copy(tmp_path / "run/checkpoints/last.ckpt", tmp_path / "alone.ckpt")
+    path = "ckpt_path=alone.ckpt"
+    assert_refused(train(*other, path), "another network", "features.0.0.weight", "model.name")
     assert_refused(
         train(path, f"data.classes=[{','.join(CLASSES[::-1])}]"), "trained on the classes"
     )

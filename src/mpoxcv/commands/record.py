@@ -91,6 +91,7 @@ def begin(folder: Path, now: Mapping[str, Mapping[str, Any]], before: Path | Non
     Raises:
         UserError: options or data are others.
     """
+    folder = folder.absolute()
     for run in dict.fromkeys((folder, before or folder)):
         _compare(run, now)
         tell(run, {"versions": now["versions"]})
