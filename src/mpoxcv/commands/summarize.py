@@ -63,18 +63,11 @@ def write_summary_of(folder: Path) -> Any:
 
 
 def write_tensorboard(summary: Any, folder: Path) -> None:
-    """Write each group's figures as PNG files, and all of them as one TensorBoard run."""
-    import pandas as pd
-
+    """Write the groups' figures as PNG files, and a TensorBoard run of them and report.md."""
     from mpoxcv.report import figures
-    from mpoxcv.report.tables import tables_of
-    from mpoxcv.storage.markup import folder_name, markdown
+    from mpoxcv.storage.markup import folder_name
     from mpoxcv.training.tensorboard import write_summary_run
 
-    results = tables_of(summary).get("results", pd.DataFrame())
-    cells = [list(results.columns), ["---"] * len(results.columns)]
-    cells += results.map(markdown).to_numpy().tolist()
-    text = "\n".join("|" + "|".join(row) + "|" for row in cells)
     files = {}
     for group in summary.groups:
         name = folder_name(group.name)
@@ -82,4 +75,5 @@ def write_tensorboard(summary: Any, folder: Path) -> None:
             file = folder / "figures" / name / f"{figure_name}.png"
             figures.save_figure(figure, file)
             files[f"{name}/{figure_name}"] = file
-    write_summary_run(folder / "tensorboard", files, text)
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    write_summary_run(folder / "tensorboard", files, report)

@@ -218,8 +218,7 @@ def print_results(
         table.add_row(name, *(texts.get(name, "") for texts in columns.values()))
     console.print(table)
 
-    counts = data.class_counts()
-    commonest = data.classes[counts.index(max(counts))]
+    commonest = data.classes[int(np.argmax(data.class_counts()))]
     share = (tested["class"] == commonest).mean()
     always = f"Always saying {commonest}, the commonest class in Train,"
     console.print(f"{always} has test accuracy {share:.3f}.")
