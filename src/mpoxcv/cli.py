@@ -14,7 +14,7 @@ import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 import hydra
 from hydra import compose
@@ -131,39 +131,29 @@ def entry_point(
     return decorate
 
 
-class Unfailing:
-    """A text stream that ends no command: what it cannot encode is escaped, what fails is left out.
+def unfailing(stream: Any) -> Any:
+    """Let a text stream end no command: what it cannot encode is escaped, what fails is left out.
 
     Its reader may have gone (``| head``), or its terminal, or the log's disk may be full.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.stream, name)
-
-    def write(self, text: str) -> int:
-        """Write text."""
-        self._try(lambda: self.stream.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        """Hand on what was written."""
-        self._try(self.stream.flush)
-
-    def _try(self, action: Callable[[], Any]) -> None:
+    def attempt(action: Callable[..., Any], *arguments: str) -> Any:
         try:
-            action()
+            return action(*arguments)
         except OSError as error:
             # what is still buffered, and what other processes write, goes nowhere without an error
             nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, self.stream.fileno())
+            os.dup2(nowhere, stream.fileno())
             os.close(nowhere)
-            name = getattr(self.stream, "name", "the output")
-            sys.stderr.write(f"{name} takes no more ({error.strerror}): the work goes on.\n")
+            sys.stderr.write(f"{stream.name} takes no more ({error.strerror}): the work goes on.\n")
+
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")
+    # it may have been done before
+    if not isinstance(stream.write, functools.partial):
+        for name in ("write", "flush"):
+            setattr(stream, name, functools.partial(attempt, getattr(stream, name)))
+    return stream
 
 
 def settle_process() -> None:
@@ -173,9 +163,7 @@ def settle_process() -> None:
     """
     os.environ["MPLBACKEND"] = "agg"
     for name in ("stdout", "stderr"):
-        stream = getattr(sys, name) or Path(os.devnull).open("w")  # noqa: SIM115
-        if not isinstance(stream, Unfailing):
-            setattr(sys, name, Unfailing(stream))
+        setattr(sys, name, unfailing(getattr(sys, name) or Path(os.devnull).open("w")))  # noqa: SIM115
     if threading.current_thread() is threading.main_thread():
         for number in [getattr(signal, name) for name in ENDING if hasattr(signal, name)]:
             # submitit has its own way with some, nohup and Lightning with others
@@ -230,23 +218,26 @@ def as_given(overrides: Any) -> list[str]:
 
 
 def check_numbers(cfg: DictConfig, config_name: str) -> None:
-    """Refuse a word on the command line where the default is a number.
+    """Refuse a word on the command line where the default is a number, or one of our switches.
 
     Raises:
         UserError: names the option, the word and the default.
     """
-    overrides = as_given(HydraConfig.get().overrides.task)
-    keys = [override.partition("=")[0] for override in overrides]
-    values = {key: OmegaConf.select(cfg, key) for key in keys if key not in WORDS_ALLOWED}
+    given = HydraConfig.get().overrides
+    options = {o.partition("=")[0]: o for o in as_given(given.task)}
+    values = {key: OmegaConf.select(cfg, key) for key in options if key not in WORDS_ALLOWED}
     words = {key: value for key, value in values.items() if isinstance(value, str)}
     if not words:
         return
 
-    groups = [o for key, o in zip(keys, overrides, strict=True) if not ("." in key or key in words)]
-    hydra_options = as_given(HydraConfig.get().overrides.hydra)
-    folders = [option for option in hydra_options if option.startswith("hydra.searchpath=")]
+    groups = [o for key, o in options.items() if not ("." in key or key in words)]
+    folders = [o for o in as_given(given.hydra) if o.startswith("hydra.searchpath=")]
     defaults = compose(config_name, [*groups, *folders])
     for key, word in words.items():
         default = OmegaConf.select(defaults, key)
-        if isinstance(default, int | float) and not isinstance(default, bool):
+        if isinstance(default, bool):
+            # those of libraries may take words
+            if "." not in key:
+                raise UserError(f"{key}={word} should be true or false.")
+        elif isinstance(default, int | float):
             raise UserError(f"{key}={word} should be a number, such as {key}={default}.")

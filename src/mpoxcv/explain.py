@@ -27,15 +27,43 @@ DISK_ERRORS = frozenset({ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EFBIG, EIO, ENOLC
 def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[str]) -> str | None:
     """Return the message for a person, or None where the error is a bug.
 
-    Its chain of causes is searched; ``arguments`` are the command line's, for suggestions.
+    ``arguments`` are the command line's, for suggestions.
+    """
+    # without a job nothing is written but in Hydra's folder
+    multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
+    if message := known_cause(error, "hydra.sweep.dir" if multirun else "hydra.run.dir"):
+        return message
+    causes = list(_chain(error))
+    if isinstance(error, MissingConfigException) and error.options:
+        group, _, choice = str(error.missing_cfg_file).rpartition("/")
+        options = ", ".join(error.options)
+        return f"{choice!r} is not an option of {group}.{did_you_mean(choice, error.options)} Options: {options}."
+    match = undocumented.UNKNOWN_OPTION.search("\n".join(map(str, causes)))
+    if isinstance(error, ConfigCompositionException) and match:
+        # of a group, as conf/ has it
+        key = match[1].partition("@")[0].replace("/", ".") if match[2] else match[1]
+        known = options_of(conf_dir, config_name, arguments)
+        # an option that is there, and takes no such value, is explained by Hydra itself
+        if "." not in key or key not in known:
+            hint = _suggest_option(key, list(known))
+            return f"There is no option {key!r}.{hint} All options with their values: --cfg job"
+    if isinstance(error, ValueError) and undocumented.WRONG_GROUP_VALUE in str(error):
+        return f"{error}. A group takes the name of one of its options, such as logger=none."
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return "\n".join(dict.fromkeys(str(cause).strip() for cause in causes))
+    return None
+
+
+def known_cause(error: BaseException, option: str | None = None) -> str | None:
+    """Return what a person needs to know of an error, from its chain of causes; None of a bug.
+
+    ``option`` is the one that leads to where a disk's error comes from.
     """
     causes = list(_chain(error))
     for cause in causes:
         if isinstance(cause, UserError) or type(cause).__name__ == undocumented.LIGHTNING_REFUSES:
             return str(cause)
-    # without a job nothing is written but in Hydra's folder
-    multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
-    if sentence := of_outside(error, {}, "hydra.sweep.dir" if multirun else "hydra.run.dir"):
+    if sentence := of_outside(error, {}, option):
         return sentence
     for cause in causes:
         if operation := undocumented.NOT_DETERMINISTIC.match(str(cause)):
@@ -52,24 +80,7 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
             return f"The network cannot be compiled here: {reason}\n{ways}."
         if type(cause).__name__ in KILLED:
             return "A job's process was killed: by the system, for want of memory or time, or by someone. Others are kept."
-
-    if isinstance(error, MissingConfigException) and error.options:
-        group, _, choice = str(error.missing_cfg_file).rpartition("/")
-        options = ", ".join(error.options)
-        return f"{choice!r} is not an option of {group}.{did_you_mean(choice, error.options)} Options: {options}."
-    if isinstance(error, ConfigCompositionException) and (key := _unknown_key(causes)):
-        known = options_of(conf_dir, config_name, arguments)
-        # an option that is there, and takes no such value, is explained by Hydra itself
-        if "." not in key or key not in known:
-            hint = _suggest_option(key, list(known))
-            return f"There is no option {key!r}.{hint} All options with their values: --cfg job"
-    if isinstance(error, ValueError) and undocumented.WRONG_GROUP_VALUE in str(error):
-        return f"{error}. A group takes the name of one of its options, such as logger=none."
-    if message := _unimportable(causes):
-        return message
-    if isinstance(error, HydraException | OmegaConfBaseException):
-        return "\n".join(dict.fromkeys(str(cause).strip() for cause in causes))
-    return None
+    return _unimportable(causes)
 
 
 def of_outside(
@@ -81,17 +92,16 @@ def of_outside(
     ``option``.
     """
     for cause in _chain(error):
-        if isinstance(cause, OSError):
+        # without a number it is another tool's: Hydra's for a missing config is one
+        if isinstance(cause, OSError) and cause.errno:
             where = f": {cause.filename}" if cause.filename else ""
             led = where and option_of(cause.filename, paths)
             (option,) = getattr(cause, "__notes__", [led or option])
             # Hydra's and filelock's are none of the disk
             if (option and where) or cause.errno in DISK_ERRORS:
                 way = f"another place: {option}=…" if option else "another folder"
-                advice = (
-                    f"What was finished before is whole; make room or give leave, or take {way}"
-                )
-                return f"{cause.strerror}{where}. {advice}"
+                state = "What was finished before is whole"
+                return f"{cause.strerror}{where}. {state}; make room or give leave, or take {way}"
         if isinstance(cause, ImportError) and (extra := extra_of(str(cause))):
             return f'The package {extra[0]} is not installed: pip install "mpoxcv[{extra[1]}]"'
     return None
@@ -124,11 +134,7 @@ def extra_of(text: str) -> tuple[str, str] | None:
 
 def cause_of(error: BaseException) -> str:
     """Return what a person needs to know of an error, in a line or a few."""
-    causes = list(_chain(error))
-    for cause in causes:
-        if isinstance(cause, UserError):
-            return str(cause)
-    return _unimportable(causes) or visible(f"{type(error).__name__}: {error}")
+    return visible(known_cause(error) or f"{type(error).__name__}: {error}")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -153,30 +159,20 @@ def _unimportable(causes: list[BaseException]) -> str | None:
     )
 
 
-def _unknown_key(causes: list[BaseException]) -> str | None:
-    match = undocumented.UNKNOWN_OPTION.search("\n".join(map(str, causes)))
-    # where it is a group
-    if match and match[2]:
-        return match[1].partition("@")[0].replace("/", ".")
-    return match and match[1]
-
-
 def options_of(conf_dir: Path, config_name: str, arguments: list[str]) -> dict[str, Any]:
     """Return all options by dotted names, with the groups chosen in the command's arguments.
 
-    Where those do not compose, as without them; where nothing does, the groups alone.
+    Where those do not compose, as without them.
     """
-    groups = {p.name for p in conf_dir.iterdir() if p.is_dir()}
+    groups = sorted(p.name for p in conf_dir.iterdir() if p.is_dir())
     choices = [a for a in arguments if a.partition("=")[0] in groups]
-    for overrides in (choices, []):
-        GlobalHydra.instance().clear()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_dir), version_base="1.3"):
         try:
-            with initialize_config_dir(str(conf_dir), version_base="1.3"):
-                config = compose(config_name, overrides)
+            config = compose(config_name, choices)
         except HydraException:
-            continue
-        return dict.fromkeys(sorted(groups)) | dict(flatten(OmegaConf.to_container(config)))
-    return dict.fromkeys(sorted(groups))
+            config = compose(config_name)
+    return dict.fromkeys(groups) | dict(flatten(OmegaConf.to_container(config)))
 
 
 def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

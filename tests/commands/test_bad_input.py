@@ -57,6 +57,7 @@ def assert_refused(done, *words: str) -> None:
         ("model=torchvision model.name=resnet81", ["Did you mean 'resnet18'"]),
         ("trainer.max_epochs=many", ["trainer.max_epochs=many should be a number"]),
         ("optimizer.lr=fast", ["optimizer.lr=fast should be a number"]),
+        ("resume=flase", ["resume=flase should be true or false"]),
         ("data.batch_size=0", ["data.batch_size=0"]),
         ("data.sampler=random", ["shuffle, fixed, weighted"]),
         ("data.train_images=augmentd", ["Did you mean 'augmented'"]),
@@ -70,6 +71,7 @@ def assert_refused(done, *words: str) -> None:
         ("classifier.label_smoothing=1.5", ["label_smoothing=1.5"]),
         ("ckpt_path=last", ["no checkpoint", "hydra.run.dir=DIR"]),
         ("ckpt_path=gone.ckpt", ["no checkpoint gone.ckpt"]),
+        ("ckpt_path=http://a/last.ckpt", ["no checkpoint http://a/last.ckpt"]),
         ("trainer=gpu", ["gpu"]),
         ("data.exclude=[", ["override"]),
         ("logger=null", ["logger=none"]),
@@ -113,16 +115,16 @@ def test_no_augmented_folder(train, tree):
 
 def test_a_checkpoint_of_another_network_or_other_classes(train, run_script, tmp_path):
     assert train("hydra.run.dir=run").code == 0
-    shutil.copy(tmp_path / "run/checkpoints/last.ckpt", tmp_path / "of_no_run.ckpt")
     other = ["model=torchvision", "model.name=mobilenet_v3_small"]
-    classes = f"data.classes=[{','.join(CLASSES[::-1])}]"
-    done = train(*other, "ckpt_path=of_no_run.ckpt")
-    assert_refused(done, "another network", "features.0.0.weight", "model.name")
-    assert_refused(train(classes, "ckpt_path=of_no_run.ckpt"), "trained on the classes")
-    # a run's folder says which options it had
-    path = "ckpt_path=run/checkpoints/last.ckpt"
-    assert_refused(train(*other, path), "model.name: lenet then, mobilenet_v3_small now")
-    assert_refused(train(classes, path), "data.classes")
+    done = train(*other, "ckpt_path=run/checkpoints/last.ckpt")
+    assert_refused(done, "run with other options", "model.name: lenet then, mobilenet_v3_small now")
+    # nothing tells how it began
+    shutil.copy(tmp_path / "run/checkpoints/last.ckpt", tmp_path / "alone.ckpt")
+    path = "ckpt_path=alone.ckpt"
+    assert_refused(train(*other, path), "another network", "features.0.0.weight", "model.name")
+    assert_refused(
+        train(path, f"data.classes=[{','.join(CLASSES[::-1])}]"), "trained on the classes"
+    )
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     assert_refused(train("ckpt_path=text.ckpt"), "text.ckpt")
 

@@ -203,9 +203,6 @@ def _check(cfg: DictConfig) -> None:
         if OmegaConf.is_missing(cfg, option):
             example = command_for("predict", "run=DIR", "images=PATH")
             raise UserError(f"{option}= is missing (--help tells more):\n  {example}")
-    for option in ("overwrite", "held_out"):
-        if not isinstance(cfg[option], bool):
-            raise UserError(f"{option}={cfg[option]} should be true or false.")
     output = Path(str(cfg.output))
     if output.is_dir() or (output.exists() and not cfg.overwrite):
         ways = "give another output=FILE, or overwrite=true"

@@ -20,14 +20,11 @@ OWN = frozenset({"fold", "seed", "name", "model.own_kernels"})
 MAY_DIFFER = frozenset({
     "data.split_file", "data.patients", "trainer.enable_progress_bar", "hparams_search.trials",
 })  # fmt: skip
-# of a beginning: a run does not go on with others
-DECISIVE = ("options", "data")
 # options that say where a run lies and whether it goes on
 PLACE = ("resume", "hydra.run.dir", "hydra.sweep.dir")
-ABSENT = "absent"
 
 
-def options_of(config: DictConfig | Mapping[str, Any]) -> dict[str, str]:
+def options_of(config: DictConfig) -> dict[str, str]:
     """Return the options that results hang on, by dotted names, as text; null is left out.
 
     Interpolations stay as they are written, so that no folder's path gets in, but for ``${oc.…}``,
@@ -36,31 +33,25 @@ def options_of(config: DictConfig | Mapping[str, Any]) -> dict[str, str]:
     # here, since pandas takes a second
     from mpoxcv.evaluation.runs import flat, tells_apart
 
-    plain = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
     options = {}
-    for name, value in flat(plain).items():
+    for name, value in flat(OmegaConf.to_container(config)).items():
         if name in MAY_DIFFER or not (tells_apart(name) or name in OWN) or value is None:
             continue
-        if isinstance(config, DictConfig) and "${oc." in str(value):
+        if "${oc." in str(value):
             value = OmegaConf.select(config, name)
         options[name] = value if isinstance(value, str) else json.dumps(value, default=str)
     return options
 
 
 def read_beginning(run: Path) -> dict[str, Any]:
-    """Return how a run began, empty if it has not; of an older version's run the options alone."""
+    """Return how a run began, empty if it has not."""
     content = read_json(run / BEGINNING)
-    beginning = {kind: part for kind, part in content.items() if isinstance(part, dict)}
-    config = run / ".hydra" / "config.yaml"
-    begun = any((run / name).exists() for name in ("provenance.json", "checkpoints", "study.db"))
-    if not beginning and begun and config.is_file():
-        beginning = {"options": options_of(read_plain(config))}
-    return beginning
+    return {kind: part for kind, part in content.items() if isinstance(part, dict)}
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return what differs, by name: the value then and the value now, ``absent`` where none is."""
-    pairs = {name: (then.get(name, ABSENT), now.get(name, ABSENT)) for name in {**then, **now}}
+    pairs = {name: (then.get(name, "absent"), now.get(name, "absent")) for name in {**then, **now}}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
@@ -85,7 +76,7 @@ def check(options: Mapping[str, str], folder: Path, goes_on: bool) -> None:
     Raises:
         UserError: says what differs, and which commands give what was asked for.
     """
-    if not goes_on and read_beginning(folder):
+    if not goes_on and any((folder / name).exists() for name in (BEGINNING, "provenance.json")):
         hint = f"Choose another folder, or go on with it:\n  {_going_on(folder)}"
         raise UserError(f"{folder} holds a run already. {hint}")
     _compare(folder, {"options": options})
@@ -100,6 +91,7 @@ def begin(folder: Path, now: Mapping[str, Mapping[str, Any]], before: Path | Non
     Raises:
         UserError: options or data are others.
     """
+    folder = folder.absolute()
     for run in dict.fromkeys((folder, before or folder)):
         _compare(run, now)
         tell(run, {"versions": now["versions"]})
@@ -119,17 +111,17 @@ def tell(run: Path, now: Mapping[str, Mapping[str, Any]]) -> None:
 def _compare(run: Path, now: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse options and data that are not those that a run began with, if it has begun."""
     then = read_beginning(run)
-    kinds = [kind for kind in DECISIVE if kind in then and kind in now]
-    differing = {kind: differences(then[kind], now[kind]) for kind in kinds}
-    if not any(differing.values()):
+    kinds = [kind for kind in ("options", "data") if kind in then and kind in now]
+    differing = {kind: pairs for kind in kinds if (pairs := differences(then[kind], now[kind]))}
+    if not differing:
         return
     state = "a finished run" if finished_metrics(run) is not None else "a run"
-    what = " and ".join(kind for kind in kinds if differing[kind])
     lines = told({name: pair for pairs in differing.values() for name, pair in pairs.items()})
+    new = command_for(Path(sys.argv[0]).stem, *elsewhere(sys.argv[1:]))
     raise UserError(
-        f"{run} holds {state} with other {what}:\n{lines}\n"
+        f"{run} holds {state} with other {' and '.join(differing)}:\n{lines}\n"
         "A run keeps its options and data to its end: what it has learnt, and its schedule, fit no "
-        f"others. Train with these in a folder of their own:\n  {_again(*elsewhere(sys.argv[1:]))}\n"
+        f"others. Train with these in a folder of their own:\n  {new}\n"
         f"Go on with it as it began (data.root=DIR where its data have moved):\n  {_going_on(run)}"
     )
 
@@ -139,12 +131,8 @@ def _going_on(folder: Path) -> str:
     stored = folder / ".hydra" / "overrides.yaml"
     options = [str(option) for option in read_plain(stored)] if stored.is_file() else []
     options = [o for o in sys.argv[1:] if o.startswith("hydra.searchpath")] + elsewhere(options)
-    return _again(*options, setting("hydra.run.dir", folder), "resume=true")
-
-
-def _again(*options: str) -> str:
-    """Return this command with other options."""
-    return command_for(Path(sys.argv[0]).stem, *options)
+    where = setting("hydra.run.dir", folder)
+    return command_for(Path(sys.argv[0]).stem, *options, where, "resume=true")
 
 
 def elsewhere(options: Sequence[str]) -> list[str]:

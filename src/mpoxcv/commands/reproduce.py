@@ -1,10 +1,10 @@
 """A finished run run again: what it was made of and what it gave, beside what it gives now."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
@@ -15,13 +15,14 @@ from mpoxcv.commands.record import differences, finished_metrics
 from mpoxcv.commands.run_folder import stored_parts
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import probabilities_of, read_predictions
+from mpoxcv.evaluation.runs import flat
 from mpoxcv.storage.files import read_json, read_metrics
 
 # of a stored trainer, what is not taken
 OWN_TRAINER = ("_target_", "plugins", "default_root_dir", "profiler")
 # of provenance.json, in the order of what explains most
 COMPARED = (
-    "data.fingerprint", "data.counts", "git.commit", "git.changed", "sources", "packages", "python", "platform",
+    "data.fingerprint", "data.counts", "git", "sources", "packages", "python", "platform",
     "accelerator.type", "accelerator.name", "accelerator.processes", "accelerator.precision",
     "accelerator.threads", "environment",
 )  # fmt: skip
@@ -38,14 +39,13 @@ def reproduce(cfg: DictConfig) -> None:
     if finished_metrics(run) is None:
         reason = "its provenance.json does not say that it is"
         raise UserError(f"{run} is not the folder of a finished run: {reason}.")
-    before = read_json(run / "provenance.json")
-    if threads := read(before, "accelerator.threads"):
+    before = explaining(run)
+    if threads := before.get("accelerator.threads"):
         # the last digits depend on it
         torch.set_num_threads(int(threads))
     experiment.train(again(cfg, run))
 
-    after = read_json(output / "provenance.json")
-    differing = {name: pair for key in COMPARED for name, pair in _differences(key, before, after)}
+    differing = differences(before, explaining(output))
     gaps = compare(run, output)
     _print(f"{run} and {output}", differing, gaps)
     if any(gaps.values()):
@@ -66,14 +66,14 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
     plain = {name: v for name, v in dict(trainer).items() if not isinstance(v, dict | list)}
     numbers = {name: value for name, value in plain.items() if name not in OWN_TRAINER}
 
-    callbacks = {k: v for k, v in cfg.callbacks.items() if read(stored, f"callbacks.{k}")}
-    for key in ("monitor", "mode"):
-        choice = read(stored, f"callbacks.checkpoint.{key}")
-        if choice and "checkpoint" in callbacks:
-            callbacks["checkpoint"] = {**callbacks["checkpoint"], key: choice}
-    for name, callback in (stored.get("callbacks") or {}).items():
-        if read(callback, "_target_") == "lightning.pytorch.callbacks.EarlyStopping":
-            callbacks[name] = callback
+    stored_callbacks = (stored.get("callbacks") or {}).items()
+    had = {name: c for name, c in stored_callbacks if isinstance(c, DictConfig)}
+    callbacks = {name: callback for name, callback in cfg.callbacks.items() if name in had}
+    if "checkpoint" in callbacks:
+        chosen = {k: v for k, v in had["checkpoint"].items() if k in ("monitor", "mode")}
+        callbacks["checkpoint"] = {**callbacks["checkpoint"], **chosen}
+    stopping = "lightning.pytorch.callbacks.EarlyStopping"
+    callbacks |= {name: c for name, c in had.items() if c.get("_target_") == stopping}
 
     names = ("fold", "seed", "name", "model", "optimizer", "scheduler", "ckpt_path")
     config = {name: stored.get(name) for name in names} | parts
@@ -86,8 +86,10 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
 
 def compare(one: Path, other: Path) -> dict[str, float]:
     """Return the largest gaps of two runs' predictions, inf for other pictures, and metrics."""
-    metrics, others = (read_metrics(run / "metrics.json") for run in (one, other))
-    gaps = [_gap(metrics.get(name), others.get(name)) for name in {*metrics, *others}]
+    metrics = (pd.Series(read_metrics(run / "metrics.json"), dtype=float) for run in (one, other))
+    then, now = next(metrics).align(next(metrics))
+    undefined = then.isna() & now.isna()
+    gaps = (then - now).abs().mask(undefined, 0.0).fillna(float("inf"))
 
     tables = [read_predictions(run / "predictions.csv") for run in (one, other)]
     left, right = (table.sort_values(["split", "image"]) for table in tables)
@@ -98,25 +100,13 @@ def compare(one: Path, other: Path) -> dict[str, float]:
     return {"predictions": gap, "metrics": max(gaps, default=0.0)}
 
 
-def _gap(value: float | None, other: float | None) -> float:
-    # None: not defined
-    if value is None or other is None:
-        return 0.0 if value == other else float("inf")
-    return abs(value - other)
-
-
-def read(content: Any, key: str) -> Any:
-    """Return a value by its dotted name, or None."""
-    for name in key.split("."):
-        content = content.get(name) if isinstance(content, Mapping) else None
-    return content
-
-
-def _differences(key: str, before: Any, after: Any) -> list[tuple[str, tuple[Any, Any]]]:
-    old, new = read(before, key), read(after, key)
-    if isinstance(old, dict) and isinstance(new, dict) and key != "data.counts":
-        return [(f"{key}.{name}", pair) for name, pair in differences(old, new).items()]
-    return list(differences({key: old}, {key: new}).items())
+def explaining(run: Path) -> dict[str, Any]:
+    """Return what a run was made of, by dotted names, as far as it may explain its results."""
+    content = flat(read_json(run / "provenance.json"))
+    return {
+        name: content[name]
+        for part in COMPARED for name in content if f"{name}.".startswith(f"{part}.")
+    }  # fmt: skip
 
 
 def _print(title: str, differing: dict[str, tuple[Any, Any]], gaps: dict[str, float]) -> None:
@@ -124,7 +114,7 @@ def _print(title: str, differing: dict[str, tuple[Any, Any]], gaps: dict[str, fl
     columns = (Column(name, overflow="fold") for name in ("", "the run", "now"))
     table = Table(*columns, title=title, title_justify="left")
     for key, pair in differing.items():
-        table.add_row(key, *(("changed", "") if key == "data.counts" else map(str, pair)))
+        table.add_row(key, *map(str, pair))
     for name, gap in gaps.items():
         table.add_row(name, "", f"differ by at most {gap:.3g}" if gap else "identical")
     console.print(table)

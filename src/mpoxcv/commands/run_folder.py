@@ -37,13 +37,13 @@ def claim(folder: Path) -> BaseFileLock:
     """Keep other processes out of a run's folder until the lock is released or this process ends.
 
     Raises:
-        SystemExit: another process is at work there (Hydra swallows other errors of callbacks).
+        UserError: another process is at work there.
     """
     try:
         return lock(folder / ".lock", timeout=0).lock
     except Timeout:
         hint = "Wait until it has ended, or choose another."
-        raise SystemExit(f"Another process is at work in {folder}. {hint}") from None
+        raise UserError(f"Another process is at work in {folder}. {hint}") from None
 
 
 def stored_parts(
@@ -74,14 +74,13 @@ def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
     """
     if ckpt_path is None:
         return None
-    if "://" in str(ckpt_path):
-        hint = "Fetch it, look at it, and give its path."
-        raise UserError(f"ckpt_path={ckpt_path} is refused: only files are read. {hint}")
     if ckpt_path != "last":
-        if not Path(str(ckpt_path)).is_file():
+        # a path, since Lightning would fetch a URL
+        file = Path(str(ckpt_path))
+        if not file.is_file():
             hint = "Give a file, or ckpt_path=last with hydra.run.dir=DIR of an interrupted run."
             raise UserError(f"There is no checkpoint {ckpt_path}. {hint}")
-        return str(ckpt_path)
+        return str(file)
 
     # here, since Lightning takes seconds
     from mpoxcv.storage.checkpoint_io import LAST, PREVIOUS, AtomicCheckpointIO

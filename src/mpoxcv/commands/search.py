@@ -13,12 +13,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.cli import as_given
 from mpoxcv.command_line import command_for, setting
+from mpoxcv.commands import train
 from mpoxcv.commands.record import begin, options_of
-from mpoxcv.errors import Diverged, UserError
+from mpoxcv.errors import Diverged, UserError, check_choice
 from mpoxcv.evaluation.runs import flat
 from mpoxcv.storage.files import write_atomically
+from mpoxcv.training.callbacks.provenance import versions
+from mpoxcv.training.loggers import ended
 
-KINDS = {"float": "suggest_float", "int": "suggest_int", "categorical": "suggest_categorical"}
+# of a space, by which optuna suggests values
+KINDS = ("float", "int", "categorical")
 
 
 def search(cfg: DictConfig) -> dict[str, Any]:
@@ -43,9 +47,7 @@ def search(cfg: DictConfig) -> dict[str, Any]:
         name, _, argument = key.rpartition(".")
         spaces.setdefault(name, {})[argument] = value
     for name, space in spaces.items():
-        if space.get("type") not in KINDS:
-            option = f"hparams_search.space.{name}.type={space.get('type')}"
-            raise UserError(f"{option} is not one of {', '.join(KINDS)}.")
+        check_choice(f"hparams_search.space.{name}.type", space.get("type"), KINDS)
         if OmegaConf.select(cfg, name, default=KINDS) is KINDS:
             reason = f"names {name}, which is no option. All options: --cfg job"
             raise UserError(f"hparams_search.space {reason}")
@@ -65,7 +67,7 @@ def search(cfg: DictConfig) -> dict[str, Any]:
         options = {}
         for name, space in spaces.items():
             arguments = {key: value for key, value in space.items() if key != "type"}
-            options[name] = getattr(trial, KINDS[space["type"]])(name, **arguments)
+            options[name] = getattr(trial, f"suggest_{space['type']}")(name, **arguments)
 
         values: list[float] = []
         for fold in plan.folds:
@@ -108,28 +110,20 @@ def search(cfg: DictConfig) -> dict[str, Any]:
 
 def beginning(cfg: DictConfig) -> dict[str, Any]:
     """Return what a search is made of: of the data Train and Valid, since it never reads Test."""
-    from mpoxcv.training.callbacks.provenance import versions
-
     data: dict[str, str] = {}
     for fold in cfg.hparams_search.folds:
-        datamodule = instantiate(OmegaConf.merge(cfg, {"fold": fold}).data)
-        datamodule.prepare_data()
-        datamodule.setup()
-        contents = datamodule.contents()
-        data |= {f"fold {fold}, {split}": contents[split] for split in ("train", "val")}
+        began = train.beginning(instantiate(OmegaConf.merge(cfg, {"fold": fold}).data))
+        data |= {f"fold {fold}, {split}": began["data"][split] for split in ("train", "val")}
     return {"options": options_of(cfg), "data": data, "versions": versions()}
 
 
 def validated(cfg: DictConfig, options: dict[str, Any]) -> float:
     """Train one fold and return the metric on Valid, averaged over the last epochs."""
-    from mpoxcv.commands.train import build
-    from mpoxcv.training.loggers import ended
-
     plan = cfg.hparams_search
     cfg = copy.deepcopy(cfg)
     for name, value in options.items():
         OmegaConf.update(cfg, name, value, force_add=True)
-    datamodule, classifier, trainer = build(cfg)
+    datamodule, classifier, trainer = train.build(cfg)
     with ended(trainer.loggers):
         trainer.fit(classifier, datamodule)
     return float(np.mean([row[plan.metric] for row in classifier.history[-plan.average_last :]]))

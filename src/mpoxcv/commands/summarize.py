@@ -11,6 +11,7 @@ from mpoxcv.storage.files import lock, naming, read_json
 
 # in a multirun's folder summary: its command and jobs
 PLAN = "expected.json"
+PARTS = {"arguments": list, "launcher": list, "jobs": list, "options": dict}
 
 
 def summarize(cfg: DictConfig) -> None:
@@ -36,9 +37,9 @@ def read_plan(folder: Path) -> dict[str, Any]:
     """Return what a multirun's folder says of the runs that it should hold; for any other, {}."""
     file = folder / "summary" / PLAN
     plan = read_json(file)
-    listed = isinstance(plan.get("arguments"), list) and isinstance(plan.get("jobs"), list)
-    if file.is_file() and not (listed and all(isinstance(job, dict) for job in plan["jobs"])):
-        wanted = "it should hold the multirun's arguments and jobs"
+    whole = all(isinstance(plan.get(name), kind) for name, kind in PARTS.items())
+    if file.is_file() and not (whole and all(isinstance(job, dict) for job in plan["jobs"])):
+        wanted = f"it should hold the multirun's {', '.join(PARTS)}"
         print(f"{file} is damaged, and passed over: {wanted}.", file=sys.stderr)
         return {}
     return plan
@@ -62,18 +63,11 @@ def write_summary_of(folder: Path) -> Any:
 
 
 def write_tensorboard(summary: Any, folder: Path) -> None:
-    """Write each group's figures as PNG files, and all of them as one TensorBoard run."""
-    import pandas as pd
-
+    """Write the groups' figures as PNG files, and a TensorBoard run of them and report.md."""
     from mpoxcv.report import figures
-    from mpoxcv.report.tables import tables_of
-    from mpoxcv.storage.markup import folder_name, markdown
+    from mpoxcv.storage.markup import folder_name
     from mpoxcv.training.tensorboard import write_summary_run
 
-    results = tables_of(summary).get("results", pd.DataFrame())
-    cells = [list(results.columns), ["---"] * len(results.columns)]
-    cells += results.map(markdown).to_numpy().tolist()
-    text = "\n".join("|" + "|".join(row) + "|" for row in cells)
     files = {}
     for group in summary.groups:
         name = folder_name(group.name)
@@ -81,4 +75,5 @@ def write_tensorboard(summary: Any, folder: Path) -> None:
             file = folder / "figures" / name / f"{figure_name}.png"
             figures.save_figure(figure, file)
             files[f"{name}/{figure_name}"] = file
-    write_summary_run(folder / "tensorboard", files, text)
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    write_summary_run(folder / "tensorboard", files, report)

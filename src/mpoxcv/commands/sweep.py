@@ -78,27 +78,19 @@ class SummariseSweep(Callback):
 
     @heard
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Keep what a folder of training holds, before Hydra writes there.
-
-        Raises:
-            SystemExit: it would be changed (Hydra swallows callbacks' other errors).
-        """
-        if kwargs["config_name"] not in ("train", "search") or not leads():
-            return
-        # a search goes on by its own command
-        again = kwargs["config_name"] == "search" or goes_on(config)
-        try:
+        """Keep what a folder of training holds, before Hydra writes there."""
+        if kwargs["config_name"] in ("train", "search") and leads():
             folder = Path(config.hydra.run.dir).absolute()
+            # a search goes on by its own command
+            again = kwargs["config_name"] == "search" or goes_on(config)
             record.check(record.options_of(config), folder, again)
-        except UserError as error:
-            raise SystemExit(str(error)) from None
 
     @heard
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Write down which runs are expected, and settle where they lie.
 
         Raises:
-            SystemExit: the folder holds another multirun (Hydra swallows callbacks' other errors).
+            UserError: the folder holds another multirun.
         """
         folder = Path(config.hydra.sweep.dir).absolute()
         options = as_given(config.hydra.overrides.task)
@@ -109,15 +101,12 @@ class SummariseSweep(Callback):
         overrides = parser.parse_overrides(options)
         now = record.options_of(config) | _swept(overrides)
         if plan := read_plan(folder):
-            which = "already" if not config.get("resume") else ""
-            # of an older version
-            if "options" not in plan and arguments != plan["arguments"]:
-                which = "with other options"
-            elif differing := record.differences(plan.get("options", now), now):
-                which = which or f"with other options:\n{record.told(differing)}\n"
-            if which:
+            differing = record.differences(plan["options"], now)
+            if differing or not config.get("resume"):
+                other = f"with other options:\n{record.told(differing)}\n"
+                which = other if config.get("resume") else "already. "
                 again = going_on(folder, plan)
-                raise SystemExit(f"{folder} holds a multirun {which}. Go on with it:\n  {again}")
+                raise UserError(f"{folder} holds a multirun {which}Go on with it:\n  {again}")
         else:
             jobs = _jobs_of(overrides)
             plan = {"arguments": arguments, "launcher": launcher, "jobs": jobs, "options": now}

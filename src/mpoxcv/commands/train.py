@@ -3,7 +3,7 @@
 import math
 import os
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +23,9 @@ from mpoxcv.commands.record import begin, check, finished_metrics, options_of, t
 from mpoxcv.commands.run_folder import goes_on, leads, resume_path, stored_parts
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
-from mpoxcv.evaluation.groups import REPLICATES, bootstrap, scores
+from mpoxcv.evaluation.groups import REPLICATES, bootstrap, pooled
 from mpoxcv.evaluation.predictions import read_predictions
-from mpoxcv.evaluation.statistics import percentile_interval
+from mpoxcv.evaluation.runs import flat
 from mpoxcv.lockstep import lockstep
 from mpoxcv.report.figures import SYNTHETIC_NOTE
 from mpoxcv.storage.files import read_metrics
@@ -207,9 +207,9 @@ def print_results(
     console = Console(markup=False, highlight=False)
     note = f" ({SYNTHETIC_NOTE})" if data.synthetic else ""
     table = Table("metric", title=f"{data.source}, fold {data.fold}{note}", title_justify="left")
+    tested = data.table("test")
     columns = {split: _texts(metrics, split) for split in ("val", "test")}
-    patients = data.table("test")["patient"].nunique()
-    columns[f"test: 95 % interval over {patients} patients"] = test_intervals(folder)
+    columns[f"test: 95 % interval over {tested['patient'].nunique()} patients"] = intervals(folder)
     if before:
         columns["test before"] = _texts(before, "test")
     for column in columns:
@@ -218,9 +218,8 @@ def print_results(
         table.add_row(name, *(texts.get(name, "") for texts in columns.values()))
     console.print(table)
 
-    counts = data.class_counts()
-    commonest = data.classes[counts.index(max(counts))]
-    share = (data.table("test")["class"] == commonest).mean()
+    commonest = data.classes[int(np.argmax(data.class_counts()))]
+    share = (tested["class"] == commonest).mean()
     always = f"Always saying {commonest}, the commonest class in Train,"
     console.print(f"{always} has test accuracy {share:.3f}.")
     if before:
@@ -239,7 +238,7 @@ def _texts(metrics: Metrics, split: str) -> dict[str, str]:
     return {name: f"{value:.3f}" for name, value in values.items() if value is not None}
 
 
-def test_intervals(folder: Path) -> dict[str, str]:
+def intervals(folder: Path) -> dict[str, str]:
     """Return the 95 % interval over patients of each metric of a run's Test, as the report's.
 
     Empty where predictions.csv was not written (callbacks.results=null), or has no Test.
@@ -250,18 +249,26 @@ def test_intervals(folder: Path) -> dict[str, str]:
     rows = predictions[predictions["split"] == "test"].assign(seed=0, weight=1.0)
     if rows.empty:
         return {}
-    drawn = scores(rows, bootstrap(rows, REPLICATES))
+    estimates = pooled(rows, bootstrap(rows, REPLICATES))
     # a resample's is larger than the sample's
-    del drawn["ece"]
-    ends = {name: percentile_interval(values) for name, values in drawn.items()}
-    return {name: f"{low:.3f} to {high:.3f}" for name, (low, high) in ends.items() if low < high}
+    del estimates["ece"]
+    ends = {name: (low, high) for name, (_, low, high) in estimates.items() if low < high}
+    return {name: f"{low:.3f} to {high:.3f}" for name, (low, high) in ends.items()}
 
 
 def _log_hparams(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, float]) -> None:
     """Give every logger the options, and TensorBoard's HPARAMS page their final metrics."""
     options: dict[str, bool | int | float | str] = {}
     for key in LOGGED_OPTIONS:
-        options.update(_options(key, OmegaConf.select(cfg, key)))
+        value = OmegaConf.select(cfg, key)
+        plain = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        for name, option in flat({key: plain}).items():
+            parent, _, last = name.rpartition(".")
+            # the class stands for the whole
+            if last == "_target_":
+                options[parent] = option.rpartition(".")[2]
+            elif not last.startswith("_"):
+                options[name] = option if isinstance(option, bool | int | float) else str(option)
     splits = {"val": "val_best", "test": "test"}
     final = {
         f"{logged}/{name}": metrics[f"{split}/{name}"]
@@ -272,15 +279,3 @@ def _log_hparams(trainer: L.Trainer, cfg: DictConfig, metrics: Mapping[str, floa
             logger.log_final(options, final)
         else:
             logger.log_hyperparams(options)
-
-
-def _options(key: str, value: Any) -> Iterator[tuple[str, bool | int | float | str]]:
-    """Yield plain options by dotted names; of a ``_target_`` its last part stands for the whole."""
-    if isinstance(value, DictConfig):
-        if "_target_" in value:
-            yield key, value._target_.rpartition(".")[2]
-        for name in map(str, value):
-            if not name.startswith("_"):
-                yield from _options(f"{key}.{name}", value[name])
-    else:
-        yield key, value if isinstance(value, bool | int | float | str) else str(value)
