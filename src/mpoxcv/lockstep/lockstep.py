@@ -48,7 +48,7 @@ class Member(greenlet):
         self.result: Any = None
         self.waiting = False
         # logits, labels and index of the last epoch
-        self.outputs: tuple[Tensor, Tensor, Tensor]
+        self.outputs: list[Tensor]
 
     def run(self) -> None:
         """Run the job; ``switch`` goes on with it until its next epoch of training, or its end."""
@@ -175,22 +175,20 @@ class Group:
             logits = self.step(*images, *labels)
             for i, batch in enumerate(batches):
                 if batch is not None:
-                    scores = logits[i, : len(labels[i])]
-                    outputs[i].append((scores, labels[i], batch["index"]))
+                    outputs[i].append((logits[i, : len(labels[i])], labels[i], batch["index"]))
 
         for member, steps in zip(self.members, outputs, strict=True):
-            scores, targets, index = (torch.cat(part) for part in zip(*steps, strict=True))
-            member.outputs = (scores, targets, index)
+            member.outputs = [torch.cat(part) for part in zip(*steps, strict=True)]
 
     def _step(self, *batch: Tensor) -> Tensor:
         """Train on F batches of pictures and F of labels, some empty; return scores (F, B, C)."""
         images, labels = batch[: len(self.members)], batch[len(self.members) :]
         logits = self.network(images)
         training = [i for i, targets in enumerate(labels) if len(targets)]
-        losses = []
-        for i in training:
-            scores = logits[i, : len(labels[i])]
-            losses.append(self.members[i].classifier.loss(scores, labels[i]))
+        losses = [
+            self.members[i].classifier.loss(logits[i, : len(labels[i])], labels[i])
+            for i in training
+        ]
         self.network.clear_gradients()
         torch.stack(losses).sum().backward()
 

@@ -305,6 +305,8 @@ class LesionClassifier(L.LightningModule):
             scheduler = make_scheduler(self.scheduler, optimizer, self._updates)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": self.scheduler_interval}
         if isinstance(scheduler, ReduceLROnPlateau):
+            if not self.trainer.limit_val_batches:
+                raise UserError("ReduceLROnPlateau needs val/loss: no trainer.limit_val_batches=0.")
             # never by Lightning, which looks after the epoch's checkpoint: see on_train_epoch_end
             config |= {"monitor": PLATEAU_MONITOR, "interval": "epoch", "frequency": sys.maxsize}
         return {"optimizer": optimizer, "lr_scheduler": config}
