@@ -113,7 +113,9 @@ def test_no_augmented_folder(train, tree):
 
 def test_a_checkpoint_of_another_network_or_other_classes(train, run_script, tmp_path):
     assert train("hydra.run.dir=run").code == 0
-    path = "ckpt_path=run/checkpoints/last.ckpt"
+    # in a run's folder, its options are compared first
+    (tmp_path / "run/checkpoints/last.ckpt").rename(tmp_path / "last.ckpt")
+    path = "ckpt_path=last.ckpt"
     done = train("model=torchvision", "model.name=mobilenet_v3_small", path)
     assert_refused(done, "another network", "features.0.0.weight", "model.name")
     assert_refused(

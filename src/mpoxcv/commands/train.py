@@ -81,7 +81,7 @@ def train(cfg: DictConfig) -> Metrics:
         with memory_explained(datamodule):
             if leads():
                 now = {"options": options, **beginning(datamodule)}
-                begin(folder, now, Path(resume).parents[1] if resume else None)
+                begin(folder, now, Path(resume).absolute().parent.parent if resume else None)
             trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
         metrics = score(trainer, classifier, datamodule, best_checkpoint(trainer))
         _log_hparams(trainer, cfg, metrics)

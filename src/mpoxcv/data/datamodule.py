@@ -118,9 +118,16 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         labels = torch.from_numpy(table["label"].to_numpy(np.int64, copy=True))
         if self.trainer:
             options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-        device = self._device()
+
+        # on the GPU that trains, and otherwise on the CPU
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        device = device if device.type == "cuda" else torch.device("cpu")
+        if self._pixels is None:
+            self._pixels = torch.from_numpy(self.cached_pixels)
+        if self._pixels.nbytes <= self.gpu_cache_mb * 2**20:
+            self._pixels = self._pixels.to(device)
         return BatchLoader(
-            self._pixels_for(device), rows, labels, batch_size, seed=self.seed, mean=self.mean,
+            self._pixels, rows, labels, batch_size, seed=self.seed, mean=self.mean,
             std=self.std, prefetch=self.prefetch, device=device, **options,
         )  # fmt: skip
 
@@ -130,16 +137,3 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         if network is None or not any(isinstance(m, BATCH_NORMS) for m in network.modules()):
             return 1
         return 2 * network.trainer.world_size
-
-    def _device(self) -> torch.device:
-        """Return where batches are made: on the GPU that trains, otherwise on the CPU."""
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        return device if device.type == "cuda" else torch.device("cpu")
-
-    def _pixels_for(self, device: torch.device) -> Tensor:
-        """Return the cache's pixels: on the GPU that trains, if they are not too many."""
-        if self._pixels is None:
-            self._pixels = torch.from_numpy(self.cached_pixels)
-        if self._pixels.nbytes <= self.gpu_cache_mb * 2**20:
-            self._pixels = self._pixels.to(device)
-        return self._pixels

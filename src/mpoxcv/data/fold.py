@@ -142,8 +142,7 @@ class Fold:
         self.cached_pixels = cache.pixels
         table = table.assign(digest=digests, row=cache.rows)
         if self.fold != POOLED:
-            settled = settle_leaks(table, root, self.leaks, self.cache_dir, self.threads)
-            table, self.audit = settled
+            table, self.audit = settle_leaks(table, root, self.leaks, self.cache_dir, self.threads)
         if self.permute_labels:
             table = permute_labels(table, self.seed)
         self._tables = {s: table[table["split"] == s].reset_index(drop=True) for s in SPLITS}
@@ -234,17 +233,14 @@ class Fold:
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
         """Return numbers of original ``pictures``, ``copies``, ``patients`` by split and class."""
-
-        def count(rows: pd.DataFrame) -> dict[str, int]:
-            copies = int(rows["augmented"].sum())
-            patients = rows["patient"].nunique()
-            return {"pictures": len(rows) - copies, "copies": copies, "patients": patients}
-
-        tables = {split: self.table(split) for split in SPLITS}
-        return {
-            split: {name: count(table[table["class"] == name]) for name in self.classes}
-            for split, table in tables.items()
-        }
+        counts = {}
+        for split in SPLITS:
+            table = self.table(split)
+            columns = {"pictures": ~table["augmented"], "copies": table["augmented"]}
+            numbers = table[["class"]].assign(**columns).groupby("class").sum()
+            numbers["patients"] = table.groupby("class")["patient"].nunique()
+            counts[split] = numbers.reindex(self.classes, fill_value=0).to_dict("index")
+        return counts
 
     def pictures(self, split: str) -> np.ndarray:
         """Return a split's pictures, resized, before augmentation: uint8 (N, S, S, 3)."""

@@ -6,7 +6,7 @@ Legend: N pictures of the split, B batch, S picture size in pixels.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -103,9 +103,8 @@ class BatchLoader:
 
         batch_bytes = pixels[0].numel() * batch_size
         on_gpu = self.device.type == "cuda"
-        part = GPU_PART if on_gpu else PART
         # batches of a part
-        self.together = max(1, part // batch_bytes)
+        self.together = max(1, (GPU_PART if on_gpu else PART) // batch_bytes)
         self.comes_to_gpu = on_gpu and pixels.device.type == "cpu"
         large = batch_bytes >= PART and pixels.device.type == "cpu"
         self.reads_ahead = prefetch > 0 and (large or self.comes_to_gpu)
@@ -147,7 +146,7 @@ class BatchLoader:
         parts = [self.sizes[i : i + self.together] for i in range(0, len(self), self.together)]
         rows = self.rows[order].to(self.pixels.device).split([sum(sizes) for sizes in parts])
         first = skip // self.together
-        for part, pictures in enumerate(self._ahead(self._gathered, rows[first:]), first):
+        for part, pictures in enumerate(self._gathered_ahead(rows[first:]), first):
             pictures = pictures.to(self.device, non_blocking=True)
             if self.augment is not None:
                 # every process draws for whole batches, so that a picture's draw does not depend
@@ -166,13 +165,13 @@ class BatchLoader:
         # ten times faster than indexing
         return torch.index_select(self.pixels, 0, rows, out=out)
 
-    def _ahead(self, make: Callable[[Any], Tensor], items: Sequence[Any]) -> Iterator[Tensor]:
-        """Yield what is made of each item; large pictures while the batch before is at work."""
+    def _gathered_ahead(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield each part's pictures; large ones while the batch before is at work."""
         if not self.reads_ahead:
-            yield from map(make, items)
+            yield from map(self._gathered, parts)
             return
         with ThreadPoolExecutor(1) as pool:
-            yield from map_ahead(pool, make, items, self.prefetch)
+            yield from map_ahead(pool, self._gathered, parts, self.prefetch)
 
     def _order(self) -> Tensor:
         n = len(self.rows)

@@ -46,7 +46,6 @@ class Member(greenlet):
         super().__init__()
         self.job = job
         self.result: Any = None
-        self.waiting = False
         # logits, labels and index of the last epoch
         self.outputs: list[Tensor]
 
@@ -80,11 +79,7 @@ class Member(greenlet):
     def _epoch(self, batch: Any, batch_idx: int) -> Tensor:
         """Stand in for an epoch's steps: wait until they are computed."""
         self.loader.set_epoch(self.trainer.current_epoch)
-        self.waiting = True
-        try:
-            self.parent.switch()
-        finally:
-            self.waiting = False
+        self.parent.switch()
         self.classifier.keep_step(*self.outputs)
         # Lightning counts one itself
         count_steps(self.trainer, len(self.loader) - 1)
@@ -115,7 +110,7 @@ def run_together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
             _run_epochs(members, bar)
     except BaseException:
         for member in members:
-            if member.waiting:
+            if not member.dead:
                 with contextlib.suppress(SystemExit):
                     member.throw(SystemExit(130))
         raise
@@ -126,7 +121,8 @@ def _run_epochs(members: Sequence[Member], bar: Progress) -> None:
     """Compute the epochs that members wait for, until none does."""
     task = bar.add_task("")
     group: Group | None = None
-    while waiting := [member for member in members if member.waiting]:
+    # a member that has not ended has stopped at an epoch
+    while waiting := [member for member in members if not member.dead]:
         # networks of one kind can be one
         kinds: dict[Any, list[Member]] = {}
         for member in waiting:

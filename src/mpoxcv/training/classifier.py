@@ -164,8 +164,8 @@ class LesionClassifier(L.LightningModule):
                 if isinstance(callback, kind):
                     raise UserError(f"The callback {kind.__name__} is not taken. {hint}")
         if self.class_weights == "balanced":
-            datamodule = getattr(self.trainer, "datamodule", None)
-            if datamodule is None or not hasattr(datamodule, "class_counts"):
+            datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+            if not hasattr(datamodule, "class_counts"):
                 raise UserError(
                     "classifier.class_weights=balanced needs a DataModule with class_counts()."
                 )
@@ -339,7 +339,7 @@ class LesionClassifier(L.LightningModule):
             UserError: the file is damaged, in no run's folder, or the run's config is refused.
         """
         if "network" not in options:
-            config = Path(checkpoint_path).absolute().parents[1] / ".hydra" / "config.yaml"
+            config = Path(checkpoint_path).absolute().parent.parent / ".hydra" / "config.yaml"
             if not config.is_file():
                 hint = "in no run's folder, so that its network must be given: network=LeNet(6)"
                 raise UserError(f"{checkpoint_path} is {hint}.")
