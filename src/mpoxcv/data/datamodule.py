@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import lightning as L
@@ -19,6 +20,7 @@ SAMPLERS = ("shuffle", "fixed", "weighted")
 
 
 # Lightning says that a name is optional; ours is not
+@dataclass(eq=False, repr=False)
 class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
     """A :class:`~mpoxcv.data.fold.Fold` and its batches.
 
@@ -37,48 +39,37 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
             otherwise each batch's are sent there.
         generator: called with ``root`` before anything is read; makes the data where they lack.
         seed: of order, augmentation and permuted labels.
-        options: more of ``Fold``, such as ``image_size``.
+
+    The keywords of ``Fold``, such as ``image_size``, come besides.
 
     Raises:
         UserError: an argument is not one of its values, or, from ``setup``, the data are not as
             expected.
     """
 
-    def __init__(
-        self,
-        root: StrPath,
-        classes: Sequence[str],
-        name_pattern: str,
-        fold: int | str,
-        *,
-        batch_size: int = 64,
-        eval_batch_size: int = 256,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
-        augment: Callable[[Tensor], Tensor] | None = None,
-        sampler: str = "shuffle",
-        prefetch: int = 2,
-        gpu_cache_mb: int = 8192,
-        generator: Callable[[StrPath], None] | None = None,
-        seed: int = 0,
-        **options: Any,
-    ) -> None:
-        L.LightningDataModule.__init__(self)
-        Fold.__init__(self, root, classes, name_pattern, fold, seed=seed, **options)
-        check_choice("data.sampler", sampler, SAMPLERS)
-        check_number("data.batch_size", batch_size, 1)
-        check_number("data.eval_batch_size", eval_batch_size, 1)
-        check_number("data.prefetch", prefetch, 0)
-        check_number("data.gpu_cache_mb", gpu_cache_mb, 0)
+    _: KW_ONLY
+    batch_size: int = 64
+    eval_batch_size: int = 256
+    mean: Sequence[float] | None = None
+    std: Sequence[float] | None = None
+    augment: Callable[[Tensor], Tensor] | None = None
+    sampler: str = "shuffle"
+    prefetch: int = 2
+    gpu_cache_mb: int = 8192
+    generator: Callable[[StrPath], None] | None = None
 
-        self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
-        self.mean = _three_numbers("data.mean", mean)
-        self.std = _three_numbers("data.std", std)
-        self.augment = augment
-        self.sampler = sampler
-        self.prefetch = prefetch
-        self.gpu_cache_mb = gpu_cache_mb
-        self.generator = generator
+    def __post_init__(self) -> None:
+        L.LightningDataModule.__init__(self)
+        super().__post_init__()
+        check_choice("data.sampler", self.sampler, SAMPLERS)
+        check_number("data.batch_size", self.batch_size, 1)
+        check_number("data.eval_batch_size", self.eval_batch_size, 1)
+        check_number("data.prefetch", self.prefetch, 0)
+        check_number("data.gpu_cache_mb", self.gpu_cache_mb, 0)
+        for option, value in (("mean", self.mean), ("std", self.std)):
+            if value is not None and (not isinstance(value, Sequence) or len(value) != 3):
+                hint = "should be three numbers, for red, green and blue: [0.5,0.5,0.5]"
+                raise UserError(f"data.{option}={value} {hint}.")
         # the cache's, where batches are made
         self._pixels: Tensor | None = None
 
@@ -127,9 +118,16 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         labels = torch.from_numpy(table["label"].to_numpy(np.int64, copy=True))
         if self.trainer:
             options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-        device = self._device()
+
+        # on the GPU that trains, and otherwise on the CPU
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        device = device if device.type == "cuda" else torch.device("cpu")
+        if self._pixels is None:
+            self._pixels = torch.from_numpy(self.cached_pixels)
+        if self._pixels.nbytes <= self.gpu_cache_mb * 2**20:
+            self._pixels = self._pixels.to(device)
         return BatchLoader(
-            self._pixels_for(device), rows, labels, batch_size, seed=self.seed, mean=self.mean,
+            self._pixels, rows, labels, batch_size, seed=self.seed, mean=self.mean,
             std=self.std, prefetch=self.prefetch, device=device, **options,
         )  # fmt: skip
 
@@ -139,27 +137,3 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         if network is None or not any(isinstance(m, BATCH_NORMS) for m in network.modules()):
             return 1
         return 2 * network.trainer.world_size
-
-    def _device(self) -> torch.device:
-        """Return where batches are made: on the GPU that trains, otherwise on the CPU."""
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        return device if device.type == "cuda" else torch.device("cpu")
-
-    def _pixels_for(self, device: torch.device) -> Tensor:
-        """Return the cache's pixels: on the GPU that trains, if they are not too many."""
-        if self._pixels is None:
-            self._pixels = torch.from_numpy(self.cached_pixels)
-        if self._pixels.nbytes <= self.gpu_cache_mb * 2**20:
-            self._pixels = self._pixels.to(device)
-        return self._pixels
-
-
-def _three_numbers(option: str, value: Sequence[float] | None) -> Tensor | None:
-    """Return float32 (3,) for red, green and blue."""
-    if value is None:
-        return None
-    if not isinstance(value, Sequence) or len(value) != 3:
-        raise UserError(
-            f"{option}={value} should be three numbers, for red, green and blue: [0.5,0.5,0.5]."
-        )
-    return torch.tensor(list(value), dtype=torch.float32)

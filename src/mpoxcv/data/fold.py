@@ -21,8 +21,6 @@ from mpoxcv.pictures.tree import SPLITS, left_out
 from mpoxcv.storage.files import StrPath
 
 TRAIN_IMAGES = ("both", "augmented", "original")
-# what the file system changes with a file's content: inode, size, mtime, ctime
-Stamp = tuple[int, int, int, int]
 
 
 @dataclass(eq=False, repr=False)
@@ -111,8 +109,9 @@ class Fold:
         self._tables: dict[str, pd.DataFrame] = {}
         self.cached_pixels = np.zeros((0, self.image_size, self.image_size, 3), np.uint8)
         # stamp and digest of each file when it was read
-        self._read: dict[str, tuple[Stamp | None, str]] = {}
-        self._synthetic: bool | None = None
+        self._read: dict[str, tuple[tuple[int, ...], str]] = {}
+        # the pictures are procedural, or were when they were read
+        self.synthetic = is_synthetic(self.root)
 
     def read(self) -> None:
         """Read the tree, look for leaks, and open the cache of decoded pictures; once.
@@ -132,7 +131,7 @@ class Fold:
         stamps = [self._stamp(path) for path in paths]
         digests = digest_files(root, paths, self.threads)
         self._read = dict(zip(paths, zip(stamps, digests.tolist(), strict=True), strict=True))
-        self._synthetic = is_synthetic(root)
+        self.synthetic = is_synthetic(root)
         # what the search for leaks needs is seen in passing
         watcher = Descriptions(self.cache_dir)
         cache = open_cache(
@@ -143,8 +142,7 @@ class Fold:
         self.cached_pixels = cache.pixels
         table = table.assign(digest=digests, row=cache.rows)
         if self.fold != POOLED:
-            settled = settle_leaks(table, root, self.leaks, self.cache_dir, self.threads)
-            table, self.audit = settled
+            table, self.audit = settle_leaks(table, root, self.leaks, self.cache_dir, self.threads)
         if self.permute_labels:
             table = permute_labels(table, self.seed)
         self._tables = {s: table[table["split"] == s].reset_index(drop=True) for s in SPLITS}
@@ -175,12 +173,9 @@ class Fold:
             table = table[table["augmented"] | (table["split"] != "train")]
         return table.reset_index(drop=True)
 
-    def _stamp(self, path: str) -> Stamp | None:
-        """Return a file's stamp; None where it is gone."""
-        try:
-            status = Path(self.root, path).stat()
-        except OSError:
-            return None
+    def _stamp(self, path: str) -> tuple[int, ...]:
+        """Return what the file system changes with a file's content."""
+        status = Path(self.root, path).stat()
         return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def changes(self) -> list[str]:
@@ -190,13 +185,12 @@ class Fold:
             touched = [p for p in paths & self._read.keys() if self._stamp(p) != self._read[p][0]]
             digests = digest_files(self.root, touched, self.threads)
         # a folder is gone or empty, a file cannot be read
-        except UserError as error:
+        except (OSError, UserError) as error:
             return [str(error)]
-        what = {path: "new" for path in paths - self._read.keys()}
-        what |= {path: "gone" for path in self._read.keys() - paths}
-        for path, digest in zip(touched, digests, strict=True):
-            if digest != self._read[path][1]:
-                what[path] = "changed"
+        pairs = zip(touched, digests, strict=True)
+        what = {path: "changed" for path, digest in pairs if digest != self._read[path][1]}
+        what |= dict.fromkeys(paths - self._read.keys(), "new")
+        what |= dict.fromkeys(self._read.keys() - paths, "gone")
         return [f"{what[path]}: {path}" for path in sorted(what)]
 
     @property
@@ -209,11 +203,6 @@ class Fold:
         if self.leaks == "allow" and self.fold != POOLED:
             notes.append("LEAKS ALLOWED")
         return ", ".join(notes)
-
-    @property
-    def synthetic(self) -> bool:
-        """Whether the pictures are procedural, or were when they were read."""
-        return is_synthetic(self.root) if self._synthetic is None else self._synthetic
 
     def fingerprint(self, *splits: str) -> str:
         """Return a hex digest of the paths and contents of these splits' pictures, or of all."""
@@ -244,17 +233,14 @@ class Fold:
 
     def counts(self) -> dict[str, dict[str, dict[str, int]]]:
         """Return numbers of original ``pictures``, ``copies``, ``patients`` by split and class."""
-
-        def count(rows: pd.DataFrame) -> dict[str, int]:
-            copies = int(rows["augmented"].sum())
-            patients = rows["patient"].nunique()
-            return {"pictures": len(rows) - copies, "copies": copies, "patients": patients}
-
-        tables = {split: self.table(split) for split in SPLITS}
-        return {
-            split: {name: count(table[table["class"] == name]) for name in self.classes}
-            for split, table in tables.items()
-        }
+        counts = {}
+        for split in SPLITS:
+            table = self.table(split)
+            columns = {"pictures": ~table["augmented"], "copies": table["augmented"]}
+            numbers = table[["class"]].assign(**columns).groupby("class").sum()
+            numbers["patients"] = table.groupby("class")["patient"].nunique()
+            counts[split] = numbers.reindex(self.classes, fill_value=0).to_dict("index")
+        return counts
 
     def pictures(self, split: str) -> np.ndarray:
         """Return a split's pictures, resized, before augmentation: uint8 (N, S, S, 3)."""

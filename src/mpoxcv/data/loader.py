@@ -6,7 +6,7 @@ Legend: N pictures of the split, B batch, S picture size in pixels.
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class BatchLoader:
         sampler: ``sequential``; ``shuffle``, a new random order each epoch; ``fixed``, one random
             order; ``weighted``, N draws with replacement in which every class is equally likely.
         seed: of order and augmentation.
-        mean, std: (3,), normalise to ``(image - mean) / std``; None leaves [0, 1].
+        mean, std: three numbers, normalise to ``(image - mean) / std``; None leaves [0, 1].
         augment: maps uint8 (B, 3, S, S) to the same, if ``augment.batched`` is true, otherwise
             (3, S, S), as torchvision's v2 transforms do, drawn anew for each picture.
         rank, world_size: of this process.
@@ -71,8 +71,8 @@ class BatchLoader:
         batch_size: int,
         sampler: str = "sequential",
         seed: int = 0,
-        mean: Tensor | None = None,
-        std: Tensor | None = None,
+        mean: Sequence[float] | Tensor | None = None,
+        std: Sequence[float] | Tensor | None = None,
         augment: Callable[[Tensor], Tensor] | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -96,16 +96,15 @@ class BatchLoader:
 
         # (pixel / 255 - mean) / std over rows of 3 S numbers: seven times faster than over channels
         size = pixels.shape[2]
-        mean = torch.zeros(3) if mean is None else mean
-        std = torch.ones(3) if std is None else std
-        self.shift = (255 * mean).repeat(size).to(self.device)
-        self.scale = (255 * std).repeat(size).to(self.device)
+        mean = torch.zeros(3) if mean is None else torch.tensor([*mean])
+        std = torch.ones(3) if std is None else torch.tensor([*std])
+        self.shift = (255 * mean.float()).repeat(size).to(self.device)
+        self.scale = (255 * std.float()).repeat(size).to(self.device)
 
         batch_bytes = pixels[0].numel() * batch_size
         on_gpu = self.device.type == "cuda"
-        part = GPU_PART if on_gpu else PART
         # batches of a part
-        self.together = max(1, part // batch_bytes)
+        self.together = max(1, (GPU_PART if on_gpu else PART) // batch_bytes)
         self.comes_to_gpu = on_gpu and pixels.device.type == "cpu"
         large = batch_bytes >= PART and pixels.device.type == "cpu"
         self.reads_ahead = prefetch > 0 and (large or self.comes_to_gpu)
@@ -147,7 +146,7 @@ class BatchLoader:
         parts = [self.sizes[i : i + self.together] for i in range(0, len(self), self.together)]
         rows = self.rows[order].to(self.pixels.device).split([sum(sizes) for sizes in parts])
         first = skip // self.together
-        for part, pictures in enumerate(self._ahead(self._gathered, rows[first:]), first):
+        for part, pictures in enumerate(self._gathered_ahead(rows[first:]), first):
             pictures = pictures.to(self.device, non_blocking=True)
             if self.augment is not None:
                 # every process draws for whole batches, so that a picture's draw does not depend
@@ -166,13 +165,13 @@ class BatchLoader:
         # ten times faster than indexing
         return torch.index_select(self.pixels, 0, rows, out=out)
 
-    def _ahead(self, make: Callable[[Any], Tensor], items: Sequence[Any]) -> Iterator[Tensor]:
-        """Yield what is made of each item; large pictures while the batch before is at work."""
+    def _gathered_ahead(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield each part's pictures; large ones while the batch before is at work."""
         if not self.reads_ahead:
-            yield from map(make, items)
+            yield from map(self._gathered, parts)
             return
         with ThreadPoolExecutor(1) as pool:
-            yield from map_ahead(pool, make, items, self.prefetch)
+            yield from map_ahead(pool, self._gathered, parts, self.prefetch)
 
     def _order(self) -> Tensor:
         n = len(self.rows)
@@ -220,17 +219,22 @@ def augmented(augment: Callable[[Tensor], Tensor], pictures: Tensor) -> Tensor:
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
     """Seed torch's generators, and put the CPU's back afterwards.
 
-    ``torch.manual_seed`` and ``fork_rng`` would take 0.2 ms. A GPU's is not put back: reading its
-    state would wait for the GPU, and the classifier seeds it in each step.
+    ``fork_rng`` would take 0.2 ms. A GPU's is not put back: reading its state would wait for the
+    GPU, and the classifier seeds it in each step.
     """
     state = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        getattr(torch, device.type).manual_seed(seed)
+    seed_generators(seed, device)
     try:
         yield
     finally:
         torch.default_generator.set_state(state)
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seed the CPU's and the device's generator; ``torch.manual_seed`` takes ten times as long."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        getattr(torch, device.type).manual_seed(seed)
 
 
 def mix(*numbers: int) -> int:

@@ -4,6 +4,8 @@ In lockstep a run's Trainer sees one step an epoch. Whatever listens to batches 
 or changes them, would silently give another result. So this is a list of what may take part.
 """
 
+from collections.abc import Iterator
+
 import lightning as L
 from lightning.pytorch import callbacks as theirs
 from lightning.pytorch import loggers
@@ -29,6 +31,7 @@ LOGGERS = {
 WHOLE_EPOCHS = {
     "max_steps": -1, "min_steps": None, "limit_train_batches": 1.0, "overfit_batches": 0,
     "val_check_interval": 1.0, "reload_dataloaders_every_n_epochs": 0, "barebones": False,
+    "accumulate_grad_batches": 1,
 }  # fmt: skip
 
 
@@ -36,56 +39,50 @@ def why_alone(
     classifier: LesionClassifier, datamodule: MSLDDataModule, trainer: L.Trainer
 ) -> str | None:
     """Return why a run's epochs cannot be computed with others', or None."""
-    if type(classifier) is not LesionClassifier:
-        return "its classifier is a subclass of LesionClassifier"
-    if type(datamodule) is not MSLDDataModule:
-        return "its DataModule is a subclass of MSLDDataModule"
+    return next(_reasons(classifier, datamodule, trainer), None)
+
+
+def _reasons(
+    classifier: LesionClassifier, datamodule: MSLDDataModule, trainer: L.Trainer
+) -> Iterator[str]:
+    for part, kind in ((classifier, LesionClassifier), (datamodule, MSLDDataModule)):
+        if type(part) is not kind:
+            yield f"{type(part).__name__} is a subclass of {kind.__name__}"
     if type(classifier.network) is not LeNet:
-        network = type(classifier.network).__name__
-        return f"the network is {network}, and only LeNets are grouped"
+        yield f"the network is {type(classifier.network).__name__}, and only LeNets are grouped"
     if datamodule.image_size != LeNet.IMAGE_SIZE:
-        return f"data.image_size={datamodule.image_size}"
+        yield f"data.image_size={datamodule.image_size}"
     if classifier.compiled:
-        return "classifier.compile=true"
+        yield "classifier.compile=true"
     if classifier.scheduler_interval != "epoch":
-        return f"classifier.scheduler_interval={classifier.scheduler_interval}"
-    return _why_alone_trainer(trainer)
+        yield f"classifier.scheduler_interval={classifier.scheduler_interval}"
 
-
-def _why_alone_trainer(trainer: L.Trainer) -> str | None:
-    processes, precision = trainer.world_size, str(trainer.precision)
-    if processes > 1 or precision != "32-true" or trainer.accumulate_grad_batches != 1:
-        return "trainer.strategy, trainer.precision or trainer.accumulate_grad_batches is not the default"
+    if trainer.world_size > 1 or trainer.precision != "32-true":
+        yield "trainer.strategy or trainer.precision is not the default"
     for option, default in WHOLE_EPOCHS.items():
-        if (value := getattr(trainer, option, default)) != default:
-            return f"trainer.{option}={value} reaches into an epoch"
+        if (value := getattr(trainer, option)) != default:
+            yield f"trainer.{option}={value} reaches into an epoch"
     if trainer.gradient_clip_algorithm not in (None, GradClipAlgorithmType.NORM):
-        return "trainer.gradient_clip_algorithm is not norm"
+        yield "trainer.gradient_clip_algorithm is not norm"
     if not isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
-        return "trainer.profiler measures steps"
+        yield "trainer.profiler measures steps"
     # no public name tells (seen in Lightning 2.6.6)
     if trainer._detect_anomaly:
-        return "trainer.detect_anomaly=true watches steps"
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if reason := _why_alone_callback(callback):
-            return reason
+        yield "trainer.detect_anomaly=true watches steps"
     for logger in trainer.loggers:
         if type(logger) not in LOGGERS:
-            return f"the logger {type(logger).__name__} may listen to steps"
-    return None
+            yield f"the logger {type(logger).__name__} may listen to steps"
 
-
-def _why_alone_callback(callback: L.Callback) -> str | None:
-    name = type(callback).__name__
-    if isinstance(callback, ours.WithinEpochCheckpoint):
-        return "callbacks=frequent writes within epochs"
-    if type(callback) not in CALLBACKS:
-        return f"the callback {name} may listen to steps"
-    if isinstance(callback, theirs.LearningRateMonitor) and callback.logging_interval != "epoch":
-        return f"the callback {name} logs steps: set its logging_interval=epoch"
-    # no public name tells them apart (seen in Lightning 2.6.6)
-    if isinstance(callback, theirs.ModelCheckpoint) and (
-        callback._every_n_train_steps or callback._train_time_interval
-    ):
-        return f"the callback {name} writes within epochs"
-    return None
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        name = type(callback).__name__
+        if isinstance(callback, ours.WithinEpochCheckpoint):
+            yield "callbacks=frequent writes within epochs"
+        if type(callback) not in CALLBACKS:
+            yield f"the callback {name} may listen to steps"
+        if getattr(callback, "logging_interval", "epoch") != "epoch":
+            yield f"the callback {name} logs steps: set its logging_interval=epoch"
+        # no public name tells them apart (seen in Lightning 2.6.6)
+        if isinstance(callback, theirs.ModelCheckpoint) and (
+            callback._every_n_train_steps or callback._train_time_interval
+        ):
+            yield f"the callback {name} writes within epochs"

@@ -46,9 +46,8 @@ class Member(greenlet):
         super().__init__()
         self.job = job
         self.result: Any = None
-        self.waiting = False
         # logits, labels and index of the last epoch
-        self.outputs: tuple[Tensor, Tensor, Tensor]
+        self.outputs: list[Tensor]
 
     def run(self) -> None:
         """Run the job; ``switch`` goes on with it until its next epoch of training, or its end."""
@@ -80,11 +79,7 @@ class Member(greenlet):
     def _epoch(self, batch: Any, batch_idx: int) -> Tensor:
         """Stand in for an epoch's steps: wait until they are computed."""
         self.loader.set_epoch(self.trainer.current_epoch)
-        self.waiting = True
-        try:
-            self.parent.switch()
-        finally:
-            self.waiting = False
+        self.parent.switch()
         self.classifier.keep_step(*self.outputs)
         # Lightning counts one itself
         count_steps(self.trainer, len(self.loader) - 1)
@@ -115,7 +110,7 @@ def run_together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
             _run_epochs(members, bar)
     except BaseException:
         for member in members:
-            if member.waiting:
+            if not member.dead:
                 with contextlib.suppress(SystemExit):
                     member.throw(SystemExit(130))
         raise
@@ -126,7 +121,8 @@ def _run_epochs(members: Sequence[Member], bar: Progress) -> None:
     """Compute the epochs that members wait for, until none does."""
     task = bar.add_task("")
     group: Group | None = None
-    while waiting := [member for member in members if member.waiting]:
+    # a member that has not ended has stopped at an epoch
+    while waiting := [member for member in members if not member.dead]:
         # networks of one kind can be one
         kinds: dict[Any, list[Member]] = {}
         for member in waiting:
@@ -175,22 +171,20 @@ class Group:
             logits = self.step(*images, *labels)
             for i, batch in enumerate(batches):
                 if batch is not None:
-                    scores = logits[i, : len(labels[i])]
-                    outputs[i].append((scores, labels[i], batch["index"]))
+                    outputs[i].append((logits[i, : len(labels[i])], labels[i], batch["index"]))
 
         for member, steps in zip(self.members, outputs, strict=True):
-            scores, targets, index = (torch.cat(part) for part in zip(*steps, strict=True))
-            member.outputs = (scores, targets, index)
+            member.outputs = [torch.cat(part) for part in zip(*steps, strict=True)]
 
     def _step(self, *batch: Tensor) -> Tensor:
         """Train on F batches of pictures and F of labels, some empty; return scores (F, B, C)."""
         images, labels = batch[: len(self.members)], batch[len(self.members) :]
         logits = self.network(images)
         training = [i for i, targets in enumerate(labels) if len(targets)]
-        losses = []
-        for i in training:
-            scores = logits[i, : len(labels[i])]
-            losses.append(self.members[i].classifier.loss(scores, labels[i]))
+        losses = [
+            self.members[i].classifier.loss(logits[i, : len(labels[i])], labels[i])
+            for i in training
+        ]
         self.network.clear_gradients()
         torch.stack(losses).sum().backward()
 

@@ -4,7 +4,6 @@ Legend: B batch, C classes, N pictures of a split.
 """
 
 import functools
-import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -21,8 +20,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from mpoxcv.data.loader import Batch, mix
-from mpoxcv.errors import Diverged, UserError, check_choice
+from mpoxcv.data.loader import Batch, mix, seed_generators
+from mpoxcv.errors import Diverged, UserError, check_choice, shorten
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
 from mpoxcv.storage.stored_config import instantiable, load_config
 from mpoxcv.training.metrics import classification_metrics
@@ -31,7 +30,7 @@ from mpoxcv.training.schedules import make_scheduler, refusal_explained
 PROGRESS_BAR = ("train/loss", "val/loss", "val/f1_macro")
 PLATEAU_MONITOR = "val/loss"
 COMPILE_MODES = (
-    True, False, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs",
+    "true", "false", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs",
 )  # fmt: skip
 INTERVALS = ("epoch", "step")
 # of Lightning's callbacks those that would have no effect here, or one that no record names
@@ -111,18 +110,15 @@ class LesionClassifier(L.LightningModule):
             raise UserError(
                 f"classifier.label_smoothing={label_smoothing} should be at least 0 and below 1."
             )
-        if compile not in COMPILE_MODES:
-            modes = ", ".join(COMPILE_MODES[2:])
-            raise UserError(f"classifier.compile={compile} is not one of true, false, {modes}.")
+        mode = str(compile).lower() if isinstance(compile, bool) else compile
+        check_choice("classifier.compile", mode, COMPILE_MODES)
         check_choice("classifier.scheduler_interval", scheduler_interval, INTERVALS)
 
         self.network = network.to(memory_format=torch.channels_last)
         self.classes = [str(name) for name in classes]
         self.optimizer = optimizer
         self.scheduler, self.scheduler_interval = scheduler, scheduler_interval
-        self.class_weights = (
-            class_weights if isinstance(class_weights, str | None) else list(class_weights)
-        )
+        self.class_weights = class_weights
         self.label_smoothing = label_smoothing
         self.seed = seed
         self.compiled = bool(compile)
@@ -162,28 +158,27 @@ class LesionClassifier(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Fix the class weights; ``balanced`` ones come from the DataModule's training pictures."""
         self._fitting = stage == "fit"
+        self._steps.clear()
         for callback in self.trainer.callbacks if self._fitting else []:  # type: ignore[attr-defined]
             for kind, hint in REFUSED.items():
                 if isinstance(callback, kind):
                     raise UserError(f"The callback {kind.__name__} is not taken. {hint}")
         if self.class_weights == "balanced":
-            datamodule = getattr(self.trainer, "datamodule", None)
-            if datamodule is None or not hasattr(datamodule, "class_counts"):
+            datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+            if not hasattr(datamodule, "class_counts"):
                 raise UserError(
                     "classifier.class_weights=balanced needs a DataModule with class_counts()."
                 )
             counts = torch.tensor(datamodule.class_counts(), dtype=torch.float32)
             self._weight = counts.sum() / (len(counts) * counts)
         elif self.class_weights is not None:
-            self._weight = torch.tensor(self.class_weights, dtype=torch.float32)
+            self._weight = torch.tensor(list(self.class_weights), dtype=torch.float32)
 
     def loss(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
         """Cross entropy with class weights and label smoothing, as torch's ``CrossEntropyLoss``."""
         weight = None if self._weight is None else self._weight.to(logits)
-        smoothing = self.label_smoothing
-        return F.cross_entropy(
-            logits, labels, weight, reduction=reduction, label_smoothing=smoothing
-        )
+        options: Any = {"reduction": reduction, "label_smoothing": self.label_smoothing}
+        return F.cross_entropy(logits, labels, weight, **options)
 
     def on_train_start(self) -> None:  # noqa: D102
         # BackboneFinetuning thaws at its epoch alone, and has frozen them again where a run goes on
@@ -193,10 +188,7 @@ class LesionClassifier(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
         seed = mix(self.seed, self.current_epoch, batch_idx, 1 + self.global_rank)
-        # torch.manual_seed takes ten times as long
-        torch.default_generator.manual_seed(seed)
-        if self.device.type != "cpu":
-            getattr(torch, self.device.type).manual_seed(seed)
+        seed_generators(seed, self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the batch's loss."""
@@ -225,9 +217,6 @@ class LesionClassifier(L.LightningModule):
     def on_train_epoch_start(self) -> None:  # noqa: D102
         self._steps.clear()
         self._row()
-
-    def on_test_epoch_start(self) -> None:  # noqa: D102
-        self._steps.clear()
 
     def on_validation_epoch_start(self) -> None:  # noqa: D102
         self._train_steps, self._steps = self._steps, []
@@ -308,21 +297,16 @@ class LesionClassifier(L.LightningModule):
         trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         with refusal_explained("optimizer"):
             optimizer = self.optimizer(trained)
-        closure = inspect.signature(optimizer.step).parameters["closure"]
-        if closure.default is inspect.Parameter.empty:
-            raise UserError(
-                f"{type(optimizer).__name__} computes a step's loss several times, which is not supported."
-            )
+        if isinstance(optimizer, torch.optim.LBFGS):
+            raise UserError("LBFGS computes a step's loss several times, which is not supported.")
         if self.scheduler is None:
             return optimizer
         with refusal_explained("scheduler"):
             scheduler = make_scheduler(self.scheduler, optimizer, self._updates)
         config: dict[str, Any] = {"scheduler": scheduler, "interval": self.scheduler_interval}
         if isinstance(scheduler, ReduceLROnPlateau):
-            if self.trainer.limit_val_batches == 0:
-                raise UserError(
-                    f"ReduceLROnPlateau looks at {PLATEAU_MONITOR}, and trainer.limit_val_batches=0 leaves Valid out."
-                )
+            if not self.trainer.limit_val_batches:
+                raise UserError("ReduceLROnPlateau needs val/loss: no trainer.limit_val_batches=0.")
             # never by Lightning, which looks after the epoch's checkpoint: see on_train_epoch_end
             config |= {"monitor": PLATEAU_MONITOR, "interval": "epoch", "frequency": sys.maxsize}
         return {"optimizer": optimizer, "lr_scheduler": config}
@@ -355,7 +339,7 @@ class LesionClassifier(L.LightningModule):
             UserError: the file is damaged, in no run's folder, or the run's config is refused.
         """
         if "network" not in options:
-            config = Path(checkpoint_path).absolute().parents[1] / ".hydra" / "config.yaml"
+            config = Path(checkpoint_path).absolute().parent.parent / ".hydra" / "config.yaml"
             if not config.is_file():
                 hint = "in no run's folder, so that its network must be given: network=LeNet(6)"
                 raise UserError(f"{checkpoint_path} is {hint}.")
@@ -382,7 +366,8 @@ class LesionClassifier(L.LightningModule):
             self.trainer.should_stop = True
         self.history = [dict(row) for row in checkpoint.get("history", [])]
         steps = checkpoint.get("steps", [])
-        self._steps = [(steps[0], steps[1], steps[2])] if steps and self.global_rank == 0 else []
+        goes_on = self._fitting and steps and self.global_rank == 0
+        self._steps = [(steps[0], steps[1], steps[2])] if goes_on else []
 
         classes = checkpoint.get("hyper_parameters", {}).get("classes")
         if classes is not None and list(classes) != self.classes:
@@ -394,14 +379,12 @@ class LesionClassifier(L.LightningModule):
             {name: tuple(value.shape) for name, value in weights.items()}
             for weights in (self.state_dict(), checkpoint.get("state_dict", {}))
         )
-        if ours == theirs:
-            return
-        names = [n for n in dict.fromkeys([*ours, *theirs]) if ours.get(n) != theirs.get(n)]
-        rows = "".join(
-            f"  {n}: {theirs.get(n, 'absent')} in the checkpoint, {ours.get(n, 'absent')} here\n"
-            for n in names[:5]
-        )
-        raise UserError(
-            f"The checkpoint holds another network than {type(self.network).__name__} ({len(names)} differences):\n"
-            f"{rows}Choose the network that it was trained with: model=… model.name=…"
-        )
+        differences = [
+            f"{n}: {theirs.get(n, 'absent')} in the checkpoint, {ours.get(n, 'absent')} here"
+            for n in {**ours, **theirs} if ours.get(n) != theirs.get(n)
+        ]  # fmt: skip
+        if differences:
+            raise UserError(
+                f"The checkpoint holds another network than {type(self.network).__name__}:\n{shorten(differences, 5)}\n"
+                "Choose the network that it was trained with: model=… model.name=…"
+            )

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -65,29 +65,22 @@ def open_loggers(configs: Iterable[Any]) -> list[Logger]:
     """
     opened = []
     for config in configs:
-        try:
-            opened.append(unfailing(_open(config), Logger, "log_final"))
-        except InstantiationException:
-            raise
-        except Exception as error:
-            Unfailing(str(config._target_)).tell(error)
+        for pause in (*PAUSES, None):
+            try:
+                logger = instantiate(config)
+                # many connect only now
+                _ = getattr(logger, "experiment", None)
+                opened.append(unfailing(logger, Logger, "log_final"))
+                break
+            except Exception as error:
+                cause: Any = error.__cause__ or error
+                if isinstance(error, InstantiationException) and isinstance(cause, MISTAKES):
+                    raise
+                if pause is None:
+                    Unfailing(config._target_).tell(cause)
+                else:
+                    time.sleep(pause)
     return opened
-
-
-def _open(config: Any, pauses: Sequence[float] = PAUSES) -> Logger:
-    try:
-        logger: Logger = instantiate(config)
-        # many connect only now
-        _ = getattr(logger, "experiment", None)
-        return logger
-    except Exception as error:
-        cause = error.__cause__ or error
-        if isinstance(error, InstantiationException) and isinstance(cause, MISTAKES):
-            raise
-        if not pauses:
-            raise cause from None
-    time.sleep(pauses[0])
-    return _open(config, pauses[1:])
 
 
 @contextmanager

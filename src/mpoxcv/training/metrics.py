@@ -50,20 +50,18 @@ def classification_metrics(
     computed = collection.compute()
     collection.reset()
 
-    by_class = {name: computed.pop(name).tolist() for name in ("f1", "recall", "auroc")}
-    values = {name: value.item() for name, value in computed.items()}
-    support = torch.bincount(labels, minlength=len(classes)).tolist()
-
+    by_class = {name: computed.pop(name).double() for name in ("f1", "recall", "auroc")}
+    support = torch.bincount(labels, minlength=len(classes))
     # torchmetrics' recall of a class that no label has is 0
-    recalls = [r if n else math.nan for r, n in zip(by_class["recall"], support, strict=True)]
-    values["balanced_accuracy"] = _mean(recalls, [1] * len(classes))
-    values["auroc_macro"] = _mean(by_class["auroc"], [1] * len(classes))
-    values["auroc_weighted"] = _mean(by_class["auroc"], support)
-    values = {name: values[name] for name in NAMES}
+    by_class["recall"][support == 0] = math.nan
+    areas = by_class["auroc"]
+    computed["balanced_accuracy"] = by_class["recall"].nanmean()
+    computed["auroc_macro"] = areas.nanmean()
+    computed["auroc_weighted"] = (areas * support).nansum() / support[~areas.isnan()].sum()
+
+    values = {name: computed[name].item() for name in NAMES}
     for label, name in enumerate(classes):
-        values[f"f1/{name}"] = by_class["f1"][label]
-        values[f"recall/{name}"] = recalls[label]
-        values[f"auroc/{name}"] = by_class["auroc"][label]
+        values |= {f"{metric}/{name}": by_class[metric][label].item() for metric in by_class}
     return {name: round(value, DECIMALS) for name, value in values.items()}
 
 
@@ -101,9 +99,3 @@ class AUROCByClass(tm.MulticlassAUROC):
             else:
                 areas.append(scores.new_tensor(math.nan))
         return torch.stack(areas)
-
-
-def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
-    """Return the weighted mean of the values that are defined, or NaN if none is."""
-    pairs = [(v, w) for v, w in zip(values, weights, strict=True) if not math.isnan(v)]
-    return sum(v * w for v, w in pairs) / sum(w for _, w in pairs) if pairs else math.nan

@@ -37,29 +37,30 @@ class Baselines(L.Callback):
 def baseline_predictions(datamodule: MSLDDataModule) -> pd.DataFrame:
     """Return the rows of baselines.csv; ``datamodule`` has been set up."""
     # here, since it takes a second
+    from sklearn.dummy import DummyClassifier
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    classes = datamodule.classes
+    models = {
+        MAJORITY: DummyClassifier(strategy="prior"),
+        COLOURS: make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000)),
+    }
     train = datamodule.table("train")
     originals = ~train["augmented"].to_numpy()
     if not originals.any():
         originals[:] = True
-    labels = train["label"].to_numpy()[originals]
-    shares = np.bincount(labels, minlength=len(classes)) / len(labels)
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    model.fit(colour_histograms(datamodule.pictures("train")[originals]), labels)
+    histograms = colour_histograms(datamodule.pictures("train")[originals])
+    for model in models.values():
+        model.fit(histograms, train["label"].to_numpy()[originals])
 
     parts = []
     for split in ("val", "test"):
-        table = datamodule.table(split)
-        by_colours = np.zeros((len(table), len(classes)))
-        histograms = colour_histograms(datamodule.pictures(split))
-        by_colours[:, model.classes_] = model.predict_proba(histograms)
-        by_majority = np.tile(shares, (len(table), 1))
-        for name, probabilities in ((MAJORITY, by_majority), (COLOURS, by_colours)):
-            rows = rows_of(datamodule, table, probabilities.astype(np.float32))
+        table, histograms = datamodule.table(split), colour_histograms(datamodule.pictures(split))
+        for name, model in models.items():
+            probabilities = np.zeros((len(table), len(datamodule.classes)), np.float32)
+            probabilities[:, model.classes_] = model.predict_proba(histograms)
+            rows = rows_of(datamodule, table, probabilities)
             rows.insert(0, "model", name)
             parts.append(rows)
     return pd.concat(parts, ignore_index=True)

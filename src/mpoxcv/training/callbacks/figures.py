@@ -70,12 +70,10 @@ class SamplePictures(L.Callback):
                 number = min(self.per_class, len(of_class))
                 rows = of_class[np.linspace(0, len(of_class) - 1, number).astype(int)].tolist()
                 lacking = self.per_class - number
-                pictures += [
-                    *(datamodule.cached_picture(split, row) for row in rows),
-                    *[None] * lacking,
-                ]
-                files = (Path(table["image"][row]).name for row in rows)
-                captions += [*(f"{name}\n{file}" for file in files), *[""] * lacking]
+                pictures += [datamodule.cached_picture(split, row) for row in rows]
+                pictures += [None] * lacking
+                captions += [f"{name}\n{Path(table['image'][row]).name}" for row in rows]
+                captions += [""] * lacking
             title = (
                 f"{datamodule.source}, fold {datamodule.fold}, {split}: {len(table)} pictures\n"
                 f"as the network gets them, {size}"

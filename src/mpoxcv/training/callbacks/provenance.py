@@ -23,6 +23,7 @@ from mpoxcv.evaluation.runs import flat
 from mpoxcv.models import kernels
 from mpoxcv.report.figures import SYNTHETIC_NOTE
 from mpoxcv.storage.files import StrPath, read_json, write_json
+from mpoxcv.training.classifier import LesionClassifier
 from mpoxcv.training.tensorboard import tensorboard_writer
 
 PACKAGES = (
@@ -65,7 +66,6 @@ class Provenance(L.Callback):
         self._mark = self._begin = time.perf_counter()
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
-        self._describe(trainer)
         self._stage_ends(trainer, "prepare", "fitting")
         if writer := tensorboard_writer(trainer):
             note = f"**{SYNTHETIC_NOTE}**\n\n" if self.content["data"]["synthetic"] else ""
@@ -76,9 +76,6 @@ class Provenance(L.Callback):
         progress: Any = trainer.fit_loop.epoch_progress.current
         self.content["epochs"] = progress.processed
         self._stage_ends(trainer, "fit", "fitted")
-
-    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
-        self._describe(trainer)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
         best = Path(getattr(trainer.checkpoint_callback, "best_model_path", ""))
@@ -91,11 +88,11 @@ class Provenance(L.Callback):
     def on_exception(  # noqa: D102
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        if isinstance(exception, KeyboardInterrupt | SystemExit):
-            self._stage_ends(trainer, "interrupted", "interrupted")
-            return
-        self.content["error"] = f"{type(exception).__name__}: {exception}"
-        self._stage_ends(trainer, "failed", "failed")
+        status = "interrupted"
+        if not isinstance(exception, KeyboardInterrupt | SystemExit):
+            status = "failed"
+            self.content["error"] = f"{type(exception).__name__}: {exception}"
+        self._stage_ends(trainer, status, status)
 
     def _compare_data(self, datamodule: MSLDDataModule) -> None:
         changes = datamodule.changes()
@@ -107,12 +104,13 @@ class Provenance(L.Callback):
                 file=sys.stderr,
             )
 
-    def _describe(self, trainer: L.Trainer) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: D102
+        assert isinstance(pl_module, LesionClassifier)
         datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        fingerprint, test_fingerprint = datamodule.fingerprint(), datamodule.fingerprint("test")
         self.content["data"] = {
             "name": datamodule.source, "synthetic": datamodule.synthetic, "fold": datamodule.fold,
-            "fingerprint": fingerprint, "test_fingerprint": test_fingerprint,
+            "fingerprint": datamodule.fingerprint(),
+            "test_fingerprint": datamodule.fingerprint("test"),
             "citation": datamodule.citation, "protocol": datamodule.protocol,
             "permuted_labels": datamodule.permute_labels, "counts": datamodule.counts(),
             "originals": datamodule.originals, "audit": datamodule.audit,
@@ -121,11 +119,14 @@ class Provenance(L.Callback):
         device = trainer.strategy.root_device
         on_gpu = device.type == "cuda"
         name = torch.cuda.get_device_name(device) if on_gpu else platform.processor()
+        # where the network convolves by them
+        by_kernels = device.type == "cpu" and trainer.precision == "32-true"
+        by_kernels &= not pl_module.compiled and getattr(pl_module.network, "own_kernels", False)
         self.content["accelerator"] = {
             "type": device.type, "name": name or platform.machine(),
             "visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "processes": trainer.world_size,
             "precision": str(trainer.precision), "threads": torch.get_num_threads(),
-            "own_kernels": kernels.name() if _takes_own_kernels(trainer) else None,
+            "own_kernels": kernels.name() if by_kernels else None,
             "deterministic": torch.are_deterministic_algorithms_enabled(),
             "float32_matmul": torch.get_float32_matmul_precision(),
         }  # fmt: skip
@@ -142,15 +143,6 @@ class Provenance(L.Callback):
         }
         if trainer.is_global_zero:
             write_json(self.folder / "provenance.json", self.content)
-
-
-def _takes_own_kernels(trainer: L.Trainer) -> bool:
-    """Return whether the network convolves by ``mpoxcv.models.kernels``, where there are any."""
-    classifier = trainer.lightning_module
-    on_cpu = trainer.strategy.root_device.type == "cpu" and str(trainer.precision) == "32-true"
-    compiled = getattr(classifier, "compiled", False)
-    network = getattr(classifier, "network", None)
-    return on_cpu and not compiled and getattr(network, "own_kernels", False)
 
 
 def peak_mib() -> int | None:

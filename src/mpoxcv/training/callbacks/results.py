@@ -24,13 +24,9 @@ class Results(L.Callback):
         self.folder = Path(folder)
         self.predictions: dict[str, pd.DataFrame] = {}
         self.metrics: dict[str, float] = {}
-        self.stage = ""
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: D102
-        self.stage = stage
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
-        if self.stage == "validate":
+        if trainer.state.fn == "validate":
             self._write(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
