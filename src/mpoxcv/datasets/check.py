@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -14,7 +15,7 @@ from rich.text import Text
 from mpoxcv.audit.descriptions import describe
 from mpoxcv.datasets.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COUNTS
 from mpoxcv.datasets.synthetic import is_synthetic
-from mpoxcv.errors import UserError, visible
+from mpoxcv.errors import UserError, check_number, visible
 from mpoxcv.pictures.cache import digest_files
 from mpoxcv.pictures.patients import Names
 from mpoxcv.pictures.tree import index_folds
@@ -46,8 +47,7 @@ def check(
         UserError: the data cannot be used: folders are missing, or pictures cannot be decoded. A
             count that differs from the published one is marked, and no error.
     """
-    if not isinstance(folds, int) or folds < 1:
-        raise UserError(f"folds={folds} should be the number of folds: folds=5.")
+    check_number("folds", folds, 1)
     classes = [str(name) for name in classes or ()]
     if not classes:
         example = "data.classes=[Mpox,Other]"
@@ -58,20 +58,10 @@ def check(
     compare = not synthetic and set(classes) == set(CLASS_COUNTS)
     rows = count_rows(table, classes, compare)
 
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 100)
-    console.print(root.absolute(), soft_wrap=True)
+    console = plain_console()
+    console.print(root.absolute())
     title = "SYNTHETIC pictures, of nobody's skin" if synthetic else "Pictures"
-    grid = _grid(title, rows)
-    # a heading that would be broken within a word gives way to a number
-    unbroken = Measurement.get(console, console.options.update(width=sys.maxsize), grid).minimum
-    if unbroken > console.width:
-        numbers = {name: str(number) for number, name in enumerate(classes, 1)}
-        legend = ", ".join(f"{number} {visible(name)}" for name, number in numbers.items())
-        grid = _grid(title, [[numbers.get(cell, cell) for cell in rows[0]], *rows[1:]])
-        console.print(f"Classes: {legend}", soft_wrap=True)
-    console.print(grid)
+    print_counts(console, title, rows, classes)
     if differences := sum(DIFFERS in cell for row in rows for cell in row):
         differ = f"{differences} counts differ from those published for MSLD v2.0"
         advice = "Say so beside results on these data."
@@ -126,6 +116,29 @@ def count_rows(table: pd.DataFrame, classes: Sequence[str], compare: bool) -> li
     return rows
 
 
+def plain_console() -> Console:
+    """Return a console that prints text as it is, and is 100 columns wide at least in a pipe."""
+    console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, 100)
+    return console
+
+
+def print_counts(
+    console: Console, title: str, rows: list[list[str]], classes: Sequence[str]
+) -> None:
+    """Print cells, headings first, the fold's number once; ``DIFFERS`` makes them red."""
+    grid = _grid(title, rows)
+    # a heading that would be broken within a word gives way to a number
+    unbroken = Measurement.get(console, console.options.update(width=sys.maxsize), grid).minimum
+    if unbroken > console.width:
+        numbers = {name: str(number) for number, name in enumerate(classes, 1)}
+        legend = ", ".join(f"{number} {visible(name)}" for name, number in numbers.items())
+        grid = _grid(title, [[numbers.get(cell, cell) for cell in rows[0]], *rows[1:]])
+        console.print(f"Classes: {legend}")
+    console.print(grid, soft_wrap=False)
+
+
 def _grid(title: str, rows: list[list[str]]) -> Table:
     grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     grid.pad_edge = False
@@ -133,8 +146,9 @@ def _grid(title: str, rows: list[list[str]]) -> Table:
     for position, heading in enumerate(rows[0]):
         left = position < 2
         grid.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=left)
-    for number, row in enumerate(rows[1:], 1):
-        label = row[0] if number % len(PARTS) == 1 else ""
-        cells = [Text(cell, style="bold red" if DIFFERS in cell else "") for cell in row[1:]]
-        grid.add_row(label, *cells, end_section=number % len(PARTS) == 0)
+    for fold, group in groupby(rows[1:], lambda row: row[0]):
+        for number, row in enumerate(group):
+            cells = [Text(cell, style="bold red" if DIFFERS in cell else "") for cell in row[1:]]
+            grid.add_row("" if number else fold, *cells)
+        grid.add_section()
     return grid

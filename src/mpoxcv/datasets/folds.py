@@ -2,13 +2,16 @@
 
 import hashlib
 import re
+import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 import pandas as pd
 
 from mpoxcv.command_line import leaving_out
-from mpoxcv.errors import UserError, shorten
+from mpoxcv.errors import UserError, check_number, shorten
 from mpoxcv.pictures.patients import NamePattern, Names, doubts
 from mpoxcv.pictures.tree import FOLDERS, SPLITS
 from mpoxcv.storage.files import StrPath
@@ -29,8 +32,7 @@ def assign_folds(table: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.Dat
     Raises:
         UserError: a class has too few patients.
     """
-    if not isinstance(n_folds, int) or n_folds < 3:
-        raise UserError(f"n_folds={n_folds} should be a whole number from 3, usually n_folds=5.")
+    check_number("n_folds", n_folds, 3)
     table = table.sort_values("image", ignore_index=True)
     assert table["image"].is_unique
     patients = table.groupby("class")["patient"].nunique()
@@ -66,6 +68,29 @@ def make_folders(
     for folder in originals + augmented:
         folder.mkdir(parents=True, exist_ok=True)
     return [originals, augmented]
+
+
+@contextmanager
+def whole_folder(folder: Path, locked: bool = False) -> Iterator[Path]:
+    """Give a new folder beside ``folder``, which gets its name at the end; on failure it is gone.
+
+    ``locked`` says that no other process can be at work: what lies there is of a killed one.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    if locked:
+        shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except FileExistsError:
+        why = "another process is at work, or was killed; then remove it."
+        raise UserError(f"{partial} is there: {why}") from None
+    try:
+        yield partial
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def digest(text: str) -> str:
