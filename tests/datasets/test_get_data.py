@@ -25,8 +25,8 @@ def test_no_data(tmp_path: Path) -> None:
     done = get_data(tmp_path)
     assert done.returncode == 1
     assert str(tmp_path / "data/msld_v2") in done.stderr
-    assert "python scripts/get_data.py source=kaggle" in done.stderr
-    assert "python scripts/train.py fold=3 data=synthetic" in done.stderr
+    assert f"python {SCRIPT} source=kaggle\n" in done.stderr
+    assert f"python {SCRIPT.with_name('train.py')} fold=3 data=synthetic\n" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert list(tmp_path.iterdir()) == []
 

@@ -36,16 +36,12 @@ def check(
 ) -> pd.DataFrame:
     """Print the counts, beside the published ones if the classes are MSLD v2.0's; decode all files.
 
-    ``root``, ``classes``, ``name_pattern`` and ``exclude`` are as in
-    ``mpoxcv.pictures.tree.index_folds``; folds 1 to ``folds`` must be there. What is known of the
-    pictures is kept in ``cache_dir``; None takes one of the decoding ``threads`` a core.
-
-    Returns:
-        The table of all folds' pictures.
+    Arguments are as in ``mpoxcv.pictures.tree.index_folds``, whose table is returned, and
+    ``mpoxcv.audit.descriptions.describe``; folds 1 to ``folds`` must be there.
 
     Raises:
-        UserError: the data cannot be used: folders are missing, or pictures cannot be decoded. A
-            count that differs from the published one is marked, and no error.
+        UserError: folders are missing, or pictures cannot be decoded. A count that differs from
+            the published one is marked, and no error.
     """
     check_number("folds", folds, 1)
     classes = [str(name) for name in classes or ()]
@@ -77,13 +73,9 @@ def check(
 
 
 def count_rows(table: pd.DataFrame, classes: Sequence[str], compare: bool) -> list[list[str]]:
-    """Count the pictures of each fold, split and class, and distinct originals and patients of all.
+    """Return cells of counts, headings first: four rows a fold, then two for all folds.
 
-    ``table`` is from ``mpoxcv.pictures.tree.index_folds``; ``compare`` puts the published counts
-    beside, with ``DIFFERS`` wherever another one was found.
-
-    Returns:
-        Cells, headings first; four rows a fold, then two for all folds.
+    ``compare`` puts the published counts beside, with ``DIFFERS`` wherever another one was found.
     """
     part = table["split"].where(~table["augmented"], "augmented")
     order = pd.MultiIndex.from_product([sorted(set(table["fold"])), PARTS])

@@ -44,16 +44,14 @@ def make_folds(
     """Write the tree of ``mpoxcv.pictures.tree``, folds.csv and folds.json, and print a summary.
 
     The same pictures and arguments give the same bytes. A picture in several folds is one file,
-    hard-linked where the disk can. ``output`` gets its name when it is whole; if anything fails,
-    nothing is left. ``output`` may be there if it is empty.
+    hard-linked where the disk can. If anything fails, nothing is left. ``output`` may be there if
+    it is empty.
 
-    ``source`` holds one folder a class; ``classes``, ``name_pattern`` (which must read copies'
-    names, too) and ``exclude`` are as in ``mpoxcv.pictures.tree.index_flat``. There are ``n_folds``
-    folds, from 3. Each Train picture gets ``copies``, ``<name of the original>_aug01.jpg`` etc.,
-    ``size`` pixels high and wide (None: as the original). ``augment`` makes them, from uint8
-    (H, W, 3) to a uint8 tensor (3, H, W), random by torch's generator; ``augment_config``, what it
-    was made from, goes into folds.json. ``seed`` is of the folds and of the copies. ``cache_dir``
-    keeps what is known of the pictures. None takes one of the ``threads`` a core.
+    ``source``, ``classes``, ``name_pattern`` (which must read copies' names, too) and ``exclude``
+    are as in ``mpoxcv.pictures.tree.index_flat``. Each Train picture gets ``copies``,
+    ``<name of the original>_aug01.jpg`` etc., ``size`` pixels high and wide (None: as the
+    original). ``augment`` makes them, from uint8 (H, W, 3) to a uint8 tensor (3, H, W), random by
+    torch's generator; ``augment_config``, what it was made from, goes into folds.json.
 
     Returns:
         The content of folds.csv: ``image``, ``patient``, ``class``, ``fold``, ``split``.

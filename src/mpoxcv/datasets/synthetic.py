@@ -51,10 +51,9 @@ def write_synthetic(
 ) -> None:
     """Write the data set into ``root``; do nothing if it is there, made with the same options.
 
-    Equal options give equal files, whatever the number of ``threads`` (None takes one a core).
-    ``root`` gets its name only when whole; a process that wants the same root meanwhile waits. A
-    picture's files in several folds are hard links. Pictures are ``size`` pixels wide and high
-    (MSLD v2.0 has 224), with ``copies`` augmented ones of each in Train (MSLD v2.0 has 14).
+    Equal options give equal files. A process that wants the same root meanwhile waits. A picture's
+    files in several folds are hard links. Pictures are ``size`` pixels wide and high, with
+    ``copies`` augmented ones of each in Train.
 
     Raises:
         UserError: an option is out of range, or ``root`` is there and is something else.

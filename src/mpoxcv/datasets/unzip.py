@@ -20,7 +20,6 @@ MAX_RATIO = 200
 RATIO_FROM = 100 * 2**20
 # bytes: of one folder or file, of a member's whole path
 MAX_NAME, MAX_PATH = 255, 1024
-CHUNK = 2**20
 # or has control characters
 LEADS_OUT = re.compile(r"[\x00-\x1f\x7f]|^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
 ENCRYPTED = 0x1 | 0x40
@@ -58,7 +57,7 @@ def unpack(archive: Path, folder: Path, encoding: str | None = None) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 # zipfile reads no more of a member than its declared size
                 with opened.open(member) as stream, target.open("xb") as out:
-                    shutil.copyfileobj(stream, out, CHUNK)
+                    shutil.copyfileobj(stream, out)
                     if out.tell() != member.file_size:
                         raise zipfile.BadZipFile("its files are not as large as it declares")
     except (UnicodeDecodeError, LookupError) as error:
