@@ -53,7 +53,7 @@ def _is_there(root: Path) -> bool:
         except UserError as error:
             raise UserError(
                 f"Nothing is fetched into {root}: it is not empty, and no data set either. Move away what is "
-                f"there, or give another folder with data.root=DIR.\n{error}"
+                f"there, or give another folder with data.root=DIR.\n{str(error).splitlines()[0]}"
             ) from None
         print(f"Nothing to fetch: there is a data set in {root}")
         return True

@@ -69,8 +69,7 @@ def make_folds(
     names = read_names(name_pattern)
     table = index_flat(source, classes, names, exclude)
     splitting.require_safe_names(table, names)
-    same = same_pictures(source, table, cache_dir, threads)
-    contents = pd.Series(same, table.index)
+    contents = pd.Series(same_pictures(source, table, cache_dir, threads), table.index)
     notes = splitting.suspicions(table, contents, names)
     joined = table.assign(patient=join_twins(table, contents))
     assigned = splitting.assign_folds(joined, n_folds, seed)
@@ -82,9 +81,9 @@ def make_folds(
     versions = {name: version(name) for name in ("scikit-learn", "torch", "torchvision", "pillow")}
     record |= {"augment": augment_config, "versions": versions}
 
-    def write_picture(
-        folder: Path, path: Path, splits: dict[int, str], pool: ThreadPoolExecutor
-    ) -> None:
+    pool = ThreadPoolExecutor(threads or os.cpu_count())
+
+    def write_picture(folder: Path, path: Path, splits: dict[int, str]) -> None:
         data = (source / path).read_bytes()
         originals, augmented = splitting.make_folders(folder, path.parent, splits, copies)
         write_linked([folder / path.name for folder in originals], data)
@@ -106,11 +105,10 @@ def make_folds(
     # faster for small pictures, and the same sums on any number of cores
     torch.set_num_threads(1)
     try:
-        with splitting.whole_folder(output) as folder:
-            with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-                for image, rows in pictures:
-                    splits = dict(zip(rows["fold"], rows["split"], strict=True))
-                    write_picture(folder, Path(str(image)), splits, pool)
+        with splitting.whole_folder(output) as folder, pool:
+            for image, rows in pictures:
+                splits = dict(zip(rows["fold"], rows["split"], strict=True))
+                write_picture(folder, Path(str(image)), splits)
             write_csv(folder / "folds.csv", folds)
             write_json(folder / "folds.json", record)
     finally:

@@ -49,6 +49,8 @@ class Doubt:
 class NamePattern:
     """Patients by a regular expression of ``<name>``, or, with a slash in it, ``<class>/<name>``.
 
+    It is of the whole name without suffix, with the groups ``patient`` and ``original``.
+
     Raises:
         UserError: it is no regular expression, or lacks the group ``patient`` or ``original``.
     """

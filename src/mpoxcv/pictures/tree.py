@@ -63,18 +63,17 @@ def index_folds(
 ) -> pd.DataFrame:
     """Read the tree below ``root`` into a table with one row a picture file.
 
-    ``classes`` are folders' names, in the order of their labels. ``name_pattern`` is a regular
-    expression of a whole file name without its suffix, with the groups ``patient`` and ``original``
-    (for a copy the name, without suffix, of the picture it was made from; for an original its own);
-    or it is what ``mpoxcv.pictures.patients.read_names`` returned. ``exclude`` are shell patterns
-    of paths, relative to ``root``, that are left out; those of a class folder end with a slash.
+    ``classes`` are folders' names, in the order of their labels. ``name_pattern`` is as of
+    ``mpoxcv.pictures.patients.NamePattern``, or what ``read_names`` there returned. ``exclude`` are
+    shell patterns of paths, relative to ``root``, that are left out; those of a class folder end
+    with a slash.
 
     Returns:
         A table sorted by fold, augmented, split, label and path. Its columns are ``path`` (str,
         relative to ``root``, with forward slashes), ``image`` (str, ``<class>/<file name>``: the
         same picture's name in every fold), ``class`` (str), ``label`` (int, position in
         ``classes``), ``fold`` (int), ``split`` (``train``, ``val`` or ``test``), ``augmented``
-        (bool: it lies in FOLDS_AUG), ``patient`` (str) and ``original`` (str).
+        (bool: it lies in FOLDS_AUG), ``patient`` and ``original`` (str, as in ``Told``).
 
     Raises:
         UserError: the folder, a fold, a split, or a class in Train is missing or empty; a class
