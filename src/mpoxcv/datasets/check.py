@@ -1,4 +1,4 @@
-"""Whether a data set can be used: its counts beside the published ones, every picture decoded."""
+"""A data set's counts, beside the published ones; and tables of counts on the console."""
 
 import sys
 from collections.abc import Sequence
@@ -12,11 +12,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mpoxcv.audit.descriptions import describe
 from mpoxcv.datasets.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COUNTS
 from mpoxcv.datasets.synthetic import is_synthetic
 from mpoxcv.errors import UserError, check_number, visible
-from mpoxcv.pictures.cache import digest_files
 from mpoxcv.pictures.patients import Names
 from mpoxcv.pictures.tree import index_folds
 from mpoxcv.storage.files import StrPath
@@ -31,17 +29,12 @@ def check(
     name_pattern: str | Names,
     folds: int = 5,
     exclude: Sequence[str] = (),
-    cache_dir: StrPath = "data/cache",
-    threads: int | None = None,
 ) -> pd.DataFrame:
-    """Print the counts, beside the published ones if the classes are MSLD v2.0's; decode all files.
+    """Print the counts, beside the published ones if the classes are MSLD v2.0's.
 
-    Arguments are as in ``mpoxcv.pictures.tree.index_folds``, whose table is returned, and
-    ``mpoxcv.audit.descriptions.describe``; folds 1 to ``folds`` must be there.
-
-    Raises:
-        UserError: folders are missing, or pictures cannot be decoded. A count that differs from
-            the published one is marked, and no error.
+    Arguments and errors are as of ``mpoxcv.pictures.tree.index_folds``, whose table is returned;
+    folds 1 to ``folds`` must be there. A count that differs from the published one is marked, and
+    no error.
     """
     check_number("folds", folds, 1)
     classes = [str(name) for name in classes or ()]
@@ -64,11 +57,6 @@ def check(
         console.print(f"{differ}: found {DIFFERS} published. {advice}", style="bold red")
     elif compare:
         console.print("All counts are those published for MSLD v2.0.")
-
-    paths = table["path"].tolist()
-    describe(root, paths, digest_files(root, paths, threads), cache_dir, threads)
-    whole = f"Folds 1 to {folds} are whole and all {len(table)} files decode"
-    console.print(f"{whole}: the data can be used.")
     return table
 
 
