@@ -35,10 +35,12 @@ def main(cfg: DictConfig) -> None:
 
     names = read_names(data.name_pattern, data.patients)
     exclude = [*data.exclude, *left_out(data.ignore_classes)]
-    options = (exclude, data.cache_dir, data.threads)
-    table = check(data.root, data.classes, names, cfg.folds, *options)
+    table = check(data.root, data.classes, names, cfg.folds, exclude)
     root = Path(data.root)
+    # it reads and decodes all files
     findings = audit(table, root, data.cache_dir, data.threads, names)
+    whole = f"Folds 1 to {cfg.folds} are whole and all {len(table)} files decode"
+    print(f"{whole}: the data can be used.")
     print_findings(findings)
     if cfg.report is not None:
         write_page(findings, root, Path(cfg.report), is_synthetic(data.root))

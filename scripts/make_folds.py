@@ -40,11 +40,8 @@ def main(cfg: DictConfig) -> None:
     )
 
     choice = HydraConfig.get().runtime.choices["data"]
-    overrides = list(HydraConfig.get().overrides.task)
-    if cfg.copies == 0:
-        overrides.append("data.train_images=original")
     classes = sorted(set(folds["class"])) if cfg.data.classes is None else None
-    print(f"Next: {next_command(str(cfg.output), choice, overrides, classes)}")
+    print(f"Next: {next_command(str(cfg.output), choice, classes, cfg.copies)}")
 
 
 if __name__ == "__main__":

@@ -94,7 +94,7 @@ def test_interrupted(root: Path, tmp_path: Path, end: signal.Signals) -> None:
     command = [sys.executable, "-c", code, "kaggle", root]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL, env=environment)
     patience = time.monotonic() + 60
-    while not list(root.parent.glob("*.partial-*/data")) and time.monotonic() < patience:
+    while not list(root.parent.glob(".*.partial")) and time.monotonic() < patience:
         time.sleep(0.02)
     file = tmp_path / "set.zip"
     file.write_bytes(zipped())
@@ -103,7 +103,7 @@ def test_interrupted(root: Path, tmp_path: Path, end: signal.Signals) -> None:
     process.send_signal(end)
     process.wait(10)
     assert not root.exists()
-    assert len(list(root.parent.glob("*.partial-*"))) == (end == signal.SIGKILL)
+    assert len(list(root.parent.glob(".*.partial"))) == (end == signal.SIGKILL)
     fetch(str(file), root)
     assert {path.name for path in root.parent.iterdir()} == {root.name, f"{root.name}.lock"}
 

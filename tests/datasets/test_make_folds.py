@@ -233,20 +233,16 @@ def test_one_picture_under_two_patients_keeps_them_together(source, tmp_path, au
     assert "WARNING: Mpox/M0_0.jpg and Mpox/M6_3.jpg are the same" in capsys.readouterr().out
 
 
-def test_the_next_command_is_understood(tmp_path):
+def test_the_next_command_is_understood(monkeypatch):
     names = ['A "b", c', "null", "Zoë's"]
-    given = [
-        "source=x",
-        "data.root=elsewhere",
-        "data.exclude=[a]",
-        "data.image_size=64",
-        "copies=3",
-    ]
+    of_data = ["data=msld_v1", "data.root=elsewhere", "++data.exclude=[a]", "++data.image_size=64"]
+    monkeypatch.setattr(sys, "argv", ["scripts/make_folds.py", "source=x", "copies=3", *of_data])
     for output in ("out/x", "a b (1)/ü", "123", "null"):
-        command = shlex.split(next_command(output, "custom", given, names))
+        command = shlex.split(next_command(output, "custom", names, 0))
         assert command[:3] == ["python", "scripts/train.py", "fold=1"]
         with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
             data = compose("train", command[2:]).data
+        assert data.train_images == "original"
         assert (data.root, data.classes, data.image_size, data.exclude) == (output, names, 64, [])
 
 

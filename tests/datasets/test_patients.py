@@ -65,7 +65,7 @@ def test_equal_names_in_two_classes_are_told_and_can_be_told_apart(tmp_path, com
     assert any(joined in doubt for doubt in doubts)
 
     # what the message advises, as printed
-    advice = re.search(r"\"(data.name_pattern='\S+')\"", err)[1]
+    advice = re.search(r"'(data\.name_pattern=\S+)'", err)[1]
     for pattern in (advice, BY_CLASS):
         shutil.rmtree(tmp_path / "out")
         code, out, _ = command("make_folds", pattern)
@@ -271,7 +271,7 @@ def test_every_picture_another_patient_by_the_pattern_that_a_message_recommends(
     write_flat(tmp_path / "pictures", *(f"{c}/{c}x{i}.jpg" for c in "AB" for i in range(6)))
     code, _, err = command("make_folds")
     assert code == 1
-    pattern = re.search(r"\"(data.name_pattern='\S+')\"", err)[1]
+    pattern = re.findall(r"'(data\.name_pattern=\S+)'", err)[-1]
     code, out, err = command("make_folds", pattern)
     assert code == 0, err
     assert "Patients: 12, told" in out
@@ -282,7 +282,7 @@ def test_leaving_a_class_out(tmp_path, command, run_script):
     write_flat(tmp_path / "pictures", *(f"{c}/{c}{i}_1.jpg" for c in "ABC" for i in range(6)))
     code, _, err = command("make_folds", AB)
     assert code == 1
-    assert "data.ignore_classes=[C]" in err
+    assert """'data.ignore_classes=["C"]'""" in err
     code, out, _ = command("make_folds", "data.ignore_classes=[C]")
     assert code == 0
     assert 'data.classes=["A","B"]' in out.partition("Next: ")[2]
@@ -292,7 +292,7 @@ def test_leaving_a_class_out(tmp_path, command, run_script):
     for name in ("get_data", "train"):
         code, _, err = command(name)
         assert code == 1
-        assert "data.ignore_classes=[C]" in err
+        assert """'data.ignore_classes=["C"]'""" in err
         code, _, err = command(name, "data.ignore_classes=[C]", "hydra.run.dir=run2")
         assert code == 0, err
     assert "p_C" not in pd.read_csv(tmp_path / "run2/predictions.csv")

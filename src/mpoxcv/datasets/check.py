@@ -1,7 +1,8 @@
-"""Whether a data set can be used: its counts beside the published ones, every picture decoded."""
+"""A data set's counts, beside the published ones; and tables of counts on the console."""
 
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -11,11 +12,9 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mpoxcv.audit.descriptions import describe
 from mpoxcv.datasets.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COUNTS
 from mpoxcv.datasets.synthetic import is_synthetic
-from mpoxcv.errors import UserError, visible
-from mpoxcv.pictures.cache import digest_files
+from mpoxcv.errors import UserError, check_number, visible
 from mpoxcv.pictures.patients import Names
 from mpoxcv.pictures.tree import index_folds
 from mpoxcv.storage.files import StrPath
@@ -30,24 +29,14 @@ def check(
     name_pattern: str | Names,
     folds: int = 5,
     exclude: Sequence[str] = (),
-    cache_dir: StrPath = "data/cache",
-    threads: int | None = None,
 ) -> pd.DataFrame:
-    """Print the counts, beside the published ones if the classes are MSLD v2.0's; decode all files.
+    """Print the counts, beside the published ones if the classes are MSLD v2.0's.
 
-    ``root``, ``classes``, ``name_pattern`` and ``exclude`` are as in
-    ``mpoxcv.pictures.tree.index_folds``; folds 1 to ``folds`` must be there. What is known of the
-    pictures is kept in ``cache_dir``; None takes one of the decoding ``threads`` a core.
-
-    Returns:
-        The table of all folds' pictures.
-
-    Raises:
-        UserError: the data cannot be used: folders are missing, or pictures cannot be decoded. A
-            count that differs from the published one is marked, and no error.
+    Arguments and errors are as of ``mpoxcv.pictures.tree.index_folds``, whose table is returned;
+    folds 1 to ``folds`` must be there. A count that differs from the published one is marked, and
+    no error.
     """
-    if not isinstance(folds, int) or folds < 1:
-        raise UserError(f"folds={folds} should be the number of folds: folds=5.")
+    check_number("folds", folds, 1)
     classes = [str(name) for name in classes or ()]
     if not classes:
         example = "data.classes=[Mpox,Other]"
@@ -58,42 +47,23 @@ def check(
     compare = not synthetic and set(classes) == set(CLASS_COUNTS)
     rows = count_rows(table, classes, compare)
 
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console.width = max(console.width, 100)
-    console.print(root.absolute(), soft_wrap=True)
+    console = plain_console()
+    console.print(root.absolute())
     title = "SYNTHETIC pictures, of nobody's skin" if synthetic else "Pictures"
-    grid = _grid(title, rows)
-    # a heading that would be broken within a word gives way to a number
-    unbroken = Measurement.get(console, console.options.update(width=sys.maxsize), grid).minimum
-    if unbroken > console.width:
-        numbers = {name: str(number) for number, name in enumerate(classes, 1)}
-        legend = ", ".join(f"{number} {visible(name)}" for name, number in numbers.items())
-        grid = _grid(title, [[numbers.get(cell, cell) for cell in rows[0]], *rows[1:]])
-        console.print(f"Classes: {legend}", soft_wrap=True)
-    console.print(grid)
+    print_counts(console, title, rows, classes)
     if differences := sum(DIFFERS in cell for row in rows for cell in row):
         differ = f"{differences} counts differ from those published for MSLD v2.0"
         advice = "Say so beside results on these data."
         console.print(f"{differ}: found {DIFFERS} published. {advice}", style="bold red")
     elif compare:
         console.print("All counts are those published for MSLD v2.0.")
-
-    paths = table["path"].tolist()
-    describe(root, paths, digest_files(root, paths, threads), cache_dir, threads)
-    whole = f"Folds 1 to {folds} are whole and all {len(table)} files decode"
-    console.print(f"{whole}: the data can be used.")
     return table
 
 
 def count_rows(table: pd.DataFrame, classes: Sequence[str], compare: bool) -> list[list[str]]:
-    """Count the pictures of each fold, split and class, and distinct originals and patients of all.
+    """Return cells of counts, headings first: four rows a fold, then two for all folds.
 
-    ``table`` is from ``mpoxcv.pictures.tree.index_folds``; ``compare`` puts the published counts
-    beside, with ``DIFFERS`` wherever another one was found.
-
-    Returns:
-        Cells, headings first; four rows a fold, then two for all folds.
+    ``compare`` puts the published counts beside, with ``DIFFERS`` wherever another one was found.
     """
     part = table["split"].where(~table["augmented"], "augmented")
     order = pd.MultiIndex.from_product([sorted(set(table["fold"])), PARTS])
@@ -126,6 +96,29 @@ def count_rows(table: pd.DataFrame, classes: Sequence[str], compare: bool) -> li
     return rows
 
 
+def plain_console() -> Console:
+    """Return a console that prints text as it is, and is 100 columns wide at least in a pipe."""
+    console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, 100)
+    return console
+
+
+def print_counts(
+    console: Console, title: str, rows: list[list[str]], classes: Sequence[str]
+) -> None:
+    """Print cells, headings first, the fold's number once; ``DIFFERS`` makes them red."""
+    grid = _grid(title, rows)
+    # a heading that would be broken within a word gives way to a number
+    unbroken = Measurement.get(console, console.options.update(width=sys.maxsize), grid).minimum
+    if unbroken > console.width:
+        numbers = {name: str(number) for number, name in enumerate(classes, 1)}
+        legend = ", ".join(f"{number} {visible(name)}" for name, number in numbers.items())
+        grid = _grid(title, [[numbers.get(cell, cell) for cell in rows[0]], *rows[1:]])
+        console.print(f"Classes: {legend}")
+    console.print(grid, soft_wrap=False)
+
+
 def _grid(title: str, rows: list[list[str]]) -> Table:
     grid = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
     grid.pad_edge = False
@@ -133,8 +126,9 @@ def _grid(title: str, rows: list[list[str]]) -> Table:
     for position, heading in enumerate(rows[0]):
         left = position < 2
         grid.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=left)
-    for number, row in enumerate(rows[1:], 1):
-        label = row[0] if number % len(PARTS) == 1 else ""
-        cells = [Text(cell, style="bold red" if DIFFERS in cell else "") for cell in row[1:]]
-        grid.add_row(label, *cells, end_section=number % len(PARTS) == 0)
+    for fold, group in groupby(rows[1:], lambda row: row[0]):
+        for number, row in enumerate(group):
+            cells = [Text(cell, style="bold red" if DIFFERS in cell else "") for cell in row[1:]]
+            grid.add_row("" if number else fold, *cells)
+        grid.add_section()
     return grid

@@ -1,15 +1,14 @@
 """Fetching a data set from Kaggle or from a zip archive: whole or not at all."""
 
 import errno
-import glob
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from filelock import Timeout
 from rich.progress import track
 
 from mpoxcv.command_line import setting, shell
+from mpoxcv.datasets.folds import whole_folder
 from mpoxcv.datasets.unzip import unpack
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.tree import find_fold_folders
@@ -21,10 +20,9 @@ KAGGLE_SLUG = "joydippaul/mpox-skin-lesion-dataset-version-20-msld-v20"
 def fetch(source: str, root: StrPath, encoding: str | None = None) -> None:
     """Fetch the data set into ``root``; do nothing if one is there.
 
-    Everything happens in a folder ``<root>.partial-…`` beside ``root``, renamed at the end and
-    removed on failure, so ``root`` never holds half a data set. A lock, ``<root>.lock``, keeps a
-    second process out. ``source`` is ``kaggle``, or the path of a zip archive,
-    whose names are in ``encoding`` (see ``unpack``); ``root`` is empty, or not there yet.
+    ``root`` never holds half a data set; a lock, ``<root>.lock``, keeps a second process out.
+    ``source`` is ``kaggle``, or the path of a zip archive, whose names are in ``encoding`` (see
+    ``unpack``); ``root`` is empty, or not there yet.
 
     Raises:
         UserError: ``root`` holds something else; the source cannot be had, or is no whole data set.
@@ -38,17 +36,8 @@ def fetch(source: str, root: StrPath, encoding: str | None = None) -> None:
         with lock(f"{root}.lock", timeout=0):
             if _is_there(root):
                 return
-            # since we hold the lock, what others left is of killed processes
-            prefix = f"{root.name}.partial-"
-            for leftover in root.parent.glob(f"{glob.escape(prefix)}*"):
-                shutil.rmtree(leftover)
-
-            partial = TemporaryDirectory(None, prefix, root.parent, ignore_cleanup_errors=True)
-            with partial as folder:
-                data = Path(folder, "data")
-                data.mkdir()
-                _fetch_into(data, source, encoding)
-                data.rename(root)
+            with whole_folder(root, locked=True) as folder:
+                _fetch_into(folder, source, encoding)
     except Timeout:
         busy = f"Another process is fetching into {root}"
         raise UserError(f"{busy}. Wait until it has ended.") from None
@@ -64,7 +53,7 @@ def _is_there(root: Path) -> bool:
         except UserError as error:
             raise UserError(
                 f"Nothing is fetched into {root}: it is not empty, and no data set either. Move away what is "
-                f"there, or give another folder with data.root=DIR.\n{error}"
+                f"there, or give another folder with data.root=DIR.\n{str(error).splitlines()[0]}"
             ) from None
         print(f"Nothing to fetch: there is a data set in {root}")
         return True
@@ -112,6 +101,7 @@ def _copy_from_kaggle(data: Path) -> None:
         ) from None
 
     files = [path for path in folder.rglob("*") if path.is_file()]
+    # copytree would go on when the disk is full
     for path in track(files, f"Copying {len(files)} files", transient=True):
         target = data / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)

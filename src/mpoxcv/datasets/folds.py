@@ -2,13 +2,16 @@
 
 import hashlib
 import re
+import shutil
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePath
 
 import pandas as pd
 
 from mpoxcv.command_line import leaving_out
-from mpoxcv.errors import UserError, shorten
+from mpoxcv.errors import UserError, check_number, shorten
 from mpoxcv.pictures.patients import NamePattern, Names, doubts
 from mpoxcv.pictures.tree import FOLDERS, SPLITS
 from mpoxcv.storage.files import StrPath
@@ -19,18 +22,13 @@ def assign_folds(table: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.Dat
 
     The result hangs on the pictures and arguments alone, not on the order of rows or
     scikit-learn's version. ``table`` has one row a picture, with the columns ``image`` (unique),
-    ``class`` and ``patient``; ``n_folds`` is from 3; ``seed`` gives the order in which patients are
-    dealt out.
+    ``class`` and ``patient``; ``n_folds`` is from 3.
 
     Returns:
         One row a fold and picture: ``image``, ``fold`` (from 1) and ``split`` (train, val or test).
-        No patient is in two splits of a fold; every split of every fold has every class.
-
-    Raises:
-        UserError: a class has too few patients.
+        Every split of every fold has every class; UserError if one has too few patients for it.
     """
-    if not isinstance(n_folds, int) or n_folds < 3:
-        raise UserError(f"n_folds={n_folds} should be a whole number from 3, usually n_folds=5.")
+    check_number("n_folds", n_folds, 3)
     table = table.sort_values("image", ignore_index=True)
     assert table["image"].is_unique
     patients = table.groupby("class")["patient"].nunique()
@@ -66,6 +64,29 @@ def make_folders(
     for folder in originals + augmented:
         folder.mkdir(parents=True, exist_ok=True)
     return [originals, augmented]
+
+
+@contextmanager
+def whole_folder(folder: Path, locked: bool = False) -> Iterator[Path]:
+    """Give a new folder beside ``folder``, which gets its name at the end; on failure it is gone.
+
+    ``locked`` says that no other process can be at work: what lies there is of a killed one.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    if locked:
+        shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir(parents=True)
+    except FileExistsError:
+        why = "another process is at work, or was killed; then remove it."
+        raise UserError(f"{partial} is there: {why}") from None
+    try:
+        yield partial
+        if folder.exists():
+            folder.rmdir()
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def digest(text: str) -> str:
@@ -105,10 +126,9 @@ def _refuse(patients: pd.Series, n_folds: int) -> None:
 
 
 def require_safe_names(table: pd.DataFrame, names: Names) -> None:
-    """Check that all pictures are originals, and that the names of copies will tell theirs.
+    """Refuse copies among the pictures, and names whose copies would not tell their original.
 
-    Raises:
-        UserError: they are not, or will not, by what the table was read with.
+    ``names`` is what the table was read with.
     """
     stems = table["path"].map(lambda path: PurePath(path).stem)
     known = set(stems)
@@ -135,13 +155,11 @@ def require_safe_names(table: pd.DataFrame, names: Names) -> None:
         paths = shorten(table["path"][repeated])
         raise UserError(f"Pictures whose copies would have the same names; rename one:\n{paths}")
 
-    told = {path: names.tell(path) for path in table["path"]}
-    for path, original in told.items():
+    for path, *told in table[["path", "patient", "original"]].itertuples(index=False):
         copy = PurePath(path).with_name(f"{PurePath(path).stem}_aug01.jpg")
-        if names.tell(copy.as_posix(), copy=True) != original:
-            patient, stem = original or ("", "")
+        if names.tell(copy.as_posix(), copy=True) != tuple(told):
             raise UserError(
-                f"Copies get names like {copy.stem}: no copy of {stem} of patient {patient} {names.by}. "
+                f"Copies get names like {copy.stem}: no copy of {told[1]} of patient {told[0]} {names.by}. "
                 r"Let the pattern end with (?P<copy>_aug\d+)?, or rename the picture of that name."
             )
 

@@ -1,7 +1,7 @@
 """From a flat folder of pictures to FOLDS and FOLDS_AUG: originals in splits, augmented copies."""
 
 import os
-import shutil
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -12,20 +12,18 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from rich import box
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from mpoxcv.audit.descriptions import same_pictures
-from mpoxcv.command_line import command_for, setting
+from mpoxcv.command_line import command_for, data_options, setting
 from mpoxcv.datasets import folds as splitting
+from mpoxcv.datasets.check import plain_console, print_counts
 from mpoxcv.errors import UserError, check_number
 from mpoxcv.pictures.images import decode, encode_jpeg
 from mpoxcv.pictures.patients import Names, join_twins, read_names
 from mpoxcv.pictures.pixels import resize
 from mpoxcv.pictures.tree import FOLDERS, index_flat
-from mpoxcv.storage.files import StrPath, write_json, write_linked
+from mpoxcv.storage.files import StrPath, write_csv, write_json, write_linked
 
 
 def make_folds(
@@ -46,16 +44,14 @@ def make_folds(
     """Write the tree of ``mpoxcv.pictures.tree``, folds.csv and folds.json, and print a summary.
 
     The same pictures and arguments give the same bytes. A picture in several folds is one file,
-    hard-linked where the disk can. ``output`` gets its name when it is whole; if anything fails,
-    nothing is left. ``output`` may be there if it is empty.
+    hard-linked where the disk can. If anything fails, nothing is left. ``output`` may be there if
+    it is empty.
 
-    ``source`` holds one folder a class; ``classes``, ``name_pattern`` (which must read copies'
-    names, too) and ``exclude`` are as in ``mpoxcv.pictures.tree.index_flat``. There are ``n_folds``
-    folds, from 3. Each Train picture gets ``copies``, ``<name of the original>_aug01.jpg`` etc.,
-    ``size`` pixels high and wide (None: as the original). ``augment`` makes them, from uint8
-    (H, W, 3) to a uint8 tensor (3, H, W), random by torch's generator; ``augment_config``, what it
-    was made from, goes into folds.json. ``seed`` is of the folds and of the copies. ``cache_dir``
-    keeps what is known of the pictures. None takes one of the ``threads`` a core.
+    ``source``, ``classes``, ``name_pattern`` (which must read copies' names, too) and ``exclude``
+    are as in ``mpoxcv.pictures.tree.index_flat``. Each Train picture gets ``copies``,
+    ``<name of the original>_aug01.jpg`` etc., ``size`` pixels high and wide (None: as the
+    original). ``augment`` makes them, from uint8 (H, W, 3) to a uint8 tensor (3, H, W), random by
+    torch's generator; ``augment_config``, what it was made from, goes into folds.json.
 
     Returns:
         The content of folds.csv: ``image``, ``patient``, ``class``, ``fold``, ``split``.
@@ -73,8 +69,7 @@ def make_folds(
     names = read_names(name_pattern)
     table = index_flat(source, classes, names, exclude)
     splitting.require_safe_names(table, names)
-    same = same_pictures(source, table, cache_dir, threads)
-    contents = pd.Series(same, table.index)
+    contents = pd.Series(same_pictures(source, table, cache_dir, threads), table.index)
     notes = splitting.suspicions(table, contents, names)
     joined = table.assign(patient=join_twins(table, contents))
     assigned = splitting.assign_folds(joined, n_folds, seed)
@@ -86,11 +81,11 @@ def make_folds(
     versions = {name: version(name) for name in ("scikit-learn", "torch", "torchvision", "pillow")}
     record |= {"augment": augment_config, "versions": versions}
 
-    partial = output.with_name(f".{output.name}.partial")
+    pool = ThreadPoolExecutor(threads or os.cpu_count())
 
-    def write_picture(path: Path, splits: dict[int, str], pool: ThreadPoolExecutor) -> None:
+    def write_picture(folder: Path, path: Path, splits: dict[int, str]) -> None:
         data = (source / path).read_bytes()
-        originals, augmented = splitting.make_folders(partial, path.parent, splits, copies)
+        originals, augmented = splitting.make_folders(folder, path.parent, splits, copies)
         write_linked([folder / path.name for folder in originals], data)
         pixels = decode(data).copy() if size is None else resize(decode(data), size).copy()
         writes = []
@@ -105,30 +100,19 @@ def make_folds(
         for write in writes:
             write.result()
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        partial.mkdir()
-    except FileExistsError:
-        why = "make_folds is at work, or was killed; then remove it."
-        raise UserError(f"{partial} is there: {why}") from None
-
     pictures = track(folds.groupby("image"), f"Augmenting {len(table)} pictures", transient=True)
     torch_threads = torch.get_num_threads()
     # faster for small pictures, and the same sums on any number of cores
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        with splitting.whole_folder(output) as folder, pool:
             for image, rows in pictures:
                 splits = dict(zip(rows["fold"], rows["split"], strict=True))
-                write_picture(Path(str(image)), splits, pool)
-        folds.to_csv(partial / "folds.csv", index=False, lineterminator="\n")
-        write_json(partial / "folds.json", record)
-        if output.exists():
-            output.rmdir()
-        partial.rename(output)
+                write_picture(folder, Path(str(image)), splits)
+            write_csv(folder / "folds.csv", folds)
+            write_json(folder / "folds.json", record)
     finally:
         torch.set_num_threads(torch_threads)
-        shutil.rmtree(partial, ignore_errors=True)
     _report(folds, names.by, notes)
     return folds
 
@@ -150,22 +134,17 @@ def _write_copy(files: list[Path], pixels: np.ndarray) -> None:
 
 
 def _report(folds: pd.DataFrame, by: str, notes: list[str]) -> None:
-    console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
-    if not console.is_terminal:
-        # a table in a pipe is not cut
-        console.width = 200
+    console = plain_console()
     classes = sorted(set(folds["class"]))
     whole = folds[folds["fold"] == 1]
-    grid = Table(title="Pictures (patients)", title_justify="left", box=box.SIMPLE_HEAD)
-    for heading in ("fold", "split", *classes, "all"):
-        grid.add_column(heading, justify="left" if heading == "split" else "right")
     in_order = folds.assign(split=pd.Categorical(folds["split"], list(FOLDERS)))
     parts = list(in_order.groupby(["fold", "split"], observed=True))
-    for (fold, split), part in [*parts, (("", "all"), whole)]:
+    rows = [["fold", "", *classes, "total"]]
+    for (fold, split), part in [*parts, (("all", ""), whole)]:
         cells = [*(part[part["class"] == name] for name in classes), part]
         counts = [f"{len(cell)} ({cell['patient'].nunique()})" for cell in cells]
-        grid.add_row(str(fold), FOLDERS.get(split, split), *counts, end_section=split == "test")
-    console.print(grid)
+        rows.append([str(fold), FOLDERS.get(split, split), *counts])
+    print_counts(console, "Pictures (patients)", rows, classes)
 
     table = whole.set_index("image")
     tests = folds[folds["split"] == "test"].groupby("fold")["image"]
@@ -183,18 +162,16 @@ def _report(folds: pd.DataFrame, by: str, notes: list[str]) -> None:
         console.print(f"WARNING: {note}", style="bold red")
 
 
-def next_command(
-    output: str, data: str, overrides: Sequence[str], classes: Sequence[str] | None
-) -> str:
-    """Return the shell command that trains on new folds in ``output``, with make_folds's overrides.
+def next_command(output: str, data: str, classes: Sequence[str] | None, copies: int) -> str:
+    """Return the shell command that trains on new folds in ``output``, with make_folds's options.
 
     ``data`` is the chosen option of its config group; ``classes`` are to be named on the command
     line, where the config leaves them open.
     """
     # of the source, or replaced here
-    dropped = ("data.root=", "data.exclude=", "data.ignore_classes=", "data.classes=null")
-    of_data = [text for text in overrides if text.startswith(("data.", "+data."))]
+    dropped = re.compile(r"\+*data(\.(root|exclude|ignore_classes)=|\.classes=null|=)")
     arguments = ["fold=1", f"data={data}", setting("data.root", output)]
     arguments += [setting("data.classes", list(classes))] if classes else []
-    arguments += [text for text in of_data if not text.startswith(dropped)]
+    arguments += [text for text in data_options() if not dropped.match(text)]
+    arguments += [] if copies else ["data.train_images=original"]
     return command_for("train", *arguments)

@@ -6,7 +6,6 @@ how the code works, never how a network does on patients. Their folder holds the
 """
 
 import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from rich.progress import track
 
-from mpoxcv.datasets.folds import make_folders
+from mpoxcv.datasets.folds import make_folders, whole_folder
 from mpoxcv.datasets.lesions import LOOKS, augment, draw
 from mpoxcv.datasets.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COUNTS
 from mpoxcv.errors import UserError, check_number
@@ -52,10 +51,9 @@ def write_synthetic(
 ) -> None:
     """Write the data set into ``root``; do nothing if it is there, made with the same options.
 
-    Equal options give equal files, whatever the number of ``threads`` (None takes one a core).
-    ``root`` gets its name only when whole; a process that wants the same root meanwhile waits. A
-    picture's files in several folds are hard links. Pictures are ``size`` pixels wide and high
-    (MSLD v2.0 has 224), with ``copies`` augmented ones of each in Train (MSLD v2.0 has 14).
+    Equal options give equal files. A process that wants the same root meanwhile waits. A picture's
+    files in several folds are hard links. Pictures are ``size`` pixels wide and high, with
+    ``copies`` augmented ones of each in Train.
 
     Raises:
         UserError: an option is out of range, or ``root`` is there and is something else.
@@ -75,15 +73,9 @@ def write_synthetic(
     with lock(root.with_name(f"{root.name}.lock")):
         if _is_there(root, marker):
             return
-        unfinished = root.with_name(f".{root.name}.partial")
-        # of a process that was killed
-        shutil.rmtree(unfinished, ignore_errors=True)
-        try:
-            _write_tree(unfinished, seed, size, copies, folds, threads)
-            write_json(unfinished / MARKER, marker)
-            unfinished.rename(root)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        with whole_folder(root, locked=True) as folder:
+            _write_tree(folder, seed, size, copies, folds, threads)
+            write_json(folder / MARKER, marker)
 
 
 def is_synthetic(root: StrPath) -> bool:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 
 from mpoxcv.errors import UserError
 
@@ -20,7 +20,6 @@ MAX_RATIO = 200
 RATIO_FROM = 100 * 2**20
 # bytes: of one folder or file, of a member's whole path
 MAX_NAME, MAX_PATH = 255, 1024
-CHUNK = 2**20
 # or has control characters
 LEADS_OUT = re.compile(r"[\x00-\x1f\x7f]|^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
 ENCRYPTED = 0x1 | 0x40
@@ -32,7 +31,7 @@ BROKEN = (
 
 
 def unpack(archive: Path, folder: Path, encoding: str | None = None) -> None:
-    """Unpack a zip archive into an empty folder, with a progress bar.
+    """Unpack a zip archive into an empty folder.
 
     ``encoding`` is of names that are not marked as UTF-8; None takes UTF-8 (macOS does not mark).
 
@@ -40,8 +39,9 @@ def unpack(archive: Path, folder: Path, encoding: str | None = None) -> None:
         UserError: it is broken (``folder`` may hold a part of it then), or refused by ``refusal``,
             or its names have another encoding.
     """
+    encoding = encoding or "utf-8"
     try:
-        with _open(archive, encoding or "utf-8") as opened, _progress() as bar:
+        with zipfile.ZipFile(archive, metadata_encoding=encoding) as opened:
             members = opened.infolist()
             for member in members:
                 # Windows' PowerShell packs with backslashes, which are no part of a name there
@@ -49,8 +49,7 @@ def unpack(archive: Path, folder: Path, encoding: str | None = None) -> None:
             if why := refusal(members, archive.stat().st_size):
                 raise UserError(f"{archive} is refused: {why}. Nothing was unpacked.")
 
-            task = bar.add_task("Unpacking", total=sum(member.file_size for member in members))
-            for member in members:
+            for member in track(members, f"Unpacking {len(members)} files", transient=True):
                 target = folder / member.filename
                 if member.is_dir():
                     target.mkdir(parents=True, exist_ok=True)
@@ -58,23 +57,16 @@ def unpack(archive: Path, folder: Path, encoding: str | None = None) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 # zipfile reads no more of a member than its declared size
                 with opened.open(member) as stream, target.open("xb") as out:
-                    shutil.copyfileobj(stream, out, CHUNK)
-                    written = out.tell()
-                if written != member.file_size:
-                    raise zipfile.BadZipFile("its files are not as large as it declares")
-                bar.advance(task, written)
-    except BROKEN as error:
-        raise UserError(f"{archive} is no zip archive, or a broken one: {error}") from None
-
-
-def _open(archive: Path, encoding: str) -> zipfile.ZipFile:
-    try:
-        return zipfile.ZipFile(archive, metadata_encoding=encoding)
+                    shutil.copyfileobj(stream, out)
+                    if out.tell() != member.file_size:
+                        raise zipfile.BadZipFile("its files are not as large as it declares")
     except (UnicodeDecodeError, LookupError) as error:
         raise UserError(
             f"{archive} is refused: its files' names are not in {encoding} ({error}). Nothing was unpacked. "
             "Say what they are in: encoding=gbk (Chinese), cp932 (Japanese), cp949 (Korean), cp1252 or cp437 (Western)."
         ) from None
+    except BROKEN as error:
+        raise UserError(f"{archive} is no zip archive, or a broken one: {error}") from None
 
 
 def refusal(members: Sequence[zipfile.ZipInfo], packed: int) -> str | None:
@@ -107,8 +99,3 @@ def refusal(members: Sequence[zipfile.ZipInfo], packed: int) -> str | None:
             return f"two members are called {name!r} (capital letters aside)"
         taken.add(str(path))
     return None
-
-
-def _progress() -> Progress:
-    counts = BarColumn(), DownloadColumn(), TimeRemainingColumn()
-    return Progress(TextColumn("{task.description}"), *counts, transient=True)

@@ -20,6 +20,7 @@ from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.ahead import map_ahead
 from mpoxcv.pictures.images import decoded
 from mpoxcv.pictures.pixels import resize
+from mpoxcv.pictures.tree import reading
 from mpoxcv.storage.files import StrPath, lock, naming, write_atomically
 
 # raise it when the same bytes and settings would give other pixels
@@ -59,14 +60,13 @@ def open_cache(
 
     Every file is read and hashed each time, so a changed picture is never missed. What another
     fold's cache holds is copied from there. Processes that want the same cache at once wait for the
-    one that builds it. The file gets its name only when it is whole; all files in ``cache_dir`` may
-    be deleted at any time.
+    one that builds it. All files in ``cache_dir`` may be deleted at any time.
 
-    ``paths`` are relative to ``root``. Pictures become ``size`` pixels high and wide, resized with
-    ``antialias`` or without (``mpoxcv.pictures.pixels.resize``), by any number of ``threads``; None
-    takes one a core. ``digests`` are of the files, where :func:`digest_files` has just made them.
-    ``watcher.add`` sees each file that is decoded, from several threads, and ``watcher.save`` comes
-    before any process may use the cache (``mpoxcv.audit.descriptions.Descriptions``).
+    ``paths`` are relative to ``root``. Pictures become ``size`` pixels high and wide
+    (``mpoxcv.pictures.pixels.resize``). ``digests`` are of the files, where :func:`digest_files`
+    has just made them. ``watcher.add`` sees each file that is decoded, from several threads, and
+    ``watcher.save`` comes before any process may use the cache
+    (``mpoxcv.audit.descriptions.Descriptions``).
 
     Raises:
         UserError: files cannot be read or decoded (all are named).
@@ -81,15 +81,14 @@ def open_cache(
     file = cache_dir / f"{size}px-{_digest(settings.encode())[:8]}-{_digest(content)}.npy"
 
     shape = (len(distinct), size, size, 3)
-    pixels = _load(file, shape)
-    if pixels is None:
+    if _load(file, shape) is None:
         with lock(file.with_suffix(".lock")):
             # another process may have built it meanwhile
             if _load(file, shape) is None:
                 files = [(paths[i], str(digests[i])) for i in first]
                 threads = threads or os.cpu_count() or 1
                 _build(file, root, files, size, threads, antialias, watcher)
-            pixels = _load(file, shape)
+    pixels = _load(file, shape)
     assert pixels is not None
     return PictureCache(pixels, rows.astype(np.int64))
 
@@ -202,16 +201,8 @@ def unreadable(failures: list[str], root: Path) -> str:
 
 def read_file(path: Path, digest: str | None = None) -> bytes:
     """Return a file's bytes; UserError if it cannot be read, or has another ``digest`` by now."""
-    try:
+    with reading(path):
         data = path.read_bytes()
-    except PermissionError:
-        remedy = "Change it with chmod, or ask its owner."
-        raise UserError(f"No permission to read {path}. {remedy}") from None
-    except OSError as error:
-        reason = error.strerror
-        if path.is_symlink() and not path.exists():
-            reason = f"it is a link to {path.readlink()}, which is not there"
-        raise UserError(f"{path} cannot be read: {reason}.") from None
     if digest is not None and _digest(data) != digest:
         remedy = "Begin again when nothing writes to the data."
         raise UserError(f"{path} was changed while it was read. {remedy}")

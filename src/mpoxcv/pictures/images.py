@@ -46,11 +46,10 @@ with suppress(ImportError):
 def decode(data: bytes) -> np.ndarray:
     """Decode a file's bytes to RGB, uint8 (height, width, 3), upright and in sRGB's colours.
 
-    Grey, palette, CMYK and RGBA pictures become RGB by Pillow's ``convert("RGB")`` (transparency is
-    dropped, as torchvision's ``ImageFolder`` does); 16-bit grey keeps its upper eight bits. Of an
-    animation the first frame is taken. The orientation is that of EXIF or, without one, of XMP.
-    Colours of another profile than sRGB (Adobe RGB, Display P3) are converted; a profile that
-    cannot be read changes nothing.
+    Other modes become RGB by Pillow's ``convert("RGB")`` (transparency is dropped, as torchvision's
+    ``ImageFolder`` does); 16-bit grey keeps its upper eight bits. Of an animation the first frame
+    is taken. The orientation is that of EXIF or, without one, of XMP. A colour profile that cannot
+    be read changes nothing.
 
     Raises:
         UserError: the bytes are no picture, a truncated one, or one of more than ``MAX_PIXELS``

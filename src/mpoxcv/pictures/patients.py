@@ -1,16 +1,15 @@
 """Whose a picture is, told by its name or by a table of patients, and what speaks against it."""
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import pandas as pd
 
 from mpoxcv.command_line import setting, shell
-from mpoxcv.errors import UserError, shorten
+from mpoxcv.errors import UserError, nfc, shorten
 from mpoxcv.storage.files import StrPath
 
 # what a table of patients calls its columns, the first that it has: ours, then those of
@@ -47,21 +46,10 @@ class Doubt:
         return f"{self.count} {self.kind}{example}. {self.effect}"
 
 
-class Names(Protocol):
-    """What tells a picture's patient: ``by`` what, and the ``remedy`` where it tells none."""
-
-    by: str
-    remedy: str
-
-    def tell(self, path: str, copy: bool = False) -> Told | None:
-        """Return whose the picture ``<folder>/<class>/<name>`` is; None where nothing tells.
-
-        ``copy`` says that it may be a copy, of a picture that was told before.
-        """
-
-
 class NamePattern:
     """Patients by a regular expression of ``<name>``, or, with a slash in it, ``<class>/<name>``.
+
+    It is of the whole name without suffix, with the groups ``patient`` and ``original``.
 
     Raises:
         UserError: it is no regular expression, or lacks the group ``patient`` or ``original``.
@@ -88,7 +76,7 @@ class NamePattern:
             )
 
     def tell(self, path: str, copy: bool = False) -> Told | None:
-        """Match the name, then the class and the name."""
+        """Return whose the picture ``<folder>/<class>/<name>`` is; None where nothing tells."""
         parts = PurePosixPath(path).with_suffix("").parts
         for depth in range(1, self.depth + 1):
             if match := self.pattern.fullmatch("/".join(parts[-depth:])):
@@ -119,23 +107,25 @@ class PatientTable:
             raise UserError(f"{file} names several patients of one picture:\n{shorten(double)}")
         self.patients: dict[str, str] = by_key.first().to_dict()
         self.labels = rows.groupby("image")["label"].first().to_dict()
-        long = pd.Series({key: _end(key) for key in self.patients if key.count("/") > 1}, dtype=str)
-        self.by_end = {end: key for key, end in long.drop_duplicates(keep=False).items()}
+        # of paths that are longer than ours: what they end in, where it is but one's
+        ends = pd.Series({k: "/".join(k.split("/")[-2:]) for k in self.patients}, dtype=str)
+        self.by_end = {end: key for key, end in ends.drop_duplicates(keep=False).items()}
         # of the pictures that were told: a copy's suffix need not be its original's
         self.originals: dict[str, str] = {}
 
     def tell(self, path: str, copy: bool = False) -> Told | None:
-        """Look for the picture's row; for a copy's by leaving off what its name appends."""
+        """Return whose a picture is, or what may be a ``copy`` of one that was told before."""
         file = PurePosixPath(path)
-        ends = [end.start() for end in re.finditer("_", file.stem)] if copy else []
-        for end in (len(file.stem), *reversed(ends)):
-            stem = file.stem[:end]
+        stem = file.stem
+        while stem:
             original = f"{file.parent.name}/{stem}"
-            if key := self._key(f"{file.parent}/{stem}{file.suffix}"):
+            key = self._key(f"{file.parent}/{stem}{file.suffix}")
+            if key:
                 self.originals[original] = self.patients[key]
-            elif not copy or original not in self.originals:
-                continue
-            return Told(self.originals[original], stem)
+            if key or (copy and original in self.originals):
+                return Told(self.originals[original], stem)
+            # what a copy's name appends
+            stem = stem.rpartition("_")[0] if copy else ""
         return None
 
     def doubts(self, first: pd.DataFrame) -> Iterator[Doubt]:
@@ -157,7 +147,11 @@ class PatientTable:
             for start in range(len(form.parts)):
                 if (key := "/".join(form.parts[start:])) in self.patients:
                     return key
-        return self.by_end.get(_end(str(name)))
+        return self.by_end.get("/".join(name.parts[-2:]))
+
+
+# what tells a picture's patient
+Names = NamePattern | PatientTable
 
 
 def read_names(names: str | Names, patients: StrPath | None = None) -> Names:
@@ -240,12 +234,7 @@ def join_twins(table: pd.DataFrame, contents: pd.Series) -> pd.Series:
 
 def _normal(path: str) -> str:
     """Return a path with forward slashes, in one Unicode form."""
-    return unicodedata.normalize("NFC", str(path)).replace("\\", "/").removeprefix("./")
-
-
-def _end(path: str) -> str:
-    """Return a path's class and name."""
-    return "/".join(path.split("/")[-2:])
+    return nfc(path).replace("\\", "/").removeprefix("./")
 
 
 def _read_rows(file: Path) -> tuple[pd.DataFrame, str]:

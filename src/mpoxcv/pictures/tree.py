@@ -14,7 +14,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
@@ -63,18 +63,17 @@ def index_folds(
 ) -> pd.DataFrame:
     """Read the tree below ``root`` into a table with one row a picture file.
 
-    ``classes`` are folders' names, in the order of their labels. ``name_pattern`` is a regular
-    expression of a whole file name without its suffix, with the groups ``patient`` and ``original``
-    (for a copy the name, without suffix, of the picture it was made from; for an original its own);
-    or it is what ``mpoxcv.pictures.patients.read_names`` returned. ``exclude`` are shell patterns
-    of paths, relative to ``root``, that are left out; those of a class folder end with a slash.
+    ``classes`` are folders' names, in the order of their labels. ``name_pattern`` is as of
+    ``mpoxcv.pictures.patients.NamePattern``, or what ``read_names`` there returned. ``exclude`` are
+    shell patterns of paths, relative to ``root``, that are left out; those of a class folder end
+    with a slash.
 
     Returns:
         A table sorted by fold, augmented, split, label and path. Its columns are ``path`` (str,
         relative to ``root``, with forward slashes), ``image`` (str, ``<class>/<file name>``: the
         same picture's name in every fold), ``class`` (str), ``label`` (int, position in
         ``classes``), ``fold`` (int), ``split`` (``train``, ``val`` or ``test``), ``augmented``
-        (bool: it lies in FOLDS_AUG), ``patient`` (str) and ``original`` (str).
+        (bool: it lies in FOLDS_AUG), ``patient`` and ``original`` (str, as in ``Told``).
 
     Raises:
         UserError: the folder, a fold, a split, or a class in Train is missing or empty; a class
@@ -83,13 +82,12 @@ def index_folds(
     root = Path(root)
     names = read_names(name_pattern)
     originals, augmented = find_fold_folders(root)
-    trees: dict[Path, tuple[str, ...]] = {originals: SPLITS}
-    if augmented is not None:
-        trees[augmented] = ("train",)
+    trees: list[tuple[Path, Sequence[str]]] = [(originals, SPLITS)]
+    trees += [(augmented, SPLITS[:1])] if augmented else []
     rows: list[tuple[object, ...]] = []
     others: list[str] = []
     for fold in folds:
-        for tree, splits in trees.items():
+        for tree, splits in trees:
             for split, folder in _split_folders(tree, fold, splits).items():
                 pictures = list(_read_classes(
                     root, folder, classes, exclude, others, split == "train"
@@ -100,7 +98,7 @@ def index_folds(
 
     name_others(str(root), *others)
     table = pd.DataFrame(rows, columns=[*COLUMNS, "fold", "split", "augmented"])
-    table = pd.concat([table, parse_names(table, names)], axis=1)
+    table = table.join(parse_names(table, names))
     return table.sort_values(["fold", "augmented", "split", "label", "path"], ignore_index=True)
 
 
@@ -123,24 +121,14 @@ def index_flat(
     pictures = _read_classes(root, root, classes, exclude, others)
     table = pd.DataFrame(pictures, columns=COLUMNS)
     name_others(str(root), *others)
-    table = pd.concat([table, parse_names(table, names)], axis=1)
+    table = table.join(parse_names(table, names))
     return table.sort_values(["label", "path"], ignore_index=True)
 
 
 def find_fold_folders(root: Path) -> tuple[Path, Path | None]:
     """Return FOLDS and FOLDS_AUG (or None) below ``root``; UserError for no FOLDS, or several."""
-    if not root.is_dir():
-        raise UserError(
-            f"There is no data in {root.absolute()} (data.root={root}).\n"
-            f"  make folds of DIR/<class>/<picture>:  {command_for('make_folds', 'source=DIR', setting('output', root))}\n"
-            "                                        (and this command's data=…, if it has one)\n"
-            "  fetch MSLD v2.0:                      python scripts/get_data.py source=kaggle\n"
-            "  try without any:                      python scripts/train.py fold=3 data=synthetic\n"
-            "If it lies elsewhere, give its folder with data.root=DIR."
-        )
-
     by_name: dict[str, list[Path]] = {"folds": [], "folds_aug": []}
-    level = [root]
+    level = [root] if root.is_dir() else []
     # the root's own name does not count: it may be called folds
     for _ in range(3):
         level = [folder for parent in level for folder in _folders(parent)]
@@ -155,10 +143,15 @@ def find_fold_folders(root: Path) -> tuple[Path, Path | None]:
                 "Give the folder of one data set with data.root=DIR."
             )
     if not by_name["folds"]:
+        what = "folder FOLDS, at most three deep," if root.is_dir() else "data"
+        output = setting("output", "DIR" if root.is_dir() else root)
         raise UserError(
-            f"There is no folder FOLDS in {root.absolute()} or in its sub-folders (data.root={root}).\n"
-            "  look at it:                python scripts/get_data.py\n"
-            "  make folds from pictures:  python scripts/make_folds.py source=DIR output=DIR"
+            f"There is no {what} in {root.absolute()} (data.root={root}).\n"
+            f"  make folds of DIR/<class>/<picture>:  {command_for('make_folds', 'source=DIR', output)}\n"
+            "                                        (and this command's data=…, if it has one)\n"
+            f"  fetch MSLD v2.0:                      {command_for('get_data', 'source=kaggle')}\n"
+            f"  try without any:                      {command_for('train', 'fold=3', 'data=synthetic')}\n"
+            "If it lies elsewhere, give its folder with data.root=DIR."
         )
     return by_name["folds"][0], next(iter(by_name["folds_aug"]), None)
 
@@ -172,16 +165,25 @@ def fold_numbers(root: StrPath) -> list[int]:
     return numbers
 
 
-def entries_of(folder: Path) -> list[os.DirEntry[str]]:
-    """List a folder by name, without hidden and system files; UserError if it cannot be read."""
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Say why a file or folder cannot be read, by a UserError."""
     try:
-        with os.scandir(folder) as scan:
-            entries = sorted(scan, key=lambda entry: entry.name)
+        yield
     except PermissionError:
         remedy = "Change it with chmod, or ask its owner."
-        raise UserError(f"No permission to read the folder {folder}. {remedy}") from None
+        raise UserError(f"No permission to read {path}. {remedy}") from None
     except OSError as error:
-        raise UserError(f"The folder {folder} cannot be read: {error.strerror}.") from None
+        reason = error.strerror
+        if path.is_symlink() and not path.exists():
+            reason = f"it is a link to {path.readlink()}, which is not there"
+        raise UserError(f"{path} cannot be read: {reason}.") from None
+
+
+def entries_of(folder: Path) -> list[os.DirEntry[str]]:
+    """List a folder by name, without hidden and system files; UserError if it cannot be read."""
+    with reading(folder), os.scandir(folder) as scan:
+        entries = sorted(scan, key=lambda entry: entry.name)
     visible = [entry for entry in entries if not entry.name.startswith(".")]
     return [entry for entry in visible if entry.name.lower() not in SYSTEM_NAMES]
 
@@ -226,11 +228,10 @@ def _split_folders(folds: Path, fold: int, needed: Sequence[str]) -> dict[str, P
             raise UserError(f"{folder.parent} holds the {split} split twice: {names}.")
         splits[split] = folder
 
-    for split in needed:
-        if split not in splits:
-            missing = f"The {split} split of fold {fold} is missing in {numbered[fold]}"
-            names = ", ".join(folder.name for folder in splits.values()) or "nothing"
-            raise UserError(f"{missing} (found: {names}).")
+    if lacking := " and ".join(split for split in needed if split not in splits):
+        missing = f"The {lacking} split of fold {fold} is missing in {numbered[fold]}"
+        names = ", ".join(folder.name for folder in splits.values()) or "nothing"
+        raise UserError(f"{missing} (found: {names}).")
     return {split: splits[split] for split in needed}
 
 
