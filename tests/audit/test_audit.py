@@ -249,7 +249,8 @@ def test_planted_set(
     table = table.assign(digest=digest_files(root, table["path"].tolist()))
     records = describe(root, table["path"].tolist(), table["digest"].to_numpy(), base / "cache")
     out = (table["split"] != "train").to_numpy()
-    pairs = likenesses(records[out], records[~out], SUSPECTED, base / "cache")
+    nobody = [""] * out.sum(), [""] * (~out).sum()
+    pairs = likenesses(records[out], records[~out], SUSPECTED, base / "cache", nobody)
     for threshold, least in ((CERTAIN, certain), (SUSPECTED, suspected)):
         leaks = set(leaks_of(table, records, pairs, threshold)["train"])
         hits = {path for path in leaks if "_9" in path}
@@ -336,9 +337,10 @@ def test_alike_leaves_no_pair_out(threshold: float) -> None:
         products = np.einsum("ntd,md->ntm", templates(thumbs, shapes, cut), vectors(right))
         best = np.maximum(best, products.max(1))
     rows, columns = np.nonzero(best >= threshold)
+    nobody = np.zeros(60, int), np.zeros(60, int)
     found = [
         np.concatenate(part)
-        for part in zip(*alike(thumbs, thumbs, threshold, block=512), strict=True)
+        for part in zip(*alike(thumbs, thumbs, threshold, nobody, block=512), strict=True)
     ]
     assert (
         60 < len(rows) < 3600

@@ -72,7 +72,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             UserError: it is any other file.
         """
         try:
-            if Path(path).is_file() and zipfile.is_zipfile(path):
+            if zipfile.is_zipfile(path):
                 with zipfile.ZipFile(path) as archive:
                     if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
                         raise ValueError("its parts are packed, which torch never does: a bomb?")

@@ -53,7 +53,7 @@ def read_plain(file: Path) -> Any:
         text = data.decode()
         depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            if getattr(event, "anchor", None):
                 raise ValueError("it has aliases")
             if getattr(event, "tag", None) not in PLAIN_TAGS:
                 raise ValueError(f"it has the tag {event.tag}")
@@ -148,20 +148,16 @@ def _size(plain: dict[str, Any]) -> float:
     """Return how many values and characters a resolved config has: inf where it goes in circles."""
 
     @lru_cache(None)
-    def referred(name: str) -> float:
+    def size(*names: str) -> float:
         node: Any = plain
-        for part in name.split("."):
-            node = node.get(part) if isinstance(node, dict) else None
-        return size(node)
-
-    def size(node: Any) -> float:
-        if isinstance(node, str):
-            return 1 + len(node) / 100 + sum(map(referred, REFERENCE.findall(node)))
-        if isinstance(node, dict):
-            return 1 + sum(map(size, node.values()))
-        return 1 + sum(map(size, node)) if isinstance(node, list) else 1
+        for name in names:
+            node = node.get(name) if isinstance(node, dict) else None
+        texts = list(_nodes(node, str))
+        referred = [name for text in texts for name in REFERENCE.findall(text)]
+        values = len(list(_nodes(node, object))) + sum(map(len, texts)) / 100
+        return values + sum(size(*name.split(".")) for name in referred)
 
     try:
-        return size(plain)
+        return size()
     except RecursionError:
         return float("inf")
