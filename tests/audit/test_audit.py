@@ -189,6 +189,7 @@ def test_every_case_is_in_a_table_beside_the_page(
     cases = pd.read_csv(tmp_path / "my audit_findings.csv")
     leaks = cases[cases["finding"] == "a picture of Valid or Test is also in Train, pixel by pixel"]
     assert len(leaks) == 40 and set(leaks["fold"]) == {1} and set(leaks["other"]) == {TEST}
+    assert cases["picture"].notna().all()
     assert leaks["picture"].is_unique and "pictures never in a test set" in set(cases["finding"])
 
 

@@ -76,13 +76,15 @@ def audit(
     first = originals.drop_duplicates("image")
 
     suspected = leaks_of(table, records, pairs, SUSPECTED)
-    doubtful = doubts(originals, names)
     findings = (
         *_leaks(leaks_of(table, records, pairs)),
         *_leaks(suspected[suspected["likeness"] < CERTAIN], "warning"),
         *_twins(first.assign(pixels=records["pixels"][first.index]), pairs),
         _val_and_test(originals),
-        *(Finding(d.kind, "note", d.effect, d.count, [d.example]) for d in doubtful),
+        *(
+            Finding(d.kind, "note", d.effect, d.count, [d.example] * bool(d.example))
+            for d in doubts(originals, names)
+        ),
         *_datalog(originals, root),
         *_coverage(originals),
         *_shortcuts(first, records["surface"][first.index]),
