@@ -81,10 +81,7 @@ def describe(
 
     ``paths`` are relative to ``root``; ``digests`` are of their contents, as from
     ``mpoxcv.pictures.cache.digest_files``; ``cache_dir`` is as in :class:`Descriptions`. None takes
-    one of the decoding ``threads`` a core.
-
-    Raises:
-        UserError: files cannot be read or decoded (all are named).
+    one of the decoding ``threads`` a core. UserError names all that cannot be read or decoded.
     """
     store = Descriptions(cache_dir)
     files = list(zip(digests.tolist(), paths, strict=True))

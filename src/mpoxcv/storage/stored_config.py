@@ -41,8 +41,7 @@ MOVED_TARGETS = {
 def read_plain(file: Path) -> Any:
     """Return a YAML file's mapping or list, interpolations unresolved.
 
-    Raises:
-        UserError: it cannot be read, has tags, aliases or more than 1 MiB, or is nested too deep.
+    UserError where it cannot be read, has tags, aliases or over 1 MiB, or is nested too deep.
     """
     try:
         with file.open("rb") as stream:
@@ -66,15 +65,13 @@ def read_plain(file: Path) -> Any:
 
         return OmegaConf.to_container(OmegaConf.create(text))
     except FAILURES as error:
-        reason = f"it is no plain config of a run: {error}"
-        raise UserError(f"{file} is refused, since {reason}") from None
+        raise UserError(f"{file} is refused: it is no plain config of a run: {error}") from None
 
 
 def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
     """Load a run's ``.hydra/config.yaml``; ``trust`` names more resolvers than those of our conf.
 
-    Raises:
-        UserError: it is not plain, swells when interpolated, or interpolates, say, the environment.
+    UserError where it is not plain, swells when interpolated, or interpolates the environment.
     """
     plain = read_plain(file)
     if not isinstance(plain, dict):
@@ -93,20 +90,17 @@ def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
                 "put the value into the file, or trust=[NAME] with the resolver's name."
             )
 
-    config = OmegaConf.create(plain)
     if _size(plain) > MAX_VALUES:
         reason = "its interpolations go in circles or swell without bounds"
         raise UserError(f"{file} is refused: {reason}.")
-    return config
+    return OmegaConf.create(plain)
 
 
 def instantiable(config: DictConfig, key: str, file: Path, trust: Sequence[str] = ()) -> DictConfig:
     """Return a part of the config, resolved, if all that it names with ``_target_`` may be built.
 
-    ``trust`` has modules and names that may be built besides.
-
-    Raises:
-        UserError: names the file, the target, and how to go on.
+    ``trust`` has modules and names that may be built besides. UserError names the file, the target,
+    and how to go on.
     """
     try:
         node = config.get(key)
