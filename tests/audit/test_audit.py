@@ -189,6 +189,7 @@ def test_every_case_is_in_a_table_beside_the_page(
     cases = pd.read_csv(tmp_path / "my audit_findings.csv")
     leaks = cases[cases["finding"] == "a picture of Valid or Test is also in Train, pixel by pixel"]
     assert len(leaks) == 40 and set(leaks["fold"]) == {1} and set(leaks["other"]) == {TEST}
+    assert cases["picture"].notna().all()
     assert leaks["picture"].is_unique and "pictures never in a test set" in set(cases["finding"])
 
 
@@ -249,7 +250,8 @@ def test_planted_set(
     table = table.assign(digest=digest_files(root, table["path"].tolist()))
     records = describe(root, table["path"].tolist(), table["digest"].to_numpy(), base / "cache")
     out = (table["split"] != "train").to_numpy()
-    pairs = likenesses(records[out], records[~out], SUSPECTED, base / "cache")
+    nobody = [""] * out.sum(), [""] * (~out).sum()
+    pairs = likenesses(records[out], records[~out], SUSPECTED, base / "cache", nobody)
     for threshold, least in ((CERTAIN, certain), (SUSPECTED, suspected)):
         leaks = set(leaks_of(table, records, pairs, threshold)["train"])
         hits = {path for path in leaks if "_9" in path}
@@ -336,9 +338,10 @@ def test_alike_leaves_no_pair_out(threshold: float) -> None:
         products = np.einsum("ntd,md->ntm", templates(thumbs, shapes, cut), vectors(right))
         best = np.maximum(best, products.max(1))
     rows, columns = np.nonzero(best >= threshold)
+    nobody = np.zeros(60, int), np.zeros(60, int)
     found = [
         np.concatenate(part)
-        for part in zip(*alike(thumbs, thumbs, threshold, block=512), strict=True)
+        for part in zip(*alike(thumbs, thumbs, threshold, nobody, block=512), strict=True)
     ]
     assert (
         60 < len(rows) < 3600

@@ -161,10 +161,12 @@ def test_a_file_that_changes_while_it_is_read_poisons_no_cache(tree: Path, tmp_p
 def test_several_ask_for_one_cold_likeness(tree: Path, tmp_path: Path) -> None:
     paths = [file.relative_to(tree).as_posix() for file in sorted(tree.rglob("*.jpg"))]
     records = describe(tree, paths, digest_files(tree, paths), tmp_path / "cache")
+    nobody = [""] * len(paths)
     for attempt in range(20):
         cold = tmp_path / f"cold{attempt}"
+        asked = records, records, CERTAIN, cold, (nobody, nobody)
         with ThreadPoolExecutor(5) as pool:
-            found = list(pool.map(lambda _: likenesses(records, records, CERTAIN, cold), range(5)))  # noqa: B023
+            found = list(pool.map(lambda _: likenesses(*asked), range(5)))  # noqa: B023
         for pairs in found[1:]:
             pd.testing.assert_frame_equal(pairs, found[0])
         assert not list(cold.glob("*.partial"))

@@ -581,6 +581,7 @@ TABLES = {
     "no table": "hello",
     "bytes": b"\xff\xfe\0",
     "words for probabilities": "image,patient,data,fold,split,label,prediction,p_A\nA/1,1,d,1,test,A,A,x\n",
+    "no number for a probability": "image,patient,data,fold,split,label,prediction,p_A\nA/1,1,d,1,test,A,A,nan\n",
     "probabilities above one": "image,patient,data,fold,split,label,prediction,p_A\nA/1,1,d,1,test,A,A,7\n",
     "no probabilities": "image,patient,data,fold,split,label,prediction\nA/1,1,d,1,test,A,A\n",
     "another class": "image,patient,data,fold,split,label,prediction,p_A\nA/1,1,d,1,test,A,B,1\n",

@@ -82,7 +82,7 @@ def audit(
         *_twins(first.assign(pixels=records["pixels"][first.index]), pairs),
         _val_and_test(originals),
         *(
-            Finding(d.kind, "note", d.effect, d.count, [d.example])
+            Finding(d.kind, "note", d.effect, d.count, [d.example] * bool(d.example))
             for d in doubts(originals, names)
         ),
         *_datalog(originals, root),

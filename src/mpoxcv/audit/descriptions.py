@@ -81,10 +81,7 @@ def describe(
 
     ``paths`` are relative to ``root``; ``digests`` are of their contents, as from
     ``mpoxcv.pictures.cache.digest_files``; ``cache_dir`` is as in :class:`Descriptions`. None takes
-    one of the decoding ``threads`` a core.
-
-    Raises:
-        UserError: files cannot be read or decoded (all are named).
+    one of the decoding ``threads`` a core. UserError names all that cannot be read or decoded.
     """
     store = Descriptions(cache_dir)
     files = list(zip(digests.tolist(), paths, strict=True))
@@ -118,7 +115,7 @@ def likenesses(
     right: np.ndarray,
     threshold: float,
     cache_dir: StrPath,
-    patients: tuple[Sequence[str], Sequence[str]] | None = None,
+    patients: tuple[Sequence[str], Sequence[str]],
 ) -> pd.DataFrame:
     """Return pairs of distinct pictures: their ``pixels`` (``left``, ``right``) and ``likeness``.
 
@@ -130,12 +127,10 @@ def likenesses(
     left, right = left[firsts[0]], right[firsts[1]]
     key = hashlib.blake2b(repr((VERSION, threshold, len(left))).encode(), digest_size=16)
     key.update(left["pixels"].tobytes() + right["pixels"].tobytes())
-    codes = None
-    if patients is not None:
-        names = [np.asarray(side)[first] for side, first in zip(patients, firsts, strict=True)]
-        numbers = np.unique(np.concatenate(names).astype(str), return_inverse=True)[1]
-        codes = numbers[: len(left)], numbers[len(left) :]
-        key.update(numbers.tobytes())
+    names = [np.asarray(side)[first] for side, first in zip(patients, firsts, strict=True)]
+    numbers = np.unique(np.concatenate(names).astype(str), return_inverse=True)[1]
+    codes = numbers[: len(left)], numbers[len(left) :]
+    key.update(numbers.tobytes())
     file = Path(cache_dir) / f"likeness-{key.hexdigest()}.npy"
     pairs = _load_array(file, PAIR)
     if pairs is None:

@@ -61,7 +61,7 @@ def alike(
     left: np.ndarray,
     right: np.ndarray,
     threshold: float,
-    patients: tuple[np.ndarray, np.ndarray] | None = None,
+    patients: tuple[np.ndarray, np.ndarray],
     block: int = 2048,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield positions in ``left``, in ``right``, and likeness of all pairs, block by block.
@@ -71,7 +71,7 @@ def alike(
     featureless, which its and the others' ``patients``, int (N,) and (M,), tell. ``block`` bounds
     the memory: it is the number of templates and of thumbnails in a matrix product.
     """
-    least = threshold if patients is None else min(threshold, SUSPECTED)
+    least = min(threshold, SUSPECTED)
     whole, middle = vectors(right), vectors(right[MIDDLE])
     sides = ((FULL, False, whole, _bounding(whole)), (TURNED, True, middle, _bounding(middle)))
     step = max(1, block // 160)
@@ -92,10 +92,8 @@ def alike(
                     likeness = (targets[columns] @ sources[row].T).max(1)
                     best[row, columns] = np.maximum(best[row, columns], likeness)
 
-        needed = np.full(len(part), threshold, np.float32)
-        if patients is not None:
-            featureless = _nearest_that_tells(best, patients[0][start : start + step], patients[1])
-            needed = np.maximum(needed, featureless)
+        telling = _nearest_that_tells(best, patients[0][start : start + step], patients[1])
+        needed = np.maximum(np.float32(threshold), telling)
         rows, columns = np.nonzero(best >= needed[:, None])
         yield rows + start, columns, best[rows, columns]
 

@@ -60,12 +60,7 @@ def write_page(findings: Sequence[Finding], root: Path, file: Path, synthetic: b
         loader=PackageLoader("mpoxcv.audit", ""), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    content = {
-        "findings": findings,
-        "root": root.absolute(),
-        "synthetic": synthetic,
-        "table": table.name,
-    }
+    content = {"findings": findings, "root": root.absolute(), "synthetic": synthetic}
     template = environment.get_template("page.html.j2")
-    write_atomically(file, template.render(content, thumbnail=thumbnail))
+    write_atomically(file, template.render(content, table=table.name, thumbnail=thumbnail))
     print(f"The page: {file}\nAll {len(cases)} cases: {table}")

@@ -20,9 +20,7 @@ def compare_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
         adjusted = st.holm(np.array([comparison[metric]["p"] for comparison in comparisons]))
         for comparison, p in zip(comparisons, adjusted, strict=True):
             comparison[metric]["p_holm"] = float(p)
-    for comparison in comparisons:
-        comparison["sentence"] = _sentence(comparison)
-    return comparisons
+    return [comparison | {"sentence": _sentence(comparison)} for comparison in comparisons]
 
 
 def _conditions(group: Group) -> list[Any]:

@@ -43,8 +43,7 @@ class Group:
 
 def tested_rows(tables: Iterable[tuple[Run, pd.DataFrame]]) -> pd.DataFrame:
     """Return the test rows of the runs' tables as ``Group.rows`` has them."""
-    parts = [table.assign(run=run.folder.name, seed=run.seed) for run, table in tables]
-    rows = pd.concat(parts)
+    rows = pd.concat([table.assign(run=run.folder.name, seed=run.seed) for run, table in tables])
     rows = rows[rows["split"] == "test"].reset_index(drop=True)
     return rows.assign(weight=1 / rows.groupby(["seed", "image"])["image"].transform("size"))
 

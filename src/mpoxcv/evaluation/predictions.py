@@ -64,7 +64,7 @@ def read_predictions(path: StrPath) -> pd.DataFrame:
         probabilities = probabilities_of(table)
     except ValueError:
         probabilities = np.array(-1.0)
-    if not classes_of(table) or (probabilities < 0).any() or (probabilities > 1).any():
+    if not classes_of(table) or not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise UserError(f"{no_table} its columns p_<class> are no probabilities.")
     return table
 

@@ -122,7 +122,8 @@ def _read_run(folder: Path) -> Run:
     lines = read_plain(folder / ".hydra" / "overrides.yaml")
     overrides = plain_options(dict(str(line).lstrip("+~").partition("=")[::2] for line in lines))
 
-    provenance = _sound(read_json(folder / "provenance.json"))
+    provenance = read_json(folder / "provenance.json")
+    data = provenance["data"] = {"originals": {}, "counts": {}} | provenance.get("data", {})
     metrics = read_metrics(folder / "metrics.json")
     job = read_json(folder / "job.json")
     status = provenance.get("status", "interrupted")
@@ -130,6 +131,7 @@ def _read_run(folder: Path) -> Run:
     predictions = pd.DataFrame()
     if status == "finished":
         try:
+            _check_record(provenance, data)
             predictions = _checked(read_predictions(folder / "predictions.csv"))
         except UserError as error:
             status, cause = "failed", str(error)
@@ -207,28 +209,21 @@ def flat(node: Any, prefix: str = "") -> dict[str, Any]:
     return items
 
 
-def _sound(provenance: dict[str, Any]) -> dict[str, Any]:
-    """Return provenance.json without what has another type than ours; ``data`` is always in it."""
-    data = provenance.setdefault("data", {})
-    for part in (provenance, data):
-        for name in TEXT_FIELDS & part.keys():
-            if not isinstance(part[name], str):
-                del part[name]
-    if not isinstance(provenance.get("durations", {}).get("total_s"), int | float):
-        provenance.pop("durations", None)
-
-    originals = data.get("originals")
-    if not isinstance(originals, dict) or not all(isinstance(n, int) for n in originals.values()):
-        data["originals"] = {}
+def _check_record(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+    """Raise UserError where what a report takes from provenance.json has another type than ours."""
     counts = ("pictures", "copies", "patients")
     try:
+        texts = [part.get(name) for part in (provenance, data) for name in TEXT_FIELDS]
         cells = [cell for classes in data["counts"].values() for cell in classes.values()]
-        sound = all(isinstance(cell[count], int) for cell in cells for count in counts)
+        numbers = [cell[count] for cell in cells for count in counts]
+        numbers += data["originals"].values()
+        sound = all(isinstance(text, str | None) for text in texts)
+        sound &= all(isinstance(number, int) for number in numbers)
+        sound &= isinstance(provenance.get("durations", {}).get("total_s", 0), int | float)
     except (KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
-        data["counts"] = {}
-    return provenance
+        raise UserError("provenance.json is damaged: it has values of other types than a run's.")
 
 
 def _table(file: Path, columns: Iterable[str]) -> pd.DataFrame | None:

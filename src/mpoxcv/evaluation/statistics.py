@@ -9,7 +9,7 @@ sum to 1; ``weights`` are float (R, N), not negative: how often each picture cou
 """
 
 import math
-from dataclasses import dataclass
+from collections import namedtuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,7 +27,7 @@ BLOCK = 2**18
 Floats = NDArray[np.float64]
 
 
-def scores(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -> dict[str, Floats]:
+def scores(labels: ArrayLike, probabilities: ArrayLike, weights: Floats) -> dict[str, Floats]:
     """Compute every metric of ``METRICS`` as ``mpoxcv.training.metrics`` defines it.
 
     Precision, recall and F1 average over the classes that occur among the replicate's labels or
@@ -37,9 +37,7 @@ def scores(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -> d
     from 0 to 2 (Brier 1950). ``log_loss``: natural logarithm, in nats, of probabilities clipped at
     1e-15. Each metric is float64 (R,); NaN where a replicate leaves it undefined.
     """
-    labels = np.asarray(labels)
-    probabilities = np.asarray(probabilities, float)
-    weights = np.asarray(weights, float)
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, float)
     n_classes = probabilities.shape[1]
     predicted = probabilities.argmax(1)
     total = weights.sum(1)
@@ -79,7 +77,7 @@ def confidence_bins(confidence: ArrayLike) -> NDArray[np.int64]:
     return np.searchsorted(edges, np.asarray(confidence, np.float32), side="right") - 1
 
 
-def per_class(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -> dict[str, Floats]:
+def per_class(labels: ArrayLike, probabilities: ArrayLike, weights: Floats) -> dict[str, Floats]:
     """Compute the metrics of each class against the rest; the likeliest class is the prediction.
 
     AUROC is the Mann-Whitney statistic (Hanley and McNeil 1982); average precision sums precision
@@ -88,9 +86,7 @@ def per_class(labels: ArrayLike, probabilities: ArrayLike, weights: ArrayLike) -
     ``precision`` (PPV), ``npv`` and ``f1``, each float64 (R, C); NaN where undefined: 0/0, AUROC
     without positives or negatives, average precision without positives.
     """
-    labels = np.asarray(labels)
-    probabilities = np.asarray(probabilities, float)
-    weights = np.asarray(weights, float)
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, float)
     matrix = confusion(labels, probabilities.argmax(1), probabilities.shape[1], weights)
     support = matrix.sum(2)
     # sums over the other classes: a total minus one may miss 0 by rounding
@@ -209,15 +205,8 @@ def apply_temperature(probabilities: ArrayLike, temperature: float) -> Floats:
     return special.softmax(_logits(probabilities) / temperature, axis=1)
 
 
-@dataclass(frozen=True)
-class PairedDifference:
-    """The difference of two models: its mean's 95 % interval, t, two-sided p, and their df."""
-
-    low: float
-    high: float
-    t: float
-    p: float
-    df: int
+# of two models: its mean's 95 % interval, t, two-sided p, and their degrees of freedom
+PairedDifference = namedtuple("PairedDifference", "low high t p df")
 
 
 def corrected_resampled_t(differences: ArrayLike, test_train_ratio: float) -> PairedDifference:
@@ -279,8 +268,7 @@ def variance_components(table: ArrayLike) -> dict[str, float]:
     """
     values = np.asarray(table, float)
     if values.ndim != 2 or min(values.shape) < 2 or np.isnan(values).any():
-        needed = "scores of at least 2 folds x 2 seeds without gaps"
-        raise ValueError(f"Needed are {needed}, not {values.shape} or NaN.")
+        raise ValueError(f"At least 2 folds x 2 seeds are needed, not {values.shape} or NaN.")
 
     folds, seeds = values.shape
     fold_means, seed_means = values.mean(1), values.mean(0)

@@ -12,15 +12,11 @@ QUIET = {n: {"init_weights": True, "aux_logits": False} for n in ("googlenet", "
 
 
 def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
-    """Build a network with random weights.
+    """Build a network with random weights and a head of ``num_classes`` scores.
 
-    Args:
-        name: ``lenet`` or a classification model of torchvision, such as ``resnet18``.
-        num_classes: number of scores; the head is made for it.
-        options: passed on to the network, for example ``dropout=0.2`` for ``efficientnet_b0``.
-
-    Raises:
-        UserError: there is no such network, or it refuses an option.
+    ``name`` is ``lenet`` or a classification model of torchvision, such as ``resnet18``;
+    ``options`` are passed on to it, for example ``dropout=0.2`` for ``efficientnet_b0``. UserError
+    where there is no such network, or it refuses an option.
     """
     try:
         if name == "lenet":

@@ -11,11 +11,8 @@ class LeNet(nn.Module):
     """LeNet (after LeCun et al. 1998) for colour pictures of 32 x 32 pixels.
 
     Convolution 3 to 6 at 5x5, pooling, convolution 6 to 16 at 5x5, pooling, then 400, 120, 84 and
-    ``num_classes`` units.
-
-    Args:
-        num_classes: number of scores.
-        own_kernels: convolve by ``mpoxcv.models.kernels`` where they are usable, else by torch.
+    ``num_classes`` units. With ``own_kernels`` it convolves by ``mpoxcv.models.kernels`` where they
+    are usable, else by torch.
     """
 
     IMAGE_SIZE = 32
@@ -30,11 +27,7 @@ class LeNet(nn.Module):
         self.fc3 = nn.Linear(84, num_classes)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map float (B, 3, 32, 32) to scores (B, num_classes).
-
-        Raises:
-            UserError: the pictures have another shape.
-        """
+        """Map float (B, 3, 32, 32) to scores (B, num_classes); UserError for another shape."""
         check_shape(x)
         if self.own_kernels and kernels.usable(x, self.conv1.weight):
             x = kernels.convolve([x], *self.conv1.parameters(), *self.conv2.parameters())[0]

@@ -75,5 +75,4 @@ def use_fonts(figure: Figure) -> None:
         text, fonts = drawable(artist.get_text())
         if fonts:
             artist.set_fontfamily([DEFAULT, *(font.name for font in fonts)])
-        if text != artist.get_text():
-            artist.set_text(text)
+        artist.set_text(text)

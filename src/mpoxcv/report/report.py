@@ -12,15 +12,8 @@ from mpoxcv.evaluation.groups import HEADLINE, Group
 from mpoxcv.evaluation.predictions import most_confident_mistakes
 from mpoxcv.evaluation.summary import FEW, Summary
 from mpoxcv.pictures.images import thumbnail
+from mpoxcv.report import statements
 from mpoxcv.report.figures import figures_of, folds_figure, svg_url
-from mpoxcv.report.statements import (
-    gaps_of,
-    missing_folds,
-    notes_of,
-    protocol_of,
-    verdict,
-    warnings_of,
-)
 from mpoxcv.report.tables import NAMES, tables_of
 from mpoxcv.storage.files import StrPath, write_atomically, write_csv, write_json
 from mpoxcv.storage.markup import for_spreadsheets, markdown, one_line
@@ -58,9 +51,10 @@ def write_report(summary: Summary, folder: StrPath) -> None:
     environment.filters |= {"markdown": markdown, "svg_url": svg_url}
     content = {
         "summary": summary.content, "groups": summary.groups, "tables": tables, "few": FEW,
-        "verdict": verdict(summary), "warnings": list(warnings_of(summary)), "notes": list(notes_of(summary)),
+        "verdict": statements.verdict(summary), "warnings": list(statements.warnings_of(summary)),
+        "notes": list(statements.notes_of(summary)), "gaps": list(statements.gaps_of(summary)),
         # what holds for several groups is said once
-        "protocol": dict.fromkeys(protocol_of(summary)), "gaps": list(gaps_of(summary)),
+        "protocol": dict.fromkeys(statements.protocol_of(summary)),
         "folds_figure": folds_figure, "figures_of": figures_of, "mistakes_of": _mistakes_of,
     }  # fmt: skip
     for name in ("report.md", "report.html"):
@@ -80,9 +74,9 @@ def print_summary(summary: Summary, folder: Path) -> None:
             table.add_row(*map(visible, row))
         console.print(table)
 
-    for sentence in (*verdict(summary), *missing_folds(summary)):
+    for sentence in (*statements.verdict(summary), *statements.missing_folds(summary)):
         console.print(visible(sentence), soft_wrap=True)
-    for warning in warnings_of(summary):
+    for warning in statements.warnings_of(summary):
         console.print(visible(f"WARNING: {warning}"), style="bold red", soft_wrap=True)
     console.print(f"The report: {folder / 'report.html'}", soft_wrap=True)
 

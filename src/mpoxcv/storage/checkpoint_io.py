@@ -42,8 +42,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> None:
         """Save ``checkpoint`` under ``path``; a ``last.ckpt`` before it stays as ``previous.ckpt``.
 
-        Raises:
-            OSError: the disk is full or read-only; what was under ``path`` is still there.
+        After an OSError (the disk is full or read-only) what was under ``path`` is still there.
         """
         # torch.save itself hides the reason of a failed write
         buffer = io.BytesIO()
@@ -66,13 +65,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: StrPath, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load a checkpoint of tensors and plain values, whatever ``weights_only`` says.
-
-        Raises:
-            UserError: it is any other file.
-        """
+        """Load tensors and plain values, whatever ``weights_only`` says; UserError for any else."""
         try:
-            if Path(path).is_file() and zipfile.is_zipfile(path):
+            if zipfile.is_zipfile(path):
                 with zipfile.ZipFile(path) as archive:
                     if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
                         raise ValueError("its parts are packed, which torch never does: a bomb?")

@@ -34,11 +34,8 @@ def naming(path: StrPath | None = None, option: str | None = None) -> Iterator[N
 def lock(file: StrPath, timeout: float = -1) -> AcquireReturnProxy:
     """Lock a file for this process, until it leaves a ``with``, releases ``.lock`` of it, or ends.
 
-    Its folder is made. Other processes wait up to ``timeout`` seconds, or (-1) as long as it takes.
-
-    Raises:
-        Timeout: another process has it.
-        OSError: the disk is full, cannot be written to, or has no locks (network disks).
+    Its folder is made. Other processes wait up to ``timeout`` seconds, then get Timeout, or (-1) as
+    long as it takes. OSError: the disk is full, cannot be written to, or has no locks.
     """
     file = Path(file)
     with naming(file):
@@ -58,8 +55,7 @@ def lock(file: StrPath, timeout: float = -1) -> AcquireReturnProxy:
 def write_atomically(path: StrPath, content: str | bytes | memoryview) -> None:
     """Write a file (text as UTF-8) beside ``path`` and rename it: no reader ever sees half of it.
 
-    Raises:
-        OSError: the disk is full or the folder cannot be written to; ``path`` is as it was.
+    After an OSError (the disk is full or cannot be written to) ``path`` is as it was.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")

@@ -41,8 +41,7 @@ MOVED_TARGETS = {
 def read_plain(file: Path) -> Any:
     """Return a YAML file's mapping or list, interpolations unresolved.
 
-    Raises:
-        UserError: it cannot be read, has tags, aliases or more than 1 MiB, or is nested too deep.
+    UserError where it cannot be read, has tags, aliases or over 1 MiB, or is nested too deep.
     """
     try:
         with file.open("rb") as stream:
@@ -53,7 +52,7 @@ def read_plain(file: Path) -> Any:
         text = data.decode()
         depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            if getattr(event, "anchor", None):
                 raise ValueError("it has aliases")
             if getattr(event, "tag", None) not in PLAIN_TAGS:
                 raise ValueError(f"it has the tag {event.tag}")
@@ -66,15 +65,13 @@ def read_plain(file: Path) -> Any:
 
         return OmegaConf.to_container(OmegaConf.create(text))
     except FAILURES as error:
-        reason = f"it is no plain config of a run: {error}"
-        raise UserError(f"{file} is refused, since {reason}") from None
+        raise UserError(f"{file} is refused: it is no plain config of a run: {error}") from None
 
 
 def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
     """Load a run's ``.hydra/config.yaml``; ``trust`` names more resolvers than those of our conf.
 
-    Raises:
-        UserError: it is not plain, swells when interpolated, or interpolates, say, the environment.
+    UserError where it is not plain, swells when interpolated, or interpolates the environment.
     """
     plain = read_plain(file)
     if not isinstance(plain, dict):
@@ -93,20 +90,17 @@ def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
                 "put the value into the file, or trust=[NAME] with the resolver's name."
             )
 
-    config = OmegaConf.create(plain)
     if _size(plain) > MAX_VALUES:
         reason = "its interpolations go in circles or swell without bounds"
         raise UserError(f"{file} is refused: {reason}.")
-    return config
+    return OmegaConf.create(plain)
 
 
 def instantiable(config: DictConfig, key: str, file: Path, trust: Sequence[str] = ()) -> DictConfig:
     """Return a part of the config, resolved, if all that it names with ``_target_`` may be built.
 
-    ``trust`` has modules and names that may be built besides.
-
-    Raises:
-        UserError: names the file, the target, and how to go on.
+    ``trust`` has modules and names that may be built besides. UserError names the file, the target,
+    and how to go on.
     """
     try:
         node = config.get(key)
@@ -148,20 +142,16 @@ def _size(plain: dict[str, Any]) -> float:
     """Return how many values and characters a resolved config has: inf where it goes in circles."""
 
     @lru_cache(None)
-    def referred(name: str) -> float:
+    def size(*names: str) -> float:
         node: Any = plain
-        for part in name.split("."):
-            node = node.get(part) if isinstance(node, dict) else None
-        return size(node)
-
-    def size(node: Any) -> float:
-        if isinstance(node, str):
-            return 1 + len(node) / 100 + sum(map(referred, REFERENCE.findall(node)))
-        if isinstance(node, dict):
-            return 1 + sum(map(size, node.values()))
-        return 1 + sum(map(size, node)) if isinstance(node, list) else 1
+        for name in names:
+            node = node.get(name) if isinstance(node, dict) else None
+        texts = list(_nodes(node, str))
+        referred = [name for text in texts for name in REFERENCE.findall(text)]
+        values = len(list(_nodes(node, object))) + sum(map(len, texts)) / 100
+        return values + sum(size(*name.split(".")) for name in referred)
 
     try:
-        return size(plain)
+        return size()
     except RecursionError:
         return float("inf")
