@@ -126,7 +126,7 @@ def test_patients_who_share_pictures_become_one():
     contents = pd.Series(list("abbccde"))
     assert join_twins(table, contents).tolist() == ["A0"] * 6 + ["A3"]
     assert len(suspicions(table, contents)) == 2
-    assert "A/A0_1.jpg and A/A1_0.jpg are the same" in suspicions(table, contents)[0]
+    assert "A/A0_1.jpg and A/A1_0.jpg" in suspicions(table, contents)[0]
     assert join_twins(table, pd.Series(list("abcdefg"))).equals(table["patient"])
 
 
@@ -198,3 +198,11 @@ def test_suspicious_names_are_told(stems, message):
     found = suspicions(table, table["path"])
     assert bool(found) == (message is not None)
     assert message is None or message in found[0]
+
+
+def test_a_picture_under_two_labels_is_counted_and_named():
+    rows = [("A/x_1.jpg", "A/x", "A"), ("B/y_1.jpg", "B/y", "B"), ("A/z_1.jpg", "A/z", "A")]
+    table = pd.DataFrame(rows, columns=["image", "patient", "class"])
+    told = suspicions(table, pd.Series([0, 0, 1]))[0]
+    assert told.startswith("1 picture(s) lie there more than once, 1 of them in several classes")
+    assert "A/x_1.jpg and B/y_1.jpg" in told and "z_1" not in told

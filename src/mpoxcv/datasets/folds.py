@@ -165,10 +165,16 @@ def require_safe_names(table: pd.DataFrame, names: Names) -> None:
 
 
 def suspicions(table: pd.DataFrame, contents: pd.Series, names: Names | None = None) -> list[str]:
-    """Return reasons to think that the patients are miscounted; arguments as in join_twins."""
-    shared = table.groupby(contents)["patient"].transform("nunique") > 1
-    notes = [
-        f"{' and '.join(images)} are the same, so their patients are split as one."
-        for _, images in table["image"][shared].groupby(contents)
-    ]
+    """Return reasons to think that patients or labels are wrong; arguments as in join_twins."""
+    counted = table[["patient", "class"]].groupby(contents).nunique()
+    several = counted[(counted > 1).any(axis=1)]
+    notes = []
+    if len(several):
+        labels = (several["class"] > 1).sum()
+        wrong = f", {labels} of them in several classes, of which one is right" if labels else ""
+        pairs = table["image"].groupby(contents).agg(" and ".join)[several.index]
+        notes = [
+            f"{len(several)} picture(s) lie there more than once{wrong}. Patients who share one are split as one:\n"
+            f"{shorten(sorted(pairs))}"
+        ]
     return [*notes, *map(str, doubts(table.assign(path=table["image"]), names))]
