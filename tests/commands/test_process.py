@@ -341,7 +341,10 @@ GONE = "/proc/gone"
         ("train data=synthetic", f"data.root={GONE}"),
         ("train protocol=grouped", f"data.split_file={GONE}/folds.csv"),
         ("get_data data=synthetic", f"data.root={GONE}"),
-        ("make_folds data=custom source=set/FOLDS/fold1/Train copies=0", f"output={GONE}"),
+        (
+            "make_folds data=custom source=set/FOLDS/fold1/Train copies=0 n_folds=3",
+            f"output={GONE}",
+        ),
     ],
 )
 def test_where_nothing_can_be_written_the_option_that_led_there_is_named(
