@@ -93,12 +93,12 @@ class SummariseSweep(Callback):
             UserError: the folder holds another multirun.
         """
         folder = Path(config.hydra.sweep.dir).absolute()
-        options = as_given(config.hydra.overrides.task)
-        arguments = [option for option in options if not option.startswith("resume=")]
+        given = as_given(config.hydra.overrides.task)
+        arguments = [option for option in given if not option.startswith("resume=")]
         hydra_options = as_given(config.hydra.overrides.hydra)
         launcher = [o for o in hydra_options if o.startswith(KEPT)]
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-        overrides = parser.parse_overrides(options)
+        overrides = parser.parse_overrides(arguments)
         now = record.options_of(config) | _swept(overrides)
         if plan := read_plan(folder):
             differing = record.differences(plan["options"], now)
@@ -113,7 +113,7 @@ class SummariseSweep(Callback):
             write_json(folder / "summary" / PLAN, plan)
 
         fixed = [str(o.key_or_group) for o in overrides if not o.is_sweep_override()]
-        unnamed = [name for name in fixed if name not in ALWAYS_NAMED]
+        unnamed = ["resume", *(name for name in fixed if name not in ALWAYS_NAMED)]
         with read_write(config), open_dict(config):
             config.hydra.overrides.hydra = [
                 *(o for o in hydra_options if not o.startswith("hydra.sweep.dir=")),
@@ -175,8 +175,7 @@ def _jobs_of(overrides: Sequence[Override]) -> list[dict[str, str]]:
         for o in overrides
     ]
     names = [str(o.key_or_group) for o in overrides]
-    jobs = [dict(zip(names, job, strict=True)) for job in itertools.product(*values)]
-    return [{name: value for name, value in job.items() if name != "resume"} for job in jobs]
+    return [dict(zip(names, job, strict=True)) for job in itertools.product(*values)]
 
 
 def error_of(job_return: JobReturn) -> BaseException | None:
