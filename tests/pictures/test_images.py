@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFilter, PngImagePlugin
 
@@ -209,6 +209,7 @@ def test_what_is_no_sound_picture_says_why(data, words):
         decode(data)
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(JPEG) - 1), st.binary(min_size=1, max_size=40))
 def test_damaged_bytes_give_a_picture_or_a_user_error(position, noise):
     damaged = JPEG[:position] + noise + JPEG[position + len(noise) :]
