@@ -576,6 +576,13 @@ def test_records_of_other_types_give_no_traceback(run, name, content):
     assert summary.content["expected"] >= 1 and isinstance(read_json(run / name), dict)
 
 
+def test_a_record_of_other_types_makes_a_failed_run(run):
+    for damaged in ('{"counts": [1]}', '{"originals": 3}', '{"citation": ["x"]}'):
+        (run / "provenance.json").write_text(f'{{"status": "finished", "data": {damaged}}}')
+        (problem,) = summarise([run], folds=1, replicates=10).content["problems"]
+        assert problem["status"] == "failed" and "provenance.json is damaged" in problem["cause"]
+
+
 TABLES = {
     "empty": "",
     "no table": "hello",

@@ -30,14 +30,10 @@ def settle_leaks(
 
     ``table`` is of one fold, as from ``mpoxcv.pictures.tree.index_folds``, and has its files'
     ``digest``; ``choice`` is ``stop``, ``drop`` (leave the training pictures out) or ``allow``; the
-    rest is as in ``mpoxcv.audit.descriptions.describe``.
-
-    Returns:
-        The table without what was dropped, and for provenance.json ``choice``, ``leaks`` (training
-        pictures by kind) and ``dropped``.
-
-    Raises:
-        UserError: leaks while ``choice`` is ``stop``, or no training picture of a class is left.
+    rest is as in ``mpoxcv.audit.descriptions.describe``. Returns the table without what was
+    dropped, and for provenance.json ``choice``, ``leaks`` (training pictures by kind) and
+    ``dropped``. UserError for leaks while ``choice`` is ``stop``, or where no training picture of a
+    class is left.
     """
     records = describe(root, table["path"].tolist(), table["digest"].to_numpy(), cache_dir, threads)
     held = (table["split"] != "train").to_numpy()
@@ -78,10 +74,8 @@ def leaks_of(
 
     ``table`` is as from ``mpoxcv.pictures.tree.index_folds``, ``records`` of its pictures and
     ``pairs`` (held-out pictures on the left) as from ``mpoxcv.audit.descriptions``. A pair counts
-    from a likeness of ``threshold``.
-
-    Returns:
-        ``kind`` (of ``KINDS``), ``fold``, paths ``train`` and ``held``, ``likeness`` (NaN by name).
+    from a likeness of ``threshold``. The columns are ``kind`` (of ``KINDS``), ``fold``, the paths
+    ``train`` and ``held``, and ``likeness`` (NaN by name).
     """
     table = table.assign(pixels=records["pixels"])
     train = table[table["split"] == "train"].rename(columns={"path": "train"})
