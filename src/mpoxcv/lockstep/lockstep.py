@@ -11,6 +11,7 @@ Legend: F runs, B batch, C classes.
 
 import contextlib
 from collections.abc import Callable, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import lightning as L
@@ -20,7 +21,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from mpoxcv.data.datamodule import MSLDDataModule
-from mpoxcv.data.loader import BatchLoader
+from mpoxcv.data.loader import Batch, BatchLoader
 from mpoxcv.lockstep.alone import why_alone
 from mpoxcv.lockstep.counters import count_batches, count_steps
 from mpoxcv.lockstep.cuda_graph import GraphedStep, capturable
@@ -149,10 +150,10 @@ class Group:
         self.gradients = [[p.grad for p in member.classifier.parameters()] for member in members]
         self.device = members[0].classifier.device
         no_pictures = torch.zeros(0, 3, LeNet.IMAGE_SIZE, LeNet.IMAGE_SIZE)
-        self.empty_batch = {"image": no_pictures, "label": torch.zeros(0).long()}
+        nothing = torch.zeros(0).long()
+        self.empty_batch: Batch = {"image": no_pictures, "label": nothing, "index": nothing}
         optimizers = [member.trainer.optimizers[0] for member in members]
-        graphed = capturable(optimizers)
-        self.step = GraphedStep(self._step, optimizers) if graphed else self._step
+        self.step = GraphedStep(self._step, optimizers) if capturable(optimizers) else self._step
 
     def run_epoch(self) -> None:
         """Train all members for one epoch: each on its batches, with its loss and optimizer."""
@@ -161,17 +162,15 @@ class Group:
             for parameter, gradient in zip(member.classifier.parameters(), gradients, strict=True):
                 parameter.grad = gradient
 
-        loaders = [iter(member.loader) for member in self.members]
+        loaders = [member.loader for member in self.members]
         outputs: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.members]
-        for _ in range(max(len(member.loader) for member in self.members)):
-            batches = [next(loader, None) for loader in loaders]
-            filled = [self.empty_batch if batch is None else batch for batch in batches]
-            images = [batch["image"].to(self.device) for batch in filled]
-            labels = [batch["label"].to(self.device) for batch in filled]
+        for batches in zip_longest(*loaders, fillvalue=self.empty_batch):
+            images = [batch["image"].to(self.device) for batch in batches]
+            labels = [batch["label"].to(self.device) for batch in batches]
             logits = self.step(*images, *labels)
             for i, batch in enumerate(batches):
-                if batch is not None:
-                    outputs[i].append((logits[i, : len(labels[i])], labels[i], batch["index"]))
+                if size := len(labels[i]):
+                    outputs[i].append((logits[i, :size], labels[i], batch["index"]))
 
         for member, steps in zip(self.members, outputs, strict=True):
             member.outputs = [torch.cat(part) for part in zip(*steps, strict=True)]
