@@ -70,8 +70,7 @@ def bare(root: Path, fold: int, batch_size: int, epochs: int, folder: Path, *opt
     rows = loader.rows
     labels = loader.labels
     augment = loader.augment or (lambda images: images)
-    mean = 0 if data.mean is None else 255 * data.mean.repeat(pixels.shape[2])
-    std = 255 if data.std is None else 255 * data.std.repeat(pixels.shape[2])
+    mean, std = loader.shift, loader.scale
     torch.manual_seed(cfg.seed)
     network = instantiate(cfg.model).to(memory_format=torch.channels_last)
 

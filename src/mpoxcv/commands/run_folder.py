@@ -74,13 +74,14 @@ def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
     """
     if ckpt_path is None:
         return None
+    if "://" in str(ckpt_path):
+        hint = "Fetch it, look at it, and give its path."
+        raise UserError(f"ckpt_path={ckpt_path} is refused: only files are read. {hint}")
     if ckpt_path != "last":
-        # a path, since Lightning would fetch a URL
-        file = Path(str(ckpt_path))
-        if not file.is_file():
+        if not Path(str(ckpt_path)).is_file():
             hint = "Give a file, or ckpt_path=last with hydra.run.dir=DIR of an interrupted run."
             raise UserError(f"There is no checkpoint {ckpt_path}. {hint}")
-        return str(file)
+        return str(ckpt_path)
 
     # here, since Lightning takes seconds
     from mpoxcv.storage.checkpoint_io import LAST, PREVIOUS, AtomicCheckpointIO

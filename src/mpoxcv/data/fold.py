@@ -17,7 +17,7 @@ from mpoxcv.errors import UserError, check_choice, check_number
 from mpoxcv.pictures.cache import digest_files, fingerprint, open_cache, read_file
 from mpoxcv.pictures.images import decode
 from mpoxcv.pictures.patients import Names, doubts, read_names
-from mpoxcv.pictures.tree import SPLITS, left_out
+from mpoxcv.pictures.tree import SPLITS, left_out, reading
 from mpoxcv.storage.files import StrPath
 
 TRAIN_IMAGES = ("both", "augmented", "original")
@@ -175,7 +175,9 @@ class Fold:
 
     def _stamp(self, path: str) -> tuple[int, ...]:
         """Return what the file system changes with a file's content."""
-        status = Path(self.root, path).stat()
+        file = Path(self.root, path)
+        with reading(file):
+            status = file.stat()
         return status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
     def changes(self) -> list[str]:
@@ -185,7 +187,7 @@ class Fold:
             touched = [p for p in paths & self._read.keys() if self._stamp(p) != self._read[p][0]]
             digests = digest_files(self.root, touched, self.threads)
         # a folder is gone or empty, a file cannot be read
-        except (OSError, UserError) as error:
+        except UserError as error:
             return [str(error)]
         pairs = zip(touched, digests, strict=True)
         what = {path: "changed" for path, digest in pairs if digest != self._read[path][1]}
