@@ -86,6 +86,7 @@ def test_a_signal_ends_a_run_that_then_goes_on_to_the_same_bytes(whole, tmp_path
     assert {path.name for path in tmp_path.iterdir()} == {"run", "log.txt"}
 
 
+@pytest.mark.slow
 def test_a_signal_to_a_multirun_costs_the_next_folds_nothing(tree, tmp_path):
     whole = ["-m", "fold=1,2", *options(tree, tmp_path / "whole", 2)]
     start(whole, tmp_path).join(100)
@@ -257,6 +258,7 @@ def test_optuna_is_not_installed(run_script, monkeypatch):
     assert_refused(run_script("search"), 'pip install "mpoxcv[search]"')
 
 
+@pytest.mark.slow
 def test_no_compiler(tree, tmp_path):
     environment = os.environ | {
         "CXX": "/nowhere/g++", "PATH": "/nowhere", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "torch"),
@@ -270,6 +272,7 @@ def test_no_compiler(tree, tmp_path):
 # streams
 
 
+@pytest.mark.slow
 def test_neither_streams_nor_a_notebooks_variables_end_a_multirun(tree, tmp_path):
     environment = os.environ | {
         "PYTHONIOENCODING": "ascii", "MPLBACKEND": "module://not_installed", "COLUMNS": "60",

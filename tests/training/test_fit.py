@@ -228,11 +228,12 @@ def test_shares_of_a_batch_have_two_pictures_where_the_network_has_batchnorm(tre
     assert log.count("would have 3 pictures, too few for BatchNorm") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
         ["scheduler=warmup_cosine", "+trainer.accumulate_grad_batches=2", EMA],
-        pytest.param([*SEQUENTIAL, BACKBONE], marks=pytest.mark.slow),
+        [*SEQUENTIAL, BACKBONE],
     ],
 )
 def test_schedules_and_averages_go_on_to_the_bit(tree, tmp_path, options):
