@@ -199,27 +199,43 @@ def test_cross_validations_are_compared_with_the_usual_epochs_beside_them():
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kept"),
-    [
-        ("speed", "ways"),
-        ("startup", "seconds"),
-        ("growth", "cells"),
-        ("cross_validation", "ways"),
-        ("gpu", "ways"),
-    ],
+    [("speed", "ways"), ("startup", "seconds"), ("growth", "cells"), ("cross_validation", "ways")],
 )
 def test_the_whole_command(name, kept, tree, tmp_path, monkeypatch, capsys):
     out = tmp_path / f"{name}.json"
     given = ["--data", str(tree), "--fold", "1", *DATA]
     if name == "growth":
         given = "--pictures 1000 --sizes 32 --runs 2 --run-pictures 1000 --run-epochs 1 --file-size 16".split()
-    if name in ("cross_validation", "gpu"):
+    if name == "cross_validation":
         given = ["--data", str(tree), *DATA, "--folds", "1", "2"]
-    if name == "gpu":
-        given += "--trainer cpu --network shufflenet_v2_x0_5 --size 32 --batch-size 8 --precision 32-true".split()
     given += [] if name == "startup" else ["--epochs", "1"]
     monkeypatch.setattr(sys, "argv", [name, "--rounds", "1", "--out", str(out), *given])
     runpy.run_path(str(BENCHMARKS / f"{name}.py"), run_name="__main__")
     result = json.loads(out.read_text())
     assert result[kept] and result["machine"]["cores"] and result["versions"]["torch"]
     assert "median (smallest-largest)" in capsys.readouterr().out.replace("\n", " ")
-    assert name in ("startup", "gpu") or out.with_suffix(".png").is_file()
+    assert name == "startup" or out.with_suffix(".png").is_file()
+
+
+@pytest.mark.slow
+def test_steps_for_a_gpu_write_their_numbers_and_say_how_they_ended(tmp_path, monkeypatch):
+    out = tmp_path / "gpu.json"
+    given = [
+        "--trainer",
+        "cpu",
+        "--quick",
+        "--rounds",
+        "1",
+        "--out",
+        str(out),
+        "finetune",
+        "memory",
+    ]
+    monkeypatch.setattr(sys, "argv", ["gpu", *given])
+    runpy.run_path(str(BENCHMARKS / "gpu.py"), run_name="__main__")
+    result = json.loads(out.read_text())
+    assert all(ended.startswith("ended with 0") for ended in result["ended"].values()), result
+    assert len(result["steps"]["finetune"]) == 4 and result["conditions"]["synthetic"]
+    card = result["steps"]["finetune"]["shufflenet_v2_x0_5, batch 64, card"]
+    assert card["pictures/s"]["n"] == 1 and card["pictures/s"]["median"] > 0
+    assert result["steps"]["memory"]["batch 8"] == {"said": "it fits"}

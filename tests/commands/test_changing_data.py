@@ -212,7 +212,10 @@ def test_five_runs_race_for_one_cold_cache(tree: Path, tmp_path: Path) -> None:
         for i in range(5)
     ]
     for run in runs:
-        assert run.communicate(timeout=300)[1] == b"" and run.returncode == 0
+        said = run.communicate(timeout=300)[1].decode().splitlines()
+        # the tree's pictures are of a patient each
+        assert len(said) == 1 and "pictures are of as many patients" in said[0], said
+        assert run.returncode == 0
     tables = [results(tmp_path / f"run{i}") for i in range(5)]
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0])
