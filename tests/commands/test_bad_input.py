@@ -71,7 +71,7 @@ def assert_refused(done, *words: str) -> None:
         ("classifier.label_smoothing=1.5", ["label_smoothing=1.5"]),
         ("ckpt_path=last", ["no checkpoint", "hydra.run.dir=DIR"]),
         ("ckpt_path=gone.ckpt", ["no checkpoint gone.ckpt"]),
-        ("ckpt_path=http://a/last.ckpt", ["no checkpoint http://a/last.ckpt"]),
+        ("ckpt_path=http://a/last.ckpt", ["refused", "only files"]),
         ("trainer=gpu", ["gpu"]),
         ("data.exclude=[", ["override"]),
         ("logger=null", ["logger=none"]),
