@@ -168,20 +168,13 @@ def limit(
     (folder / "times.json").write_text(json.dumps(content))
 
 
-def card(
-    root: Path,
-    fold: int,
-    batch_size: int,
-    epochs: int,
-    folder: Path,
-    name: str,
-    size: str,
-    trainer: str,
-    precision: str,
-) -> None:
-    """Pictures a second of training on one batch that stays where it is; an epoch has 20 steps."""
-    network, device, autocast = on_card(name, trainer, precision)
-    images = random_pictures(batch_size, int(size), device)
+def card(root: Path, fold: int, batch_size: int, epochs: int, folder: Path, *which: str) -> None:
+    """Pictures a second of training on one batch that stays where it is; an epoch has 20 steps.
+
+    ``which`` is network, pixels a side, trainer and precision.
+    """
+    network, images, autocast = on_card(batch_size, *which)
+    device = images.device
     labels = torch.randint(6, (batch_size,), device=device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, fused=True)
 
@@ -198,26 +191,16 @@ def card(
     write_speeds(folder, device, {"pictures/s": speed})
 
 
-def forward(
-    root: Path,
-    fold: int,
-    batch_size: int,
-    epochs: int,
-    folder: Path,
-    name: str,
-    size: str,
-    trainer: str,
-    precision: str,
-    *options: str,
-) -> None:
+def forward(root: Path, fold: int, batch_size: int, epochs: int, folder: Path, *which: str) -> None:
     """Pictures a second of a forward pass without gradients over a fold's training pictures.
 
     By our loader, from the card's memory and from the computer's, and on one batch of random
-    numbers that stays where it is, alternating.
+    numbers that stays where it is, alternating. ``which`` is as of ``card``, then options.
     """
-    network, device, autocast = on_card(name, trainer, precision)
+    network, still, autocast = on_card(batch_size, *which[:4])
+    device, options = still.device, which[4:]
     network.eval()
-    _, data = fold_data(root, fold, f"data.image_size={size}", *options)
+    _, data = fold_data(root, fold, f"data.image_size={which[1]}", *options)
     pixels = torch.from_numpy(data.cached_pixels)
     table = data.table("train")
     rows, labels = (torch.tensor(table[key].to_numpy()) for key in ("row", "label"))
@@ -226,7 +209,6 @@ def forward(
     for where, lie in (("card", pixels.to(device)), ("memory", pixels)):
         batches = BatchLoader(lie, rows, labels, batch_size, mean=mean, std=std, device=device)
         ways[f"from the {where}, pictures/s"] = lambda b=batches: (batch["image"] for batch in b)
-    still = random_pictures(batch_size, int(size), device)
     ways["bare, pictures/s"] = lambda: (still[: len(part)] for part in rows.split(batch_size))
 
     def run(images: Iterable[Tensor]) -> list[Tensor]:
@@ -241,8 +223,13 @@ def forward(
     write_speeds(folder, device, speeds)
 
 
-def on_card(name: str, trainer: str, precision: str) -> tuple[torch.nn.Module, torch.device, Any]:
-    """Return a network of torchvision or timm, where it is, and its autocast."""
+def on_card(
+    batch_size: int, name: str, size: str, trainer: str, precision: str
+) -> tuple[torch.nn.Module, Tensor, Any]:
+    """Return a network of torchvision or timm, random pictures where it is, and its autocast.
+
+    The pictures are float32 (B, 3, size, size) in channels_last order.
+    """
     device = torch.device("cuda" if trainer == "gpu" else "cpu")
     torch.backends.cudnn.benchmark = True
     try:
@@ -253,12 +240,9 @@ def on_card(name: str, trainer: str, precision: str) -> tuple[torch.nn.Module, t
         network = create_timm_model(name, num_classes=6)
     half = precision == "bf16-mixed"
     network = network.to(device, memory_format=torch.channels_last)
-    return network, device, lambda: torch.autocast(device.type, torch.bfloat16, enabled=half)
-
-
-def random_pictures(n: int, size: int, device: torch.device) -> Tensor:
-    """Return float32 (n, 3, size, size) in channels_last order."""
-    return torch.rand(n, 3, size, size, device=device).to(memory_format=torch.channels_last)
+    images = torch.rand(batch_size, 3, int(size), int(size), device=device)
+    images = images.to(memory_format=torch.channels_last)
+    return network, images, lambda: torch.autocast(device.type, torch.bfloat16, enabled=half)
 
 
 def timed(work: Callable[[], list[Tensor]]) -> float:
