@@ -22,10 +22,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mpoxcv import resolvers  # noqa: F401  registers them
 from mpoxcv.command_line import as_typed
 from mpoxcv.errors import UserError, visible
-from mpoxcv.explain import explain, flatten, of_outside, options_of
+from mpoxcv.explain import explain, of_outside, options_of
+from mpoxcv.resolvers import flatten
 from mpoxcv.undocumented import CHATTY_LOGGER, NVML_CHECK, UNWANTED_WARNINGS
 
 # numbers by default, but words mean something, too

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mpoxcv import undocumented
 from mpoxcv.errors import UserError, did_you_mean, visible
+from mpoxcv.resolvers import flatten
 
 # what joblib and submitit raise when a job's process has ended without a word; named, so that they
 # need not be imported
@@ -173,14 +174,6 @@ def options_of(conf_dir: Path, config_name: str, arguments: list[str]) -> dict[s
         except HydraException:
             config = compose(config_name)
     return dict.fromkeys(groups) | dict(flatten(OmegaConf.to_container(config)))
-
-
-def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each option of a plain config by its dotted name, and each group's."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield f"{prefix}{key}", value
-            yield from flatten(value, f"{prefix}{key}.")
 
 
 def _suggest_option(key: str, options: list[str]) -> str:

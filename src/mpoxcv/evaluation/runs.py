@@ -12,6 +12,7 @@ import pandas as pd
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import TEXTS, classes_of, read_predictions
 from mpoxcv.evaluation.process import why_unfinished
+from mpoxcv.resolvers import flatten
 from mpoxcv.storage.files import StrPath, read_json, read_metrics
 from mpoxcv.storage.stored_config import REFERENCE, read_plain
 
@@ -199,14 +200,9 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return dict(zip(names, experiments.values(), strict=True))
 
 
-def flat(node: Any, prefix: str = "") -> dict[str, Any]:
+def flat(node: Any) -> dict[str, Any]:
     """Return the values of nested mappings by their dotted names."""
-    if not isinstance(node, dict):
-        return {prefix: node}
-    items: dict[str, Any] = {}
-    for key, value in node.items():
-        items |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return items
+    return {name: value for name, value in flatten(node) if not isinstance(value, dict)}
 
 
 def _check_record(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> None:
