@@ -169,7 +169,7 @@ def main() -> None:
         parser.error("bare torch, timm and original train LeNet alone: --ways ours usual bare")
     ways = [way for way in arguments.ways if way != "timm" or find_spec("timm")]
     if len(ways) < len(arguments.ways):
-        hint = "its loader is left out (uv pip install --group benchmark)."
+        hint = "its loader is left out (uv pip install timm)."
         print(f"timm is not installed: {hint}", file=sys.stderr)
 
     result = measuring.conditions()

@@ -10,7 +10,7 @@ from scipy.interpolate import RegularGridInterpolator
 from mpoxcv.audit.surface import surface
 from mpoxcv.pictures import pixels as module
 from mpoxcv.pictures.images import decode
-from mpoxcv.pictures.pixels import edges_and_colours, grey, resize
+from mpoxcv.pictures.pixels import Form, edges_and_colours, grey, resize
 
 BILINEAR, BOX = Image.Resampling.BILINEAR, Image.Resampling.BOX
 
@@ -29,7 +29,9 @@ def way(request, monkeypatch):
 
 def check(pixels, size):
     image = Image.fromarray(pixels)
-    assert np.array_equal(resize(pixels, size), np.asarray(image.resize((size, size), BILINEAR)))
+    assert np.array_equal(
+        resize(pixels, Form(size)), np.asarray(image.resize((size, size), BILINEAR))
+    )
     assert np.array_equal(
         grey(pixels, size), np.asarray(image.convert("L").resize((size, size), BOX))
     )
@@ -68,10 +70,10 @@ def test_resize_without_antialiasing_takes_the_four_nearest(height, width):
     grid = RegularGridInterpolator((np.arange(height), np.arange(width)), pixels.astype(float))
     i, j = (np.clip((np.arange(size) + 0.5) * n / size - 0.5, 0, n - 1) for n in (height, width))
     expected = grid(np.stack(np.meshgrid(i, j, indexing="ij"), -1))
-    nearest = resize(pixels, size, antialias=False)
+    nearest = resize(pixels, Form(size, antialias=False))
     assert np.abs(nearest - expected).max() < 1
     if height > 2 * size:
-        assert np.abs(resize(pixels, size).astype(int) - nearest).max() > 100
+        assert np.abs(resize(pixels, Form(size)).astype(int) - nearest).max() > 100
 
 
 @pytest.mark.parametrize("shape", [(50, 40), (3, 200), (1, 1), (5, 6)])

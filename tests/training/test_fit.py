@@ -144,7 +144,7 @@ def test_schedules_one_after_another(train, tmp_path):
         (f"+callbacks.c={{_target_:{LIGHTNING}.ModelPruning,pruning_fn:l1_unstructured}}", "ModelPruning is not"),
         (f"+callbacks.c={{_target_:{LIGHTNING}.StochasticWeightAveraging,swa_lrs:0.1}}", "WeightAveraging."),
         (f"classifier.network={{_target_:torch.nn.Flatten}} {BACKBONE}", "is of one part"),
-        ("model=torchvision model.name=resnet18 data.batch_size=1", "data.batch_size=2 or more"),
+        ("model=torchvision model.name=resnet18 data.image_size=32 data.batch_size=1", "data.batch_size=2 or more"),
         ("callbacks=early_stopping +trainer.limit_val_batches=0", "val/f1_macro"),
         ("+trainer.val_check_interval=99", "See trainer.val_check_interval"),
         ("scheduler=plateau +trainer.limit_val_batches=0", "val/loss"),

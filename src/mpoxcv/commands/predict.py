@@ -27,7 +27,7 @@ from mpoxcv.evaluation.predictions import read_predictions
 from mpoxcv.pictures import tree
 from mpoxcv.pictures.cache import read_file
 from mpoxcv.pictures.images import decoded
-from mpoxcv.pictures.pixels import resize
+from mpoxcv.pictures.pixels import Form, resize
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
 from mpoxcv.storage.files import StrPath, read_json, write_csv
 from mpoxcv.storage.markup import for_spreadsheets, one_line
@@ -47,9 +47,9 @@ class TrainedRun:
     data: MSLDDataModule
 
     @property
-    def form(self) -> tuple[int, bool]:
-        """What pictures are made into: the arguments of ``mpoxcv.pictures.pixels.resize``."""
-        return self.data.image_size, self.data.antialias
+    def form(self) -> Form:
+        """What pictures are made into."""
+        return self.data.form
 
     def probabilities(self, pixels: np.ndarray) -> np.ndarray:
         """Return float64 (N, C) for uint8 (N, S, S, 3); UserError where they are not finite."""
@@ -210,13 +210,13 @@ def _check(cfg: DictConfig) -> None:
     require_suffix("output", output, ".csv")
 
 
-def _decode(path: Path, forms: set[tuple[int, bool]]) -> dict[tuple[int, bool], np.ndarray] | str:
+def _decode(path: Path, forms: set[Form]) -> dict[Form, np.ndarray] | str:
     """Return a picture in each form, or why there is none."""
     try:
         if holds_invisible(str(path)):
             return "has control characters, text directions or no UTF-8 in its name"
         with decoded(read_file(path)) as pixels:
-            return {form: resize(pixels, *form) for form in forms}
+            return {form: resize(pixels, form) for form in forms}
     except UserError as error:
         return str(error)
 

@@ -61,7 +61,7 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
     Raises:
         UserError: the stored config is refused (see ``mpoxcv.storage.stored_config``).
     """
-    stored, parts = stored_parts(run, cfg.trust, cfg.data)
+    stored, parts = stored_parts(run, cfg.trust, cfg.data, with_weights=True)
     trainer: Any = OmegaConf.to_container(stored.trainer, resolve=True)
     plain = {name: v for name, v in dict(trainer).items() if not isinstance(v, dict | list)}
     numbers = {name: value for name, value in plain.items() if name not in OWN_TRAINER}

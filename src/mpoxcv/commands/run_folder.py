@@ -33,6 +33,16 @@ def write_config(config: DictConfig, folder: Path) -> None:
         write_atomically(folder / ".hydra" / f"{name}.yaml", OmegaConf.to_yaml(part))
 
 
+def complete_config(folder: Path, preprocessing: Mapping[str, Any]) -> None:
+    """Write into a run's stored config what pictures are made into, where the network decided."""
+    file = folder / ".hydra" / "config.yaml"
+    if file.is_file():
+        stored = OmegaConf.load(file)
+        for name, value in preprocessing.items():
+            OmegaConf.update(stored, f"data.{name}", value, force_add=True)
+        write_atomically(file, OmegaConf.to_yaml(stored))
+
+
 def claim(folder: Path) -> BaseFileLock:
     """Keep other processes out of a run's folder until the lock is released or this process ends.
 
@@ -47,11 +57,12 @@ def claim(folder: Path) -> BaseFileLock:
 
 
 def stored_parts(
-    run: Path, trust: Sequence[str], moved: Mapping[str, Any]
+    run: Path, trust: Sequence[str], moved: Mapping[str, Any], with_weights: bool = False
 ) -> tuple[DictConfig, dict[str, DictConfig]]:
     """Return a run's stored config, and its parts ``data`` and ``classifier`` to instantiate.
 
-    ``moved`` has options of data that take the place of the stored ones where they say something.
+    ``moved`` has options of data that take the place of the stored ones where they say something;
+    ``with_weights``: the network is to begin with what it began with.
 
     Raises:
         UserError: the config is refused (see ``mpoxcv.storage.stored_config``).
@@ -61,7 +72,12 @@ def stored_parts(
     for name, value in moved.items():
         if value:
             OmegaConf.update(stored, f"data.{name}", value)
-    return stored, {key: instantiable(stored, key, file, trust) for key in ("data", "classifier")}
+    parts = {key: instantiable(stored, key, file, trust) for key in ("data", "classifier")}
+    network = parts["classifier"].get("network") or OmegaConf.create()
+    # checkpoints hold all of a network that is not frozen: what it began with may be gone
+    if not with_weights and network.get("weights") and network.get("train") != "head":
+        network.weights = None
+    return stored, parts
 
 
 def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from mpoxcv.command_line import command_for, shell
 from mpoxcv.commands.record import begin, check, finished_metrics, options_of, tell
-from mpoxcv.commands.run_folder import goes_on, leads, resume_path, stored_parts
+from mpoxcv.commands.run_folder import complete_config, goes_on, leads, resume_path, stored_parts
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.groups import REPLICATES, bootstrap, pooled
@@ -73,6 +73,8 @@ def train(cfg: DictConfig) -> Metrics:
     cfg.output_dir = str(folder)
 
     datamodule, classifier, trainer = build(cfg)
+    if leads():
+        complete_config(folder, datamodule.preprocessing())
     with ended(trainer.loggers):
         resume = resume_path(cfg.ckpt_path, folder)
         member = lockstep.current()
@@ -145,6 +147,9 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
 
     datamodule = instantiate(cfg.data)
     classifier = instantiate(cfg.classifier)
+    datamodule.prepare_for(classifier.network)
+    for name, value in datamodule.preprocessing().items():
+        OmegaConf.update(cfg, f"data.{name}", value)
     callbacks = [instantiate(c) for c in (cfg.get("callbacks") or {}).values() if c]
     loggers = open_loggers([config for config in (cfg.get("logger") or {}).values() if config])
     # Lightning refuses the monitor without a logger

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
 
 import lightning as L
@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mpoxcv.data.features import cached_features
 from mpoxcv.data.fold import Fold
 from mpoxcv.data.loader import BatchLoader, batch_sizes
 from mpoxcv.errors import UserError, check_choice, check_number
+from mpoxcv.models.factory import feature_count
+from mpoxcv.models.network import Network, Preprocessing
 from mpoxcv.storage.files import StrPath
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -67,11 +70,52 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         check_number("data.prefetch", self.prefetch, 0)
         check_number("data.gpu_cache_mb", self.gpu_cache_mb, 0)
         for option, value in (("mean", self.mean), ("std", self.std)):
-            if value is not None and (not isinstance(value, Sequence) or len(value) != 3):
+            if value is None:
+                continue
+            if not isinstance(value, Sequence) or len(value) != 3:
                 hint = "should be three numbers, for red, green and blue: [0.5,0.5,0.5]"
                 raise UserError(f"data.{option}={value} {hint}.")
-        # the cache's, where batches are made
+            setattr(self, option, list(value))
+        # the cache's, where batches are made; of a frozen backbone its features
         self._pixels: Tensor | None = None
+        self._network: nn.Module | None = None
+
+    def prepare_for(self, network: nn.Module) -> None:
+        """Make pictures into what a network was made for, where the options leave that open.
+
+        The features of a frozen backbone are computed once, and are what its batches hold.
+
+        Raises:
+            UserError: pictures of ``image_size`` do not fit, or ``augment`` cannot act on features.
+        """
+        made_for = getattr(network, "preprocessing", None)
+        if made_for is None or self._network is network:
+            return
+        self._network = network
+        others = []
+        for name, value in vars(made_for).items():
+            value = list(value) if isinstance(value, tuple) else value
+            given = getattr(self, name)
+            if given is None:
+                setattr(self, name, value)
+            elif given != value:
+                others.append(f"data.{name}={given} for {value}")
+        if not isinstance(network, Network):
+            return
+        if others and network.weights:
+            print(f"The weights were made for other pictures than these: {', '.join(others)}.")
+        if self.image_size != made_for.image_size:
+            feature_count(network.backbone, self.form.size)
+        if network.frozen and self.augment is not None:
+            raise UserError(
+                "data.augment acts on pictures, and of a frozen backbone (model.train=head) its outputs are kept: "
+                "set data.augment=null, since the copies in FOLDS_AUG are augmentation, or model.train=all."
+            )
+
+    def preprocessing(self) -> dict[str, Any]:
+        """Return what pictures are made into, by options of data."""
+        names = [field.name for field in fields(Preprocessing)]
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     def prepare_data(self) -> None:
         """Make the data, if there is a generator; Lightning calls this in one process a node."""
@@ -81,7 +125,12 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
     def setup(self, stage: str | None = None) -> None:
         """Read the fold, once for all stages; of several processes one fills the cache."""
         is_new = not self.doubts
+        if self.trainer and (module := self.trainer.lightning_module) is not None:
+            self.prepare_for(module.network)  # type: ignore[arg-type]
         self.read()
+        if self.trainer:
+            # a frozen backbone's pass comes before the fit, and its progress bar
+            self._on_device()
         if self.trainer and not self.trainer.is_global_zero:
             return
         for doubt in self.doubts if is_new else ():
@@ -119,17 +168,35 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         if self.trainer:
             options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
 
+        pixels, device = self._on_device()
+        return BatchLoader(
+            pixels, rows, labels, batch_size, seed=self.seed, mean=self.mean,
+            std=self.std, prefetch=self.prefetch, device=device, **options,
+        )  # fmt: skip
+
+    def _on_device(self) -> tuple[Tensor, torch.device]:
+        """Return what rows of the table stand for, and where batches are made of it."""
         # on the GPU that trains, and otherwise on the CPU
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         device = device if device.type == "cuda" else torch.device("cpu")
         if self._pixels is None:
-            self._pixels = torch.from_numpy(self.cached_pixels)
+            self._pixels = self._rows_of(device)
         if self._pixels.nbytes <= self.gpu_cache_mb * 2**20:
             self._pixels = self._pixels.to(device)
-        return BatchLoader(
-            self._pixels, rows, labels, batch_size, seed=self.seed, mean=self.mean,
-            std=self.std, prefetch=self.prefetch, device=device, **options,
+        return self._pixels, device
+
+    def _rows_of(self, device: torch.device) -> Tensor:
+        """Return what rows of the table stand for: pixels, or a frozen backbone's features."""
+        network = self._network
+        if not isinstance(network, Network) or not network.frozen:
+            return torch.from_numpy(self.cached_pixels)
+        place = next(network.parameters()).device
+        features = cached_features(
+            network.backbone, self.cached_pixels, self.cached_digests, self.form, self.mean,
+            self.std, self.cache_dir, device,
         )  # fmt: skip
+        network.to(place)
+        return torch.from_numpy(features)
 
     def _smallest_batch(self) -> int:
         """Return the fewest pictures to train on at once: BatchNorm takes two a process."""

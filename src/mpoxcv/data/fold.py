@@ -17,9 +17,11 @@ from mpoxcv.errors import UserError, check_choice, check_number
 from mpoxcv.pictures.cache import digest_files, fingerprint, open_cache, read_file
 from mpoxcv.pictures.images import decode
 from mpoxcv.pictures.patients import Names, doubts, read_names
+from mpoxcv.pictures.pixels import Form
 from mpoxcv.pictures.tree import SPLITS, left_out, reading
 from mpoxcv.storage.files import StrPath
 
+INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "hamming", "box")
 TRAIN_IMAGES = ("both", "augmented", "original")
 
 
@@ -42,8 +44,10 @@ class Fold:
         protocol: ``published`` or ``grouped`` (see ``mpoxcv.data.protocol.fold_table``).
         split_file: of the grouped folds.
         train_images: to train on: the ``augmented`` pictures, the ``original`` ones, or ``both``.
-        image_size: pixels; pictures are resized to a square.
-        antialias: false resizes as ``cv2.resize`` does (see ``mpoxcv.pictures.pixels.resize``).
+        image_size: pixels of a side; None is what the network was made for, or 32.
+        antialias, interpolation, crop: how pictures are resized (see
+            ``mpoxcv.pictures.pixels.Form``); None is what the network was made for, or bilinear and
+            squash.
         permute_labels: a negative control: Train's and Valid's classes are dealt out anew.
         patients: CSV file that tells patients in place of ``name_pattern`` (see
             ``mpoxcv.pictures.patients.PatientTable``).
@@ -69,8 +73,10 @@ class Fold:
     protocol: str = "published"
     split_file: StrPath | None = None
     train_images: str = "both"
-    image_size: int = 32
+    image_size: int | None = None
     antialias: bool = True
+    interpolation: str | None = None
+    crop: float | str | None = None
     permute_labels: bool = False
     patients: StrPath | None = None
     exclude: Sequence[str] = ()
@@ -96,7 +102,13 @@ class Fold:
         for option in ("antialias", "permute_labels"):
             if not isinstance(value := getattr(self, option), bool):
                 raise UserError(f"data.{option}={value} should be true or false.")
-        check_number("data.image_size", self.image_size, 1)
+        if self.image_size is not None:
+            check_number("data.image_size", self.image_size, 1)
+        if self.interpolation is not None:
+            check_choice("data.interpolation", self.interpolation, INTERPOLATIONS)
+        crop = self.crop
+        if crop not in (None, "squash") and not (isinstance(crop, float | int) and 0 < crop <= 1):
+            raise UserError(f"data.crop={crop} should be squash, or a number up to 1, as 0.875 is.")
         if self.threads is not None:
             check_number("data.threads", self.threads, 1)
 
@@ -107,7 +119,7 @@ class Fold:
         self.originals: dict[str, int] = {}
         self.doubts: list[str] = []
         self._tables: dict[str, pd.DataFrame] = {}
-        self.cached_pixels = np.zeros((0, self.image_size, self.image_size, 3), np.uint8)
+        self.cached_pixels = np.zeros((0, 0, 0, 3), np.uint8)
         # stamp and digest of each file when it was read
         self._read: dict[str, tuple[tuple[int, ...], str]] = {}
         # the pictures are procedural, or were when they were read
@@ -135,11 +147,13 @@ class Fold:
         # what the search for leaks needs is seen in passing
         watcher = Descriptions(self.cache_dir)
         cache = open_cache(
-            root, paths, self.image_size, self.cache_dir, self.threads, digests, self.antialias,
-            watcher,
+            root, paths, self.form, self.cache_dir, self.threads, digests, watcher,
         )  # fmt: skip
 
         self.cached_pixels = cache.pixels
+        # of the files of ``cached_pixels``
+        self.cached_digests = np.empty(len(cache.pixels), "U32")
+        self.cached_digests[cache.rows] = digests
         table = table.assign(digest=digests, row=cache.rows)
         if self.fold != POOLED:
             table, self.audit = settle_leaks(table, root, self.leaks, self.cache_dir, self.threads)
@@ -159,6 +173,12 @@ class Fold:
                 "Train on the originals with data.train_images=original, or make copies with scripts/make_folds.py."
             )
         return table
+
+    @property
+    def form(self) -> Form:
+        """What pictures are made into."""
+        size, way, crop = self.image_size or 32, self.interpolation or "bilinear", self.crop
+        return Form(size, self.antialias, way, crop or "squash")
 
     @functools.cached_property
     def names(self) -> Names:

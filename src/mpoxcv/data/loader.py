@@ -24,7 +24,8 @@ GPU_PART = 2**24
 class Batch(TypedDict):
     """One batch.
 
-    ``image`` is float32 (B, 3, S, S) in channels_last order, in [0, 1] unless normalised; ``label``
+    ``image`` is float32 (B, 3, S, S) in channels_last order, in [0, 1] unless normalised, or (B, D)
+    features of a frozen backbone; ``label``
     int64 (B,); ``index`` int64 (B,), the position in the split's table.
     """
 
@@ -43,7 +44,7 @@ class BatchLoader:
 
     Args:
         pixels: uint8 (n, S, S, 3), n at least the largest of ``rows`` + 1; memory-mapped, in
-            memory, or on a GPU.
+            memory, or on a GPU; or float32 (n, D), features, taken as they are.
         rows: int64 (N,), where in ``pixels`` the split's pictures lie.
         labels: int64 (N,).
         batch_size: B over all processes.
@@ -94,14 +95,15 @@ class BatchLoader:
         self.share = slice(rank, None, world_size)
         self.epoch = 0
 
+        self.are_features = pixels.is_floating_point()
         # (pixel / 255 - mean) / std over rows of 3 S numbers: seven times faster than over channels
-        size = pixels.shape[2]
+        size = pixels.shape[1]
         mean = torch.zeros(3) if mean is None else torch.tensor([*mean])
         std = torch.ones(3) if std is None else torch.tensor([*std])
         self.shift = (255 * mean.float()).repeat(size).to(self.device)
         self.scale = (255 * std.float()).repeat(size).to(self.device)
 
-        batch_bytes = pixels[0].numel() * batch_size
+        batch_bytes = pixels[0].nbytes * batch_size
         on_gpu = self.device.type == "cuda"
         # batches of a part
         self.together = max(1, (GPU_PART if on_gpu else PART) // batch_bytes)
@@ -148,6 +150,9 @@ class BatchLoader:
         first = skip // self.together
         for part, pictures in enumerate(self._gathered_ahead(rows[first:]), first):
             pictures = pictures.to(self.device, non_blocking=True)
+            if self.are_features:
+                yield from pictures.split(parts[part])[max(0, skip - part * self.together) :]
+                continue
             if self.augment is not None:
                 # every process draws for whole batches, so that a picture's draw does not depend
                 # on their number
@@ -161,7 +166,9 @@ class BatchLoader:
     def _gathered(self, rows: Tensor) -> Tensor:
         shape = (len(rows), *self.pixels.shape[1:])
         # from pinned memory a GPU takes them while the batch before is at work
-        out = torch.empty(shape, dtype=torch.uint8, pin_memory=True) if self.comes_to_gpu else None
+        out = None
+        if self.comes_to_gpu:
+            out = torch.empty(shape, dtype=self.pixels.dtype, pin_memory=True)
         # ten times faster than indexing
         return torch.index_select(self.pixels, 0, rows, out=out)
 

@@ -21,7 +21,7 @@ from mpoxcv.datasets.check import plain_console, print_counts
 from mpoxcv.errors import UserError, check_number
 from mpoxcv.pictures.images import decode, encode_jpeg
 from mpoxcv.pictures.patients import Names, join_twins, read_names
-from mpoxcv.pictures.pixels import resize
+from mpoxcv.pictures.pixels import Form, resize
 from mpoxcv.pictures.tree import FOLDERS, index_flat
 from mpoxcv.storage.files import StrPath, write_csv, write_json, write_linked
 
@@ -87,7 +87,7 @@ def make_folds(
         data = (source / path).read_bytes()
         originals, augmented = splitting.make_folders(folder, path.parent, splits, copies)
         write_linked([folder / path.name for folder in originals], data)
-        pixels = decode(data).copy() if size is None else resize(decode(data), size).copy()
+        pixels = decode(data).copy() if size is None else resize(decode(data), Form(size)).copy()
         writes = []
         for number in range(1, copies + 1 if augmented else 1):
             copy = path.with_name(f"{path.stem}_aug{number:02d}.jpg")

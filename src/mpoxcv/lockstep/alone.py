@@ -50,8 +50,8 @@ def _reasons(
             yield f"{type(part).__name__} is a subclass of {kind.__name__}"
     if type(classifier.network) is not LeNet:
         yield f"the network is {type(classifier.network).__name__}, and only LeNets are grouped"
-    if datamodule.image_size != LeNet.IMAGE_SIZE:
-        yield f"data.image_size={datamodule.image_size}"
+    if datamodule.form.size != LeNet.IMAGE_SIZE:
+        yield f"data.image_size={datamodule.form.size}"
     if classifier.compiled:
         yield "classifier.compile=true"
     if classifier.scheduler_interval != "epoch":

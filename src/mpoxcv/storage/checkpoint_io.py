@@ -66,20 +66,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: StrPath, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Load tensors and plain values, whatever ``weights_only`` says; UserError for any else."""
-        try:
-            if zipfile.is_zipfile(path):
-                with zipfile.ZipFile(path) as archive:
-                    if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-                        raise ValueError("its parts are packed, which torch never does: a bomb?")
-            # a path and no address, which Lightning's own way would fetch
-            checkpoint = torch.load(Path(path), map_location, weights_only=True)
-        # torch and zipfile raise a dozen kinds for damaged files
-        except Exception as error:
-            line = next(iter(str(error).splitlines()), type(error).__name__)
-            raise UserError(
-                f"The checkpoint {path} cannot be read: it is damaged, no checkpoint at all, "
-                f"or holds more than tensors and plain values ({line})."
-            ) from None
+        checkpoint = read_tensors(path, map_location)
         if fault := _fault_of(checkpoint):
             raise UserError(f"{path} is not a checkpoint of a run: {fault}.")
         folder = Path(os.path.realpath(path)).parent
@@ -89,6 +76,38 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Remove a checkpoint, and nothing else: the path may come out of one that was sent."""
         if (file := Path(path)).suffix == ".ckpt" and file.is_file():
             file.unlink()
+
+
+def read_tensors(path: StrPath, map_location: Any = None) -> dict[str, Any]:
+    """Return a file's tensors and plain values, of torch's format or safetensors'; runs no code.
+
+    Raises:
+        UserError: it cannot be read, or holds anything else.
+    """
+    try:
+        if Path(path).suffix == ".safetensors":
+            # here, since it comes with an extra
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                    raise ValueError("its parts are packed, which torch never does: a bomb?")
+        # a path and no address, which Lightning's own way would fetch
+        content = torch.load(Path(path), map_location, weights_only=True)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}")
+        return content
+    except ImportError:
+        raise
+    # torch and zipfile raise a dozen kinds for damaged files
+    except Exception as error:
+        line = next(iter(str(error).splitlines()), type(error).__name__)
+        raise UserError(
+            f"{path} cannot be read: it is damaged, no checkpoint at all, "
+            f"or holds more than tensors and plain values ({line})."
+        ) from None
 
 
 def _moved(checkpoint: dict[str, Any], move: Callable[[str], str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from mpoxcv.data.loader import Batch, mix, seed_generators
 from mpoxcv.errors import Diverged, UserError, check_choice, shorten
+from mpoxcv.models.network import Network, Weights, set_frozen_to_eval
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
 from mpoxcv.storage.stored_config import instantiable, load_config
 from mpoxcv.training.metrics import classification_metrics
@@ -40,6 +41,7 @@ REFUSED = {
     theirs.ModelPruning: "Its masks are no weights of the network that checkpoints are read into.",
     theirs.StochasticWeightAveraging: "Take lightning.pytorch.callbacks.WeightAveraging.",
 }
+BACKBONE = "network.backbone."
 DEFAULT_OPTIMIZER = functools.partial(torch.optim.AdamW, lr=1e-3)
 
 
@@ -137,8 +139,15 @@ class LesionClassifier(L.LightningModule):
         self.save_hyperparameters({"classes": self.classes})
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map float (B, 3, S, S) to scores (B, C)."""
+        """Map float (B, 3, S, S), or a frozen backbone's features (B, D), to scores (B, C)."""
         return self.network(image)
+
+    def train(self, mode: bool = True) -> Self:
+        """Put the network into training, but what of it is frozen; as ``nn.Module.train``."""
+        super().train(mode)
+        if mode:
+            set_frozen_to_eval(self.network)
+        return self
 
     @property
     def backbone(self) -> nn.ModuleList:
@@ -215,6 +224,8 @@ class LesionClassifier(L.LightningModule):
         return self(batch["image"]).softmax(1)
 
     def on_train_epoch_start(self) -> None:  # noqa: D102
+        # BackboneFinetuning may have thawed some of it
+        self.train()
         self._steps.clear()
         self._row()
 
@@ -354,6 +365,17 @@ class LesionClassifier(L.LightningModule):
         checkpoint["history"] = self.history
         checkpoint["should_stop"] = self.trainer.should_stop
         checkpoint["steps"] = self._all_steps() if self._steps else []
+        if weights := self._unchanged():
+            checkpoint["weights"] = weights.sha256
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = {
+                n: t for n, t in state.items() if not n.startswith(BACKBONE)
+            }
+
+    def _unchanged(self) -> Weights | None:
+        """Return the weights that the backbone keeps, and that checkpoints are without."""
+        frozen = isinstance(self.network, Network) and self.network.frozen
+        return self.network.weights if frozen else None  # type: ignore[return-value]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other classes or of another network, with the first differences.
@@ -375,6 +397,14 @@ class LesionClassifier(L.LightningModule):
                 f"The checkpoint was trained on the classes [{', '.join(classes)}], "
                 f"and these are [{', '.join(self.classes)}]."
             )
+        if weights := self._unchanged():
+            if (sha256 := checkpoint.get("weights")) not in (None, weights.sha256):
+                raise UserError(
+                    f"The checkpoint's head was trained on other weights of the backbone: SHA-256 {sha256}, and "
+                    f"{weights.source} has {weights.sha256}. Give those: model.weights=…"
+                )
+            kept = {n: t for n, t in self.state_dict().items() if n.startswith(BACKBONE)}
+            checkpoint["state_dict"] = {**kept, **checkpoint.get("state_dict", {})}
         ours, theirs = (
             {name: tuple(value.shape) for name, value in weights.items()}
             for weights in (self.state_dict(), checkpoint.get("state_dict", {}))

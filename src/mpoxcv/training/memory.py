@@ -27,7 +27,7 @@ def memory_explained(data: MSLDDataModule) -> Iterator[None]:
             memory = "the memory"
         else:
             raise
-        size, side = data.batch_size, data.image_size
+        size, side = data.batch_size, data.form.size
         ways = [f"data.batch_size={max(1, size // 2)}"] if size > 1 else []
         if data.eval_batch_size > size:
             ways.append(f"data.eval_batch_size={size}")

@@ -60,7 +60,7 @@ class SamplePictures(L.Callback):
         if not trainer.is_global_zero:
             return
         datamodule: MSLDDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        size = f"{datamodule.image_size} x {datamodule.image_size} pixels"
+        size = f"{datamodule.form.size} x {datamodule.form.size} pixels"
         for split in SPLITS:
             table = datamodule.table(split)
             pictures: list[np.ndarray | None] = []

@@ -1,0 +1,120 @@
+"""A network in two parts: a backbone, which may be pretrained, and a new head.
+
+Legend: B batch, S picture size in pixels, D features, C classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from mpoxcv.errors import UserError
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What pictures are made into for a network; the options of data of the same names.
+
+    ``interpolation`` is ``bilinear`` or another of Pillow's; ``crop`` is ``squash``, or the share
+    of a side that is cut out (see ``mpoxcv.pictures.pixels.Form``). ``mean`` and ``std`` normalise.
+    """
+
+    image_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: str = "bilinear"
+    crop: float | str = "squash"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Where a backbone's weights come from; ``sha256`` is the file's, or that of its tensors."""
+
+    source: str
+    licence: str
+    sha256: str
+
+
+class Network(nn.Module):
+    """A backbone and its head.
+
+    What is not trained stays as it is: it has no gradients, and its batch norm and dropout do what
+    they do in evaluation.
+
+    Args:
+        backbone: maps float (B, 3, S, S) to features (B, D).
+        head: maps features to scores (B, C).
+        train: ``all``; ``head``, which alone is trained; or a number: the backbone's last
+            ``parts``, as many as that, are trained, too.
+        preprocessing: that the backbone was made for.
+        weights: of the backbone; None: random.
+
+    Raises:
+        UserError: ``train`` is none of these, or more than the backbone's parts.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Module,
+        train: str | int = "all",
+        preprocessing: Preprocessing | None = None,
+        weights: Weights | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.preprocessing, self.weights = preprocessing, weights
+        self.frozen = train == "head"
+        if train == "all":
+            return
+        parts = self.parts()
+        number = 0 if train == "head" else train
+        if not isinstance(number, int) or not 0 <= number <= len(parts):
+            names = ", ".join(parts)
+            raise UserError(
+                f"model.train={train} is not one of all, head, or a number: how many of the backbone's last parts are "
+                f"trained with the head, up to {len(parts)}: {names}."
+            )
+        for part in list(parts.values())[: len(parts) - number]:
+            part.requires_grad_(False)
+        if not number:
+            # what lies between the parts, such as a class token
+            backbone.requires_grad_(False)
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the backbone's parts by name, in order; those of its sequences one by one."""
+        parts: dict[str, nn.Module] = {}
+        for name, child in self.backbone.named_children():
+            sequence = isinstance(child, nn.Sequential | nn.ModuleList) and len(child) > 1
+            below = child.named_children() if sequence else [("", child)]
+            parts |= {f"{name}.{inner}".rstrip("."): module for inner, module in below}
+        return {n: p for n, p in parts.items() if next(p.parameters(), None) is not None}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map float (B, 3, S, S), or a backbone's features (B, D), to scores (B, C)."""
+        return self.head(x if x.ndim == 2 else self.backbone(x))
+
+
+def make_head(features: int, classes: int, dropout: float, hidden: Sequence[int]) -> nn.Sequential:
+    """Return a linear head, or one with hidden layers of these widths; dropout before each layer.
+
+    Raises:
+        UserError: a number is not what it should be.
+    """
+    if not 0 <= dropout < 1:
+        raise UserError(f"model.dropout={dropout} should be at least 0 and below 1.")
+    layers: list[nn.Module] = []
+    for width in hidden:
+        if not isinstance(width, int) or width < 1:
+            raise UserError(f"model.hidden={list(hidden)} should be widths of layers: [256].")
+        layers += [nn.Dropout(dropout), nn.Linear(features, width), nn.ReLU()]
+        features = width
+    return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(features, classes))
+
+
+def set_frozen_to_eval(network: nn.Module) -> None:
+    """Put each part that has parameters, none of which is trained, into evaluation."""
+    for module in network.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            module.eval()
