@@ -42,21 +42,21 @@ class Run(NamedTuple):
     mib: float
 
 
-def run(*command: str | Path) -> Run:
+def run(*command: str | Path, log: Path | None = None) -> Run:
     """Run Python with these arguments and wait for its end.
 
     A child's peak memory is at least its parent's at the start: whoever calls this must not have
     imported torch.
 
     Raises:
-        SystemExit: it failed; with the end of what it printed, all of which stays in the file that
-            the environment variable BENCHMARK_LOG names.
+        SystemExit: it failed; with the end of what it printed, all of which stays in the file
+            ``log``, or that which the environment variable BENCHMARK_LOG names.
     """
     paths = [str(HERE), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | TERMINAL | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     full = [sys.executable, *map(str, command)]
 
-    log = os.environ.get("BENCHMARK_LOG")
+    log = log or os.environ.get("BENCHMARK_LOG")
     with Path(log).open("w+b") if log else tempfile.TemporaryFile() as output:
         begin = time.monotonic()
         process = subprocess.Popen(

@@ -85,11 +85,11 @@ def check(options: Mapping[str, str], folder: Path, goes_on: bool) -> None:
 def begin(folder: Path, now: Mapping[str, Mapping[str, Any]], before: Path | None = None) -> None:
     """Write how a run begins, once; compare what goes on with how it, or ``before``, began.
 
-    ``now`` has ``options``, ``data`` and ``versions``. Other versions are told on stderr, and
-    provenance.json has both.
+    ``now`` has ``options``, ``data``, ``versions`` and, where there are, ``weights``. Other
+    versions are told on stderr, and provenance.json has both.
 
     Raises:
-        UserError: options or data are others.
+        UserError: options, data or weights are others.
     """
     folder = folder.absolute()
     for run in dict.fromkeys((folder, before or folder)):
@@ -111,7 +111,7 @@ def tell(run: Path, now: Mapping[str, Mapping[str, Any]]) -> None:
 def _compare(run: Path, now: Mapping[str, Mapping[str, Any]]) -> None:
     """Refuse options and data that are not those that a run began with, if it has begun."""
     then = read_beginning(run)
-    kinds = [kind for kind in ("options", "data") if kind in then and kind in now]
+    kinds = [kind for kind in ("options", "data", "weights") if kind in then and kind in now]
     differing = {kind: pairs for kind in kinds if (pairs := differences(then[kind], now[kind]))}
     if not differing:
         return

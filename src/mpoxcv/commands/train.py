@@ -83,6 +83,8 @@ def train(cfg: DictConfig) -> Metrics:
         with memory_explained(datamodule):
             if leads():
                 now = {"options": options, **beginning(datamodule)}
+                if weights := getattr(classifier.network, "weights", None):
+                    now["weights"] = {weights.source: weights.sha256}
                 begin(folder, now, Path(resume).absolute().parent.parent if resume else None)
             trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
         metrics = score(trainer, classifier, datamodule, best_checkpoint(trainer))

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +29,7 @@ from mpoxcv.training.tensorboard import tensorboard_writer
 
 PACKAGES = (
     "mpoxcv", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf",
-    "numpy", "pandas", "scikit-learn", "matplotlib", "pillow", "tensorboard",
+    "numpy", "pandas", "scikit-learn", "matplotlib", "pillow", "tensorboard", "timm", "onnxruntime",
 )  # fmt: skip
 # of pictures that changed
 EXAMPLES = 10
@@ -116,6 +117,8 @@ class Provenance(L.Callback):
             "originals": datamodule.originals, "audit": datamodule.audit,
             "doubts": datamodule.doubts,
         }  # fmt: skip
+        weights = getattr(pl_module.network, "weights", None)
+        self.content["weights"] = asdict(weights) if weights else None
         device = trainer.strategy.root_device
         on_gpu = device.type == "cuda"
         name = torch.cuda.get_device_name(device) if on_gpu else platform.processor()
