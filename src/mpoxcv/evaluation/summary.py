@@ -130,7 +130,6 @@ def _content(group: Group) -> dict[str, Any]:
     _, low, high = metrics[PRIMARY]
     labels, predicted = codes(rows, "label"), codes(rows, "prediction")
     confusion = st.confusion(labels, predicted, len(classes), plain_weights(rows))
-    right = int((labels == predicted).sum())
     return {
         "name": group.name, "data": str(rows["data"].iloc[0]),
         "synthetic": bool(data.get("synthetic", False)),
@@ -148,15 +147,12 @@ def _content(group: Group) -> dict[str, Any]:
         "runs": [_run_content(run) for run in group.finished],
         "mean_sd": _mean_sd(group),
         "pooled": metrics,
-        # as if pictures were independent: only where every row is another one
-        "wilson_accuracy": list(st.wilson(right, len(rows))) if rows["image"].is_unique else None,
         "per_class": _per_class(rows, group.draws), "confusion": confusion[0].tolist(),
         "mpox": _against_rest(group, str(first.config.get("positive_class"))),
         "calibration": _calibration(group), "coverage": _coverage(group),
         "variance": _variance(group), "baselines": _baselines(group),
         "permutation_control": low <= 1 / len(classes) <= high if permuted else None,
         "confused": _most_confused(rows), "ensemble": _ensemble(group),
-        "disagreeing": _disagreeing(rows),
     }  # fmt: skip
 
 
@@ -313,12 +309,3 @@ def _ensemble(group: Group) -> dict[str, Any] | None:
         "networks": [int(networks.min()), int(networks.max())],
         "pooled": pooled(averaged, bootstrap(averaged, len(group.draws))),
     }
-
-
-def _disagreeing(rows: pd.DataFrame, most: int = 10) -> dict[str, Any]:
-    """Return how many patients have several test pictures, and those with right and wrong ones."""
-    right = (rows["label"] == rows["prediction"]).groupby([rows["seed"], rows["patient"]]).nunique()
-    pictures = rows.groupby("patient")["image"].nunique()
-    several = pictures.index[pictures > 1]
-    mixed = sorted(set(right.index[right > 1].get_level_values("patient")) & set(several))
-    return {"several": len(several), "disagree": len(mixed), "patients": mixed[:most]}

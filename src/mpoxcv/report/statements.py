@@ -79,7 +79,7 @@ def missing_folds(summary: Summary) -> Iterator[str]:
 
 
 def notes_of(summary: Summary) -> Iterator[str]:
-    """Yield what stands below the results: the baselines, the spread, and Wilson's interval."""
+    """Yield what stands below the results: the baselines, the missing folds, and the spread."""
     colours = "logistic regression on a histogram of colours, which knows no shapes"
     yield f"Baselines: the commonest class of Train; and {colours}."
     yield from missing_folds(summary)
@@ -89,9 +89,6 @@ def notes_of(summary: Summary) -> Iterator[str]:
                 f"{group['name']}: SD of the balanced accuracy between folds {spread['fold']:.3f}, between seeds "
                 f"{spread['seed']:.3f}, and what is left {spread['residual']:.3f} (random effects by the method of moments)."
             )
-        if wilson := group["wilson_accuracy"]:
-            interval = "Wilson's interval of the accuracy {:.3f} to {:.3f}, as if independent"
-            yield f"{group['name']}: {interval.format(*wilson)}."
 
 
 def protocol_of(summary: Summary) -> Iterator[str]:
