@@ -79,7 +79,6 @@ def _drawn(line: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
 
 def _cut(line: str, font: ImageFont.FreeTypeFont) -> str:
     """Return the line, or what of it fits over a picture."""
-    length = len(line)
-    while length and font.getlength(line[:length] + "…" * (length < len(line))) > PLACE[0] - GAP:
-        length -= 1
-    return line[:length] + "…" * (length < len(line))
+    while font.getlength(line) > PLACE[0] - GAP:
+        line = f"{line[:99].removesuffix('…')[:-1]}…"
+    return line

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from rich.cells import cell_len
 from sklearn.metrics import confusion_matrix
@@ -33,29 +32,23 @@ LETTERS, LINE = 10.5, 0.18
 PAPER = {False: "white", True: "#FFF6E5"}
 SYNTHETIC_NOTE = "SYNTHETIC DATA: procedural pictures, not patients"
 
-# Inches left of, below and right of the axes.
-Margins = tuple[float, float, float]
 # A decorator: a name with dollar signs is no formula.
 literal_text = matplotlib.rc_context({"text.parse_math": False})
 
 
 @literal_text
 def new_figure(
-    title: str, synthetic: bool, width: float, height: float, margins: Margins | None = None
+    title: str, synthetic: bool, width: float, height: float, margins: tuple[float, float, float]
 ) -> Figure:
     """Return an empty figure with a title that says when its data are synthetic.
 
-    Sizes are inches. Without margins matplotlib finds them, in three times the time to draw.
+    Sizes are inches; the margins are those left of, below and right of the axes, which matplotlib
+    would find in three times the time to draw.
     """
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER[synthetic])
     lines = title_lines(title, synthetic, width)
-    heading = figure.suptitle("\n".join(lines), fontsize=11)
-    if margins is None:
-        figure.set_layout_engine("constrained")
-        return figure
-
+    figure.suptitle("\n".join(lines), fontsize=11, y=1 - 0.07 / height)
     left, bottom, right = margins
-    heading.set_y(1 - 0.07 / height)
     top = LINE * len(lines) + 0.2
     figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
     return figure
@@ -108,41 +101,33 @@ def describe(predictions: pd.DataFrame) -> str:
 
 
 @literal_text
-def confusion_figure(
-    predictions: pd.DataFrame, normalise: bool = False, counted: bool = False
-) -> Figure:
-    """Draw the confusion matrix: counts, or each true class's shares (rows sum to 1), or both."""
+def confusion_figure(predictions: pd.DataFrame) -> Figure:
+    """Draw the confusion matrix: counts, and each true class's shares (rows sum to 1)."""
     classes = classes_of(predictions)
     truth, called = predictions["label"], predictions["prediction"]
     weight = weights_of(predictions)
     counts = confusion_matrix(truth, called, labels=classes, sample_weight=weight)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1e-12)
-    values = shares if normalise else counts
 
     # All in inches.
     names, longest = in_lines(classes, 32, lines=2)
     side = max(2.0, 0.55 * len(classes))
     left, bottom = 0.9 + 0.09 * longest, 0.6 + 0.065 * longest
     size = left + 1.25 * side + 0.6, bottom + side + 0.9
-    kind = "row-normalised" if normalise else "counts"
-    title = f"Confusion matrix ({'counts and ' * counted}{kind})\n{describe(predictions)}"
+    title = f"Confusion matrix (counts and row-normalised)\n{describe(predictions)}"
     figure = new_figure(title, is_synthetic(predictions), *size, margins=(left, bottom, 0.2))
     axes = figure.subplots()
 
-    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1 if normalise else None)
-    label = "share of the true class" if normalise else "pictures"
-    ticks = MaxNLocator(integer=not normalise)
-    figure.colorbar(image, ax=axes, shrink=0.8, label=label, ticks=ticks)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
     totals = [f"{name} ({n:.4g})" for name, n in zip(names, counts.sum(1), strict=True)]
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), totals)
     axes.set(xlabel="predicted class", ylabel="true class (pictures)")
 
-    shade = np.asarray(image.norm(values))
     for row, column in np.ndindex(counts.shape):
-        count, share = f"{counts[row, column]:.4g}", f"{shares[row, column]:.2f}"
-        text = f"{count}\n{share}" if counted else share if normalise else count
-        colour = "white" if shade[row, column] > 0.55 else "black"
+        text = f"{counts[row, column]:.4g}\n{shares[row, column]:.2f}"
+        colour = "white" if shares[row, column] > 0.55 else "black"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     return figure
 
@@ -237,26 +222,21 @@ def learning_curves_figure(history: pd.DataFrame, title: str, synthetic: bool) -
     return figure
 
 
-def draw_all(predictions: pd.DataFrame) -> dict[str, Figure]:
-    """Return every figure of one split's predictions by name."""
+def draw_all(predictions: pd.DataFrame, positive: str = "") -> dict[str, Figure]:
+    """Return every figure of one split's predictions by name; ``positive`` as in curves_figure."""
     return {
         "confusion_matrix": confusion_figure(predictions),
-        "confusion_matrix_normalised": confusion_figure(predictions, normalise=True),
-        **{kind: curves_figure(predictions, kind) for kind in AXES},
+        **{kind: curves_figure(predictions, kind, positive) for kind in AXES},
         "reliability": reliability_figure(predictions),
     }
 
 
 def figures_of(group: Group) -> dict[str, Figure]:
-    """Return a group's figures by title."""
+    """Return a group's figures by name."""
     positive = (group.content["mpox"] or {}).get("class", group.content["classes"][0])
-    drawn = {
-        "Confusion matrix": confusion_figure(group.rows, normalise=True, counted=True),
-        **{AXES[kind][0]: curves_figure(group.rows, kind, positive) for kind in AXES},
-        "Reliability": reliability_figure(group.rows),
-    }
+    drawn = draw_all(group.rows, positive)
     if any(run.history is not None for run in group.finished):
-        drawn["Training curves of all folds"] = histories_figure(group)
+        drawn["training_curves"] = histories_figure(group)
     return drawn
 
 
