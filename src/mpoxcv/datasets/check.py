@@ -61,12 +61,13 @@ def check(
 
 
 def count_rows(table: pd.DataFrame, classes: Sequence[str], compare: bool) -> list[list[str]]:
-    """Return cells of counts, headings first: four rows a fold, then two for all folds.
+    """Return cells of counts, headings first: a row a part of a fold, then two for all folds.
 
     ``compare`` puts the published counts beside, with ``DIFFERS`` wherever another one was found.
     """
     part = table["split"].where(~table["augmented"], "augmented")
-    order = pd.MultiIndex.from_product([sorted(set(table["fold"])), PARTS])
+    parts = [name for name in PARTS if compare or name in set(part)]
+    order = pd.MultiIndex.from_product([sorted(set(table["fold"])), parts])
     counts = pd.crosstab([table["fold"], part], table["class"])
     counts = counts.reindex(index=order, columns=classes, fill_value=0)
     originals = table[~table["augmented"]].drop_duplicates(["class", "original"])

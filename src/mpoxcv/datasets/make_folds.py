@@ -17,12 +17,12 @@ from rich.progress import track
 from mpoxcv.audit.descriptions import same_pictures
 from mpoxcv.command_line import command_for, data_options, setting
 from mpoxcv.datasets import folds as splitting
-from mpoxcv.datasets.check import plain_console, print_counts
+from mpoxcv.datasets.check import count_rows, plain_console, print_counts
 from mpoxcv.errors import UserError, check_number
 from mpoxcv.pictures.images import decode, encode_jpeg
 from mpoxcv.pictures.patients import Names, join_twins, read_names
 from mpoxcv.pictures.pixels import resize
-from mpoxcv.pictures.tree import FOLDERS, index_flat
+from mpoxcv.pictures.tree import index_flat
 from mpoxcv.storage.files import StrPath, write_csv, write_json, write_linked
 
 
@@ -136,24 +136,12 @@ def _write_copy(files: list[Path], pixels: np.ndarray) -> None:
 def _report(folds: pd.DataFrame, by: str, notes: list[str]) -> None:
     console = plain_console()
     classes = sorted(set(folds["class"]))
+    table = folds.assign(augmented=False, original=folds["image"])
+    print_counts(console, "Pictures", count_rows(table, classes, False), classes)
     whole = folds[folds["fold"] == 1]
-    in_order = folds.assign(split=pd.Categorical(folds["split"], list(FOLDERS)))
-    parts = list(in_order.groupby(["fold", "split"], observed=True))
-    rows = [["fold", "", *classes, "total"]]
-    for (fold, split), part in [*parts, (("all", ""), whole)]:
-        cells = [*(part[part["class"] == name] for name in classes), part]
-        counts = [f"{len(cell)} ({cell['patient'].nunique()})" for cell in cells]
-        rows.append([str(fold), FOLDERS.get(split, split), *counts])
-    print_counts(console, "Pictures (patients)", rows, classes)
-
-    table = whole.set_index("image")
-    tests = folds[folds["split"] == "test"].groupby("fold")["image"]
-    worst, fold = max((splitting.unlikeness(table, images)[1], fold) for fold, images in tests)
     patients = whole["patient"].value_counts().sort_index()
     example = whole["image"][whole["patient"] == patients.idxmax()]
     console.print(
-        f"Balance: a class's share in a Test is at most {100 * worst:.1f} percentage points from its share in "
-        f"all pictures (fold {fold}).\n"
         f"Patients: {len(patients)}, told from {len(whole)} file names {by}.\n"
         f"For example, of patient {patients.idxmax()}: {', '.join(example[:3])}. If this is wrong, the splits "
         "leak: set data.name_pattern or data.patients, and make the folds again."

@@ -190,8 +190,8 @@ def doubts(originals: pd.DataFrame, names: Names | None = None) -> Iterator[Doub
         one = crossing[crossing["patient"] == crossing["patient"].iloc[0]]
         yield Doubt(
             crossing["patient"].nunique(), f"of {n} patients have pictures in several classes",
-            "Each counts as one person. If names count anew in each class, let the pattern see the class: "
-            f"{shell(setting('data.name_pattern', by_class(names)))}, or give data.patients=FILE.csv.",
+            "Each counts as one person. If names count anew in each class, let the pattern see the class, as in "
+            f"{shell(setting('data.name_pattern', BY_CLASS))}, or give data.patients=FILE.csv.",
             tuple(one.drop_duplicates("class")["path"][:2]),
         )  # fmt: skip
 
@@ -215,13 +215,6 @@ def doubts(originals: pd.DataFrame, names: Names | None = None) -> Iterator[Doub
             fold, split, name = absent.index[0]
             kind = f"class(es) lack in a split: fold {fold}'s {split} has no {name}, and so on"
             yield Doubt(len(absent), kind, "Its metrics are of the other classes alone.")
-
-
-def by_class(names: Names | None) -> str:
-    """Return a pattern for names that count anew in each class: the one in use, if that is easy."""
-    start = "(?P<original>(?P<patient>"
-    pattern = names.pattern.pattern if isinstance(names, NamePattern) else ""
-    return pattern.replace(start, f"{start}[^/]+/", 1) if pattern.startswith(start) else BY_CLASS
 
 
 def join_twins(table: pd.DataFrame, contents: pd.Series) -> pd.Series:

@@ -234,36 +234,7 @@ def draw_all(predictions: pd.DataFrame, positive: str = "") -> dict[str, Figure]
 def figures_of(group: Group) -> dict[str, Figure]:
     """Return a group's figures by name."""
     positive = (group.content["mpox"] or {}).get("class", group.content["classes"][0])
-    drawn = draw_all(group.rows, positive)
-    if any(run.history is not None for run in group.finished):
-        drawn["training_curves"] = histories_figure(group)
-    return drawn
-
-
-@literal_text
-def histories_figure(group: Group) -> Figure:
-    """Draw the loss of every run over its epochs, train and val."""
-    folds = group.content["folds"]
-    # Inches of the legend, of four columns.
-    rows = 0.19 * -(-(len(folds) + 2) // 4)
-    title = f"Training curves of all folds\n{group.content['data']}"
-    synthetic, margins = group.content["synthetic"], (0.7, 0.6 + rows, 0.2)
-    figure = new_figure(title, synthetic, 6.4, 4.6 + rows, margins)
-    axes = figure.subplots()
-
-    legend = {"train": Line2D([], [], color="0.4", ls=":"), "val": Line2D([], [], color="0.4")}
-    for run in group.finished:
-        if run.history is None:
-            continue
-        epoch, colour = run.history["epoch"], COLOURS[folds.index(run.fold) % len(COLOURS)]
-        axes.plot(epoch, run.history["train/loss"], ":", color=colour, linewidth=1.2)
-        (line,) = axes.plot(epoch, run.history["val/loss"], color=colour, linewidth=1.2)
-        legend[f"fold {run.fold}"] = line
-
-    axes.set(xlabel="epoch", ylabel="loss (cross entropy)", ylim=(0, None))
-    axes.grid(alpha=0.3)
-    figure.legend(legend.values(), legend.keys(), fontsize=8, loc="lower center", ncols=4)
-    return figure
+    return draw_all(group.rows, positive)
 
 
 @literal_text
