@@ -285,37 +285,25 @@ def _average(values: Floats, weights: NDArray) -> Floats:
 
 def _areas(labels: NDArray, probabilities: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Return AUROC and average precision, (R, C) each."""
-    # from sorted sums: positives x negatives would not fit for many rows
     areas = np.empty((2, len(weights), probabilities.shape[1]))
-    rankings = [_ranked(labels == label, p) for label, p in enumerate(probabilities.T)]
     step = max(1, BLOCK // len(labels))
-    for start in range(0, len(weights), step):
-        block = slice(start, start + step)
-        # (N, step): rows are taken, and added up, as a whole
-        drawn = np.ascontiguousarray(weights[block].T)
-        nothing = np.zeros_like(drawn[:1])
-        for label, (positives, negatives, ends, below, upto) in enumerate(rankings):
-            hits = np.concatenate([nothing, drawn[positives].cumsum(0)[ends]])
-            alarms = np.concatenate([nothing, drawn[negatives].cumsum(0)])
-            new_hits = np.diff(hits, axis=0)
+    for label, p in enumerate(probabilities.T):
+        # likeliest first, and the last of each score
+        order = np.argsort(-p, kind="stable")
+        ends = np.flatnonzero(np.diff(p[order], append=np.nan))
+        positive = (labels == label)[order]
+        for start in range(0, len(weights), step):
+            block = slice(start, start + step)
+            drawn = weights[block, order]
+            hits = (drawn * positive).cumsum(1)[:, ends]
+            alarms = (drawn * ~positive).cumsum(1)[:, ends]
+            new_hits, new_alarms = (np.diff(sums, prepend=0) for sums in (hits, alarms))
             # a tie wins half
-            won = (new_hits * (alarms[-1] - (alarms[below] + alarms[upto]) / 2)).sum(0)
-            precision = np.nan_to_num(_ratio(hits[1:], hits[1:] + alarms[upto]))
-            areas[0, block, label] = _ratio(won, hits[-1] * alarms[-1])
-            areas[1, block, label] = _ratio((new_hits * precision).sum(0), hits[-1])
+            won = (new_alarms * (hits - new_hits / 2)).sum(1)
+            precision = np.nan_to_num(_ratio(hits, hits + alarms))
+            areas[0, block, label] = _ratio(won, hits[:, -1] * alarms[:, -1])
+            areas[1, block, label] = _ratio((new_hits * precision).sum(1), hits[:, -1])
     return areas[0], areas[1]
-
-
-def _ranked(positive: NDArray, p: Floats) -> tuple[NDArray, ...]:
-    """Rank a class against the rest: its positives and negatives, likeliest first, and ties."""
-    order = np.argsort(-p, kind="stable")
-    positives = order[positive[order]]
-    negatives = order[~positive[order]]
-    scores = -p[positives]
-    # of each score that a positive has: its last positive, and the negatives above, and from it up
-    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)[: len(scores)]
-    below, upto = (np.searchsorted(-p[negatives], scores[ends], side) for side in ("left", "right"))
-    return positives, negatives, ends, below, upto
 
 
 def _logits(probabilities: ArrayLike) -> Floats:

@@ -3,7 +3,6 @@
 import base64
 import io
 import textwrap
-import warnings
 from pathlib import Path
 
 import matplotlib
@@ -56,7 +55,7 @@ def new_figure(
 
 def title_lines(title: str, synthetic: bool, width: float) -> list[str]:
     """Return a title's lines for ``width`` inches; they say when the data are synthetic."""
-    lines = [*title.split("\n"), *[SYNTHETIC_NOTE] * synthetic]
+    lines = [*drawable(title)[0].split("\n"), *[SYNTHETIC_NOTE] * synthetic]
     return [part for line in lines for part in textwrap.wrap(line, int(LETTERS * width))]
 
 
@@ -75,10 +74,8 @@ def save_figure(figure: Figure | Image.Image, file: Path) -> None:
 def svg_url(figure: Figure) -> str:
     """Return a figure as a ``data:`` URL of an SVG whose text is text, always the same bytes."""
     stream = io.StringIO()
-    with warnings.catch_warnings():
-        # The reader's fonts may have it.
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
-        figure.savefig(stream, format="svg", metadata={"Date": None})
+    use_fonts(figure)
+    figure.savefig(stream, format="svg", metadata={"Date": None})
     # XML forbids control characters.
     svg = visible(stream.getvalue()).encode()
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
@@ -86,8 +83,9 @@ def svg_url(figure: Figure) -> str:
 
 def in_lines(names: list[str], letters: int, lines: int | None = None) -> tuple[list[str], int]:
     """Return names in lines of so many letters, and the letters of the longest line."""
-    texts = [textwrap.fill(name, letters, max_lines=lines, placeholder="…") for name in names]
-    return texts, max(cell_len(drawable(line)[0]) for text in texts for line in text.split("\n"))
+    filled = [textwrap.fill(name, letters, max_lines=lines, placeholder="…") for name in names]
+    texts = [drawable(text)[0] for text in filled]
+    return texts, max(cell_len(line) for text in texts for line in text.split("\n"))
 
 
 def describe(predictions: pd.DataFrame) -> str:
