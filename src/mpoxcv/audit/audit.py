@@ -12,7 +12,8 @@ from mpoxcv.audit.descriptions import describe, likenesses
 from mpoxcv.audit.leaks import KINDS, leaks_of
 from mpoxcv.audit.likeness import CERTAIN, SUSPECTED
 from mpoxcv.errors import UserError
-from mpoxcv.evaluation import statistics as st
+from mpoxcv.evaluation.groups import bootstrap, estimate
+from mpoxcv.evaluation.statistics import confusion
 from mpoxcv.pictures.cache import digest_files
 from mpoxcv.pictures.patients import Names, doubts
 from mpoxcv.storage.files import StrPath
@@ -230,8 +231,7 @@ def _shortcuts(first: pd.DataFrame, measured: np.ndarray) -> Iterator[Finding]:
 
     labels = np.unique(first["label"], return_inverse=True)[1]
     n = labels.max() + 1
-    plain = np.ones(len(first))
-    draws = [plain[None], st.patient_bootstrap(first["patient"], plain, 1000)]
+    draws = bootstrap(first.assign(weight=1.0), 1000)
     regression = LogisticRegression(class_weight="balanced", max_iter=1000)
     network = make_pipeline(StandardScaler(), regression)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
@@ -241,10 +241,9 @@ def _shortcuts(first: pd.DataFrame, measured: np.ndarray) -> Iterator[Finding]:
         if not np.ptp(inputs, axis=0).any():
             continue
         called = cross_val_predict(network, inputs, labels, groups=first["patient"], cv=splitter)
-        confusion = st.confusion(labels, called, n, np.concatenate(draws))
-        hits, support = np.diagonal(confusion, axis1=1, axis2=2), confusion.sum(2)
-        value, *drawn = (hits / np.maximum(support, 1)).mean(1)
-        low, high = st.percentile_interval(drawn)
+        counts = confusion(labels, called, n, draws)
+        hits, support = np.diagonal(counts, axis1=1, axis2=2), counts.sum(2)
+        value, low, high = estimate((hits / np.maximum(support, 1)).mean(1))
         if low > 1 / n:
             effect = (
                 f"Balanced accuracy {value:.3f} (95 % interval {low:.3f} to {high:.3f}, chance {1 / n:.3f}) for other "

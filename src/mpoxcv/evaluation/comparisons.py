@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mpoxcv.evaluation import statistics as st
-from mpoxcv.evaluation.groups import HEADLINE, PRIMARY, Group, bootstrap, scores
+from mpoxcv.evaluation.groups import HEADLINE, PRIMARY, Group, bootstrap, estimate, scores
 
 
 def compare_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -31,11 +31,10 @@ def _conditions(group: Group) -> list[Any]:
 
 def _compare(pair: tuple[Group, Group]) -> dict[str, Any]:
     tables = [group.rows for group in pair]
-    values = [group.content["pooled"] for group in pair]
     # the same draws for both, so that the differences are paired
-    draws = bootstrap(pd.concat(tables), len(pair[0].draws))
+    draws = bootstrap(pd.concat(tables), len(pair[0].draws) - 1)
     parts = np.split(draws, [len(tables[0])], axis=1)
-    drawn = [scores(rows, part) for rows, part in zip(tables, parts, strict=True)]
+    one, other = (scores(rows, part) for rows, part in zip(tables, parts, strict=True))
 
     sizes = [run.provenance["data"]["originals"] for run in pair[0].finished]
     train, test = (sum(size.get(split, 0) for size in sizes) for split in ("train", "test"))
@@ -45,12 +44,9 @@ def _compare(pair: tuple[Group, Group]) -> dict[str, Any]:
     names = {"one": pair[0].name, "other": pair[1].name}
     comparison: dict[str, Any] = names | {"test_train_ratio": ratio}
     for metric in HEADLINE:
-        low, high = st.percentile_interval(drawn[0][metric] - drawn[1][metric])
         by_fold = pair[0].fold_means(metric) - pair[1].fold_means(metric)
-        comparison[metric] = {
-            "difference": values[0][metric][0] - values[1][metric][0],
-            "low": low,
-            "high": high,
+        interval = estimate(one[metric] - other[metric])
+        comparison[metric] = dict(zip(("difference", "low", "high"), interval, strict=True)) | {
             "by_fold": by_fold.tolist(),
             "p": st.corrected_resampled_t(by_fold, ratio)[1],
         }

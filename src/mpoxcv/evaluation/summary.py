@@ -21,7 +21,6 @@ from mpoxcv.evaluation.groups import (
     Group,
     bootstrap,
     estimate,
-    plain_weights,
     pooled,
     scores,
     tested_rows,
@@ -129,7 +128,7 @@ def _content(group: Group) -> dict[str, Any]:
     metrics = pooled(rows, group.draws)
     _, low, high = metrics[PRIMARY]
     labels, predicted = codes(rows, "label"), codes(rows, "prediction")
-    confusion = st.confusion(labels, predicted, len(classes), plain_weights(rows))
+    confusion = st.confusion(labels, predicted, len(classes), group.draws[:1])
     return {
         "name": group.name, "data": str(rows["data"].iloc[0]),
         "synthetic": bool(data.get("synthetic", False)),
@@ -147,7 +146,7 @@ def _content(group: Group) -> dict[str, Any]:
         "runs": [_run_content(run) for run in group.finished],
         "mean_sd": _mean_sd(group),
         "pooled": metrics,
-        "per_class": _per_class(rows, group.draws), "confusion": confusion[0].tolist(),
+        "per_class": _per_class(group), "confusion": confusion[0].tolist(),
         "mpox": _against_rest(group, str(first.config.get("positive_class"))),
         "calibration": _calibration(group), "coverage": _coverage(group),
         "variance": _variance(group), "baselines": _baselines(group),
@@ -185,16 +184,14 @@ def _mean_sd(group: Group) -> dict[str, list[float]]:
     }
 
 
-def _per_class(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, dict[str, Any]]:
-    labels, probabilities = codes(rows, "label"), probabilities_of(rows)
-    value = st.per_class(labels, probabilities, plain_weights(rows) / rows["seed"].nunique())
+def _per_class(group: Group) -> dict[str, dict[str, Any]]:
+    rows = group.rows
     # all seeds together: a class's counts are sums, and its areas compare pictures of all seeds
-    drawn = st.per_class(labels, probabilities, draws)
-
-    support = value.pop("support")[0]
+    values = st.per_class(codes(rows, "label"), probabilities_of(rows), group.draws)
+    support = values.pop("support")[0] / rows["seed"].nunique()
     return {
         name: {"support": float(support[label]), "few": bool(support[label] < FEW)}
-        | {key: estimate(value[key][:, label], drawn[key][:, label]) for key in value}
+        | {key: estimate(value[:, label]) for key, value in values.items()}
         for label, name in enumerate(classes_of(rows))
     }
 
@@ -217,14 +214,13 @@ def _against_rest(group: Group, name: str) -> dict[str, Any] | None:
         flagged.append(run.predicted("test")[f"p_{name}"] >= threshold)
 
     truth = (group.rows["label"] == name).to_numpy()
-    weights = plain_weights(group.rows)
-    value, drawn = (st.binary(truth, np.concatenate(flagged), w) for w in (weights, group.draws))
+    rates = st.binary(truth, np.concatenate(flagged), group.draws)
     return {
         "class": name,
-        "prevalence": float(np.average(truth, weights=weights[0])),
+        "prevalence": float(np.average(truth, weights=group.rows["weight"])),
         "thresholds": thresholds,
         "unchosen": unchosen,
-    } | {rate: estimate(value[rate], drawn[rate]) for rate in value}
+    } | {rate: estimate(values) for rate, values in rates.items()}
 
 
 def _calibration(group: Group) -> dict[str, list[float]]:
@@ -239,7 +235,7 @@ def _calibration(group: Group) -> dict[str, list[float]]:
 
     rows = group.rows.copy()
     rows[[f"p_{name}" for name in classes_of(rows)]] = np.concatenate(calibrated)
-    before, after = (scores(table, plain_weights(rows)) for table in (group.rows, rows))
+    before, after = (scores(table, group.draws[:1]) for table in (group.rows, rows))
     metrics = ("ece", "brier", "log_loss")
     errors = {metric: [float(before[metric][0]), float(after[metric][0])] for metric in metrics}
     return errors | {"temperatures": temperatures}
@@ -307,5 +303,5 @@ def _ensemble(group: Group) -> dict[str, Any] | None:
     averaged = averaged.assign(prediction=prediction, seed=0, weight=1.0)
     return {
         "networks": [int(networks.min()), int(networks.max())],
-        "pooled": pooled(averaged, bootstrap(averaged, len(group.draws))),
+        "pooled": pooled(averaged, bootstrap(averaged, len(group.draws) - 1)),
     }
