@@ -107,7 +107,6 @@ def read_run(folder: Path) -> Run:
 
     provenance = read_json(folder / "provenance.json")
     data = provenance["data"] = {"originals": {}, "counts": {}} | provenance.get("data", {})
-    metrics = read_metrics(folder / "metrics.json")
     job = read_json(folder / "job.json")
     status = provenance.get("status", "interrupted")
     cause = job.get("cause") or provenance.get("error")
@@ -123,9 +122,17 @@ def read_run(folder: Path) -> Run:
     else:
         status, cause = "interrupted", why_unfinished(job)
 
-    baselines = _table(folder / "baselines.csv", ["model", *predictions.columns])
-    described = (folder, overrides, config, fold, seed, status, cause)
-    return Run(*described, metrics, provenance, predictions, baselines)
+    try:
+        baselines = pd.read_csv(folder / "baselines.csv", dtype=TEXTS, keep_default_na=False)
+    except (FileNotFoundError, IsADirectoryError, ValueError):
+        baselines = pd.DataFrame()
+    return Run(
+        folder, overrides, config, fold, seed, status, cause,
+        metrics=read_metrics(folder / "metrics.json"),
+        provenance=provenance,
+        predictions=predictions,
+        baselines=baselines if {"model", *predictions} <= {*baselines} else None,
+    )  # fmt: skip
 
 
 def plain_options(options: Mapping[str, str]) -> dict[str, str]:
@@ -201,12 +208,3 @@ def _check_record(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> Non
         sound = False
     if not sound:
         raise UserError("provenance.json is damaged: it has values of other types than a run's.")
-
-
-def _table(file: Path, columns: Iterable[str]) -> pd.DataFrame | None:
-    """Return a CSV file's table; None where there is none, or it lacks a column."""
-    try:
-        table = pd.read_csv(file, dtype=TEXTS, keep_default_na=False)
-    except (FileNotFoundError, IsADirectoryError, ValueError):
-        return None
-    return table if set(columns) <= set(table.columns) else None

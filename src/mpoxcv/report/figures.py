@@ -18,7 +18,7 @@ from mpoxcv.errors import visible
 from mpoxcv.evaluation.groups import PRIMARY, Group
 from mpoxcv.evaluation.predictions import classes_of, is_synthetic
 from mpoxcv.evaluation.statistics import CALIBRATION_BINS
-from mpoxcv.report.curves import AXES, GRID, curve, curves_of_runs, reliability, weights_of
+from mpoxcv.report.curves import AXES, curve, reliability, weights_of
 from mpoxcv.report.fonts import drawable, use_fonts
 
 # Okabe and Ito (2008): told apart by the colour-blind; with line styles, in grey print as well.
@@ -131,16 +131,11 @@ def confusion_figure(predictions: pd.DataFrame) -> Figure:
 
 
 @literal_text
-def curves_figure(predictions: pd.DataFrame, kind: str, positive: str = "") -> Figure:
-    """Draw each class's ROC or precision-recall curve against the rest, with its area.
-
-    ``kind`` is a key of ``curves.AXES``; a ``positive`` class has its runs' mean ± SD as a band.
-    """
+def curves_figure(predictions: pd.DataFrame, kind: str) -> Figure:
+    """Draw each class's curve of a ``kind`` (see ``AXES``) against the rest, with its area."""
     title, x_name, y_name, area_name = AXES[kind]
     names = classes_of(predictions)
-    runs = curves_of_runs(predictions, positive, kind) if positive else []
-    banded = [positive] * (len(runs) > 1)
-    texts, longest = in_lines([*names, *banded], 64)
+    texts, longest = in_lines(names, 64)
     columns = 2 if longest <= 16 else 1
     # Inches of the legend.
     rows = 0.19 * -(-sum(text.count("\n") + 1 for text in texts) // columns)
@@ -148,20 +143,13 @@ def curves_figure(predictions: pd.DataFrame, kind: str, positive: str = "") -> F
     figure = new_figure(title, is_synthetic(predictions), 6.4, 6.3 + rows, margins)
     axes = figure.subplots()
 
-    for number, (name, text) in enumerate(zip(names, texts, strict=False)):
+    for number, (name, text) in enumerate(zip(names, texts, strict=True)):
         colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
         n = f"{weights_of(predictions)[predictions['label'] == name].sum():.4g}"
         x, y, area = curve(predictions, name, kind) or ([], [], None)
-        label = f"{text}: not defined (n={n})"
-        if area is not None:
-            label = f"{text} (n={n}): {area_name} {area:.3f}"
+        label = f"{text} (n={n}): {area_name} " + ("not defined" if area is None else f"{area:.3f}")
         steps = "default" if kind == "roc" else "steps-post"
         axes.plot(x, y, color=colour, linestyle=style, drawstyle=steps, label=label)
-        if name in banded:
-            mean, sd = np.mean(runs, axis=0), np.std(runs, axis=0, ddof=1)
-            low, high = np.clip(mean - sd, 0, 1), np.clip(mean + sd, 0, 1)
-            label = f"{text}: mean ± SD of {len(runs)} runs"
-            axes.fill_between(GRID, low, high, color=colour, alpha=0.2, linewidth=0, label=label)
 
     if kind == "roc":
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
@@ -220,19 +208,13 @@ def learning_curves_figure(history: pd.DataFrame, title: str, synthetic: bool) -
     return figure
 
 
-def draw_all(predictions: pd.DataFrame, positive: str = "") -> dict[str, Figure]:
-    """Return every figure of one split's predictions by name; ``positive`` as in curves_figure."""
+def draw_all(predictions: pd.DataFrame) -> dict[str, Figure]:
+    """Return every figure of one split's predictions, of one or more runs, by name."""
     return {
         "confusion_matrix": confusion_figure(predictions),
-        **{kind: curves_figure(predictions, kind, positive) for kind in AXES},
+        **{kind: curves_figure(predictions, kind) for kind in AXES},
         "reliability": reliability_figure(predictions),
     }
-
-
-def figures_of(group: Group) -> dict[str, Figure]:
-    """Return a group's figures by name."""
-    positive = (group.content["mpox"] or {}).get("class", group.content["classes"][0])
-    return draw_all(group.rows, positive)
 
 
 @literal_text
