@@ -20,8 +20,6 @@ from mpoxcv.storage.files import StrPath
 
 # shown of each finding
 EXAMPLES = 24
-# how far a class's share of a split may lie from that of all pictures before it is told
-SHARES_APART = 0.05
 # columns of ``mpoxcv.audit.surface.SURFACE``
 SHORTCUTS = {
     "the file alone (size, quantisation, resolution, borders)": slice(0, 6),
@@ -201,14 +199,6 @@ def _coverage(originals: pd.DataFrame) -> Iterator[Finding]:
     yield _finding("pictures never in a test set", "note", effect, never)
     effect = "They are scored by several networks."
     yield _finding("pictures in several test sets", "note", effect, several)
-
-    classes = originals.groupby(["fold", "split"])["class"]
-    shares = classes.value_counts(normalize=True).unstack(fill_value=0)
-    apart = (shares - pictures["class"].value_counts(normalize=True)).abs()
-    fold, split, name = apart.stack().idxmax()
-    kind = "splits whose class shares are not those of all pictures"
-    effect = f"The largest: {name} in {split} of fold {fold}, {apart.stack().max():.1%} off. Folds differ in difficulty."
-    yield Finding(kind, "note", effect, int((apart >= SHARES_APART).any(axis=1).sum()))
 
 
 def _broken_profiles(first: pd.DataFrame, broken: np.ndarray) -> Finding:

@@ -83,10 +83,10 @@ def _problem(run: Run) -> dict[str, Any]:
 def _never_began(
     grouped: Mapping[str, Sequence[Run]], expected: Sequence[Mapping[str, str]] | None, folds: int
 ) -> Iterator[dict[str, Any]]:
-    fate: dict[str, Any] = {"status": "never began", "cause": "no run of it was found"}
-    # by a multirun's command; nobody says how many runs there should be that are made one by one
-    fate |= {"asked": expected is not None}
-    for members in grouped.values() if expected is None else []:
+    # asked for by a multirun's command; nobody says which runs there should be made one by one
+    asked = expected is not None
+    fate = {"status": "never began", "cause": "no run of it was found", "asked": asked}
+    for members in () if asked else grouped.values():
         began = {(run.seed, run.fold) for run in members}
         seeds = sorted({run.seed for run in members if run.fold != POOLED})
         for seed, fold in product(seeds, range(1, folds + 1)):
@@ -96,9 +96,8 @@ def _never_began(
 
     overrides = [run.overrides.items() for members in grouped.values() for run in members]
     for job in map(dict, expected or []):
-        names = [name for name in job if name in ("fold", "seed") or tells_apart(name)]
-        telling = plain_options({name: job[name] for name in names}).items()
-        if not any(telling <= items for items in overrides):
+        telling = {k: v for k, v in job.items() if k in ("fold", "seed") or tells_apart(k)}
+        if not any(plain_options(telling).items() <= items for items in overrides):
             yield {"options": job, "fold": job.get("fold"), "seed": job.get("seed")} | fate
 
 
@@ -270,7 +269,7 @@ def _baselines(group: Group) -> dict[str, dict[str, list[float]]]:
         return {}
 
     baselines = {}
-    for model in dict.fromkeys(tables[0][1]["model"]):
+    for model in tables[0][1]["model"].unique():
         rows = tested_rows((run, table[table["model"] == model]) for run, table in tables)
         # a run may have tested a part of its Test
         keys = ["seed", "fold", "image"]
