@@ -1,9 +1,7 @@
 """From a flat folder of pictures to FOLDS and FOLDS_AUG: originals in splits, augmented copies."""
 
-import os
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -76,36 +74,30 @@ def make_folds(
     folds = table[["image", "patient", "class"]].merge(assigned, on="image")
 
     counts = table.groupby("class").agg(pictures=("image", "size"), patients=("patient", "nunique"))
-    record: dict[str, Any] = {"seed": seed, "n_folds": n_folds, "copies": copies, "size": size}
-    record |= {"patients": names.by, "classes": counts.to_dict("index"), "warnings": notes}
     versions = {name: version(name) for name in ("scikit-learn", "torch", "torchvision", "pillow")}
-    record |= {"augment": augment_config, "versions": versions}
-
-    pool = ThreadPoolExecutor(threads or os.cpu_count())
+    record = {
+        "seed": seed, "n_folds": n_folds, "copies": copies, "size": size, "patients": names.by,
+        "classes": counts.to_dict("index"), "warnings": notes, "augment": augment_config,
+        "versions": versions,
+    }  # fmt: skip
 
     def write_picture(folder: Path, path: Path, splits: dict[int, str]) -> None:
         data = (source / path).read_bytes()
         originals, augmented = splitting.make_folders(folder, path.parent, splits, copies)
         write_linked([folder / path.name for folder in originals], data)
         pixels = decode(data).copy() if size is None else resize(decode(data), size).copy()
-        writes = []
         for number in range(1, copies + 1 if augmented else 1):
             copy = path.with_name(f"{path.stem}_aug{number:02d}.jpg")
-            # not in the pool: all threads share torch's generator
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(splitting.digest(f"{seed}/{copy.as_posix()}"), 16))
-                changed = augment(pixels).permute(1, 2, 0).numpy()
-            files = [folder / copy.name for folder in augmented]
-            writes.append(pool.submit(_write_copy, files, changed))
-        for write in writes:
-            write.result()
+            torch.manual_seed(int(splitting.digest(f"{seed}/{copy.as_posix()}"), 16))
+            changed = augment(pixels).permute(1, 2, 0).numpy()
+            _write_copy([folder / copy.name for folder in augmented], changed)
 
     pictures = track(folds.groupby("image"), f"Augmenting {len(table)} pictures", transient=True)
     torch_threads = torch.get_num_threads()
     # faster for small pictures, and the same sums on any number of cores
     torch.set_num_threads(1)
     try:
-        with splitting.whole_folder(output) as folder, pool:
+        with splitting.whole_folder(output) as folder, torch.random.fork_rng(devices=[]):
             for image, rows in pictures:
                 splits = dict(zip(rows["fold"], rows["split"], strict=True))
                 write_picture(folder, Path(str(image)), splits)

@@ -199,8 +199,10 @@ def _check_record(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> Non
     try:
         texts = [part.get(name) for part in (provenance, data) for name in TEXT_FIELDS]
         cells = [cell for classes in data["counts"].values() for cell in classes.values()]
-        numbers = [cell[count] for cell in cells for count in counts]
-        numbers += data["originals"].values()
+        numbers = [
+            *data["originals"].values(),
+            *(cell[count] for cell in cells for count in counts),
+        ]
         sound = all(isinstance(text, str | None) for text in texts)
         sound &= all(isinstance(number, int) for number in numbers)
         sound &= isinstance(provenance.get("durations", {}).get("total_s", 0), int | float)

@@ -126,15 +126,14 @@ def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
 
     J is sensitivity + specificity - 1. ``labels`` are bool (N,), of a validation set: on the same
     pictures the threshold is optimistic; ``scores`` are float (N,), finite. The threshold is one of
-    these; of equally good ones the middle (of an even number, the lower). ValueError without
-    positives or negatives.
+    these; of equally good ones the middle (of an even number, the lower). NaN without positives or
+    negatives.
     """
     labels = np.asarray(labels, bool)
     scores = np.asarray(scores, float)
     positives, negatives = int(labels.sum()), int((~labels).sum())
     if not positives or not negatives:
-        numbers = f"{positives} and {negatives}"
-        raise ValueError(f"A threshold needs positives and negatives, not {numbers}.")
+        return math.nan
 
     candidates = np.unique(scores)
     tp = positives - np.searchsorted(np.sort(scores[labels]), candidates)
@@ -167,10 +166,9 @@ def patient_bootstrap(
 def percentile_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """Return the percentile interval (Efron 1979) of replicates, float (R,), leaving NaN out."""
     replicates = np.asarray(values, float)
-    defined = replicates[~np.isnan(replicates)]
-    if not len(defined):
+    if np.isnan(replicates).all():
         return math.nan, math.nan
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(replicates, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

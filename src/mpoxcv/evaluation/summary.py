@@ -3,6 +3,7 @@
 Legend: N rows (scored pictures), C classes, R bootstrap replicates.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -203,10 +204,8 @@ def _against_rest(group: Group, name: str) -> dict[str, Any] | None:
     thresholds, flagged, unchosen = [], [], []
     for run in group.finished:
         val = run.predicted("val")
-        try:
-            threshold = st.youden_threshold(val["label"] == name, val[f"p_{name}"])
-        except ValueError:
-            # without positives, or negatives
+        threshold = st.youden_threshold(val["label"] == name, val[f"p_{name}"])
+        if math.isnan(threshold):
             threshold = 0.5
             unchosen.append(run.folder.name)
         thresholds.append(threshold)
