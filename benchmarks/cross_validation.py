@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 import measuring
 from measuring import HERE, epochs_of, shown, spread
-from mpoxcv.report.figures import COLOURS, new_figure
+from mpoxcv.report.figures import COLOURS
 
 LAUNCHERS = ("basic", "lockstep")
 USUAL = "usual, extrapolated"
@@ -87,7 +87,7 @@ def chart(result: Mapping[str, Any]) -> Figure:
     conditions = result["conditions"]
     folds = f"{len(conditions['folds'])} folds"
     title = f"{folds} x {conditions['epochs']} epochs, {conditions['data']}"
-    figure = new_figure(title, conditions["synthetic"], 8, 2.6)
+    figure = measuring.new_figure(title, conditions["synthetic"], 8, 2.6)
     axes = figure.subplots()
     ways = result["ways"]
     middle = [way["wall_s"]["median"] for way in ways.values()]

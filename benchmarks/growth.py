@@ -20,10 +20,10 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import measuring
-from measuring import epochs_of, shown, spread
+from measuring import epochs_of, new_figure, shown, spread
 from mpoxcv.datasets.published import SPLIT_COUNTS
 from mpoxcv.datasets.synthetic import write_synthetic
-from mpoxcv.report.figures import COLOURS, STYLES, new_figure
+from mpoxcv.report.figures import COLOURS, STYLES
 
 FOLD = 3
 # what grows: label of the axis, what is drawn over it, its label

@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mpoxcv.datasets.synthetic import is_synthetic, write_synthetic
+from mpoxcv.report.figures import PAPER, title_lines
 from mpoxcv.storage.files import write_json
 
 HERE = Path(__file__).resolve().parent
@@ -40,6 +41,13 @@ class Run(NamedTuple):
     begin: float
     seconds: float
     mib: float
+
+
+def new_figure(title: str, synthetic: bool, width: float, height: float) -> Figure:
+    """Return an empty figure, in inches, with a title that says when its data are synthetic."""
+    figure = Figure((width, height), dpi=150, facecolor=PAPER[synthetic], layout="constrained")
+    figure.suptitle("\n".join(title_lines(title, synthetic, width)), fontsize=11)
+    return figure
 
 
 def run(*command: str | Path, log: Path | None = None) -> Run:

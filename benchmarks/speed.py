@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 
 import measuring
 from measuring import HERE, Run, epochs_of, shown, spread
-from mpoxcv.report.figures import COLOURS, new_figure
+from mpoxcv.report.figures import COLOURS
 
 WAYS = ("ours", "usual", "bare", "bare torch", "timm", "original")
 ORIGINAL_BATCH = 4
@@ -124,7 +124,7 @@ def chart(result: dict[str, Any]) -> Figure:
     """Draw pictures a second beside the limit, and the time to the metrics and the memory."""
     conditions = result["conditions"]
     title = f"{conditions['network']}, {result['pictures']:,} {conditions['data']}"
-    figure = new_figure(title, conditions["synthetic"], 11, 3.6)
+    figure = measuring.new_figure(title, conditions["synthetic"], 11, 3.6)
     names = list(result["ways"])
     limit = result["limit"]["pictures_a_second"]
     torch_mib = result["import_torch_mib"]

@@ -341,7 +341,7 @@ def test_alike_leaves_no_pair_out(threshold: float) -> None:
     nobody = np.zeros(60, int), np.zeros(60, int)
     found = [
         np.concatenate(part)
-        for part in zip(*alike(thumbs, thumbs, threshold, nobody, block=512), strict=True)
+        for part in zip(*alike(thumbs, thumbs, threshold, nobody, block=7), strict=True)
     ]
     assert (
         60 < len(rows) < 3600

@@ -47,24 +47,13 @@ def test_every_difference_is_marked(published: pd.DataFrame) -> None:
     first = published.groupby(by_fold_and_split, sort=False)["path"].transform("first")
     rows = count_rows(published[published["path"] != first], CLASSES, compare=True)
     assert all(DIFFERS in row[-1] for row in rows[1:-2]), "one picture of each row was taken away"
-    assert rows[3] == [
-        "1",
-        "Test",
-        f"8 {DIFFERS} 9",
-        "7",
-        "9",
-        "16",
-        "6",
-        "27",
-        "73",
-        f"{DIFFERS} 74",
-    ]
+    assert rows[3] == ["1", "Test", "8", "7", "9", "16", "6", "27", "73", f"{DIFFERS} 74"]
 
     one = (
         published["original"] == published.loc[published["patient"] == "MSL_01", "original"].iloc[0]
     )
     rows = count_rows(published[~one], CLASSES, compare=True)
-    assert rows[-2][6:] == [f"54 {DIFFERS} 55", "284", "754", f"{DIFFERS} 755"]
+    assert rows[-2][6:] == ["54", "284", "754", f"{DIFFERS} 755"]
 
 
 def test_other_classes_are_not_compared(published: pd.DataFrame) -> None:

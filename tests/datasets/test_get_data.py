@@ -69,8 +69,8 @@ def test_differences_are_marked_and_no_error(tmp_path: Path, run_script: Callabl
     next((tmp_path / "data/msld_v2/FOLDS/fold1/Test/Cowpox").iterdir()).unlink()
     done = run_script("get_data")
     assert done.code == 0
-    assert "6 ≠ 7" in done.out and "≠ 74" in done.out and done.out.count("≠ 75") == 3
-    assert "7 counts differ from those published" in done.out and "the data can be used" in done.out
+    assert "≠ 74" in done.out and done.out.count("≠ 75") == 3
+    assert "6 counts differ from those published" in done.out and "the data can be used" in done.out
 
 
 def test_fetch_and_check(tmp_path: Path, tree: Path, run_script: Callable) -> None:

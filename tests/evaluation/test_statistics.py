@@ -233,8 +233,7 @@ def test_youden_threshold():
     assert st.youden_threshold(labels, scores) == best[(len(best) - 1) // 2]
     assert st.youden_threshold([0, 1], [0.3, 0.3]) == 0.3
     assert st.youden_threshold([1, 0], [0.3, 0.6]) == 0.3  # worse than chance: still finite
-    with pytest.raises(ValueError, match="not 2 and 0"):
-        st.youden_threshold([1, 1], [0.3, 0.6])
+    assert math.isnan(st.youden_threshold([1, 1], [0.3, 0.6]))
 
 
 def test_patient_bootstrap_draws_whole_patients_and_hangs_on_the_seed_alone():
@@ -263,7 +262,8 @@ def test_bootstrap_error_with_one_picture_a_patient_is_the_binomial_one():
     values = accuracy(correct, st.patient_bootstrap(np.arange(n), np.ones(n), 4000))
     assert values.std() == pytest.approx(math.sqrt(share * (1 - share) / n), rel=0.05)
     low, high = st.percentile_interval(values)
-    assert (low, high) == pytest.approx(st.wilson(140, n), abs=0.012)
+    wilson = stats.binomtest(140, n).proportion_ci(0.95, method="wilson")
+    assert (low, high) == pytest.approx((wilson.low, wilson.high), abs=0.012)
 
 
 def test_patients_with_several_pictures_give_wider_intervals_than_pictures():
@@ -283,18 +283,6 @@ def test_patients_with_several_pictures_give_wider_intervals_than_pictures():
 def test_percentile_interval_leaves_nan_out():
     assert st.percentile_interval([*range(101), math.nan], 0.9) == pytest.approx((5, 95))
     assert all(math.isnan(x) for x in st.percentile_interval([math.nan]))
-
-
-@pytest.mark.parametrize(("k", "n"), [(0, 5), (3, 7), (363, 364), (9, 9)])
-def test_wilson_equals_its_formula(k, n):
-    z = stats.norm.ppf(0.975)
-    middle, half = (
-        k / n + z**2 / (2 * n),
-        z * math.sqrt(k / n * (1 - k / n) / n + z**2 / (4 * n**2)),
-    )
-    expected = [(middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)]
-    assert st.wilson(k, n) == pytest.approx(expected, abs=1e-12)
-    assert all(math.isnan(x) for x in st.wilson(0, 0))
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 2.5])
@@ -334,32 +322,26 @@ def test_temperature_keeps_the_probabilities_sound():
 
 def test_corrected_resampled_t_on_the_published_accuracies():
     differences = EFFICIENTNET_B5 - NASNET_MOBILE
-    plain, reference = (
-        st.corrected_resampled_t(differences, 0),
-        stats.ttest_rel(EFFICIENTNET_B5, NASNET_MOBILE),
-    )
-    assert (plain.t, plain.p, plain.df) == pytest.approx((reference.statistic, reference.pvalue, 4))
-    assert (plain.low, plain.high) == pytest.approx(tuple(reference.confidence_interval()))
+    plain = st.corrected_resampled_t(differences, 0)
+    reference = stats.ttest_rel(EFFICIENTNET_B5, NASNET_MOBILE)
+    assert plain == pytest.approx((reference.statistic, reference.pvalue))
     corrected = st.corrected_resampled_t(differences, sum(TEST) / sum(TRAIN))
     # shared/facts/evaluation.md says 3.83 and 2.95. The correction is that one
     # (2.95 / 3.83 = 0.770), but the plain t of these accuracies is 3.70, beyond their rounding:
     # 3.83 must come from other values.
-    assert (plain.t, corrected.t) == pytest.approx((3.696, 2.845), abs=0.001)
-    assert 3.83 * corrected.t / plain.t == pytest.approx(2.95, abs=0.005)
-    assert corrected.p == pytest.approx(2 * stats.t.sf(2.845, 4), abs=1e-4)
+    assert (plain[0], corrected[0]) == pytest.approx((3.696, 2.845), abs=0.001)
+    assert 3.83 * corrected[0] / plain[0] == pytest.approx(2.95, abs=0.005)
+    assert corrected[1] == pytest.approx(2 * stats.t.sf(2.845, 4), abs=1e-4)
     by_fold = np.mean(np.array(TEST) / TRAIN)  # the other convention hardly differs
-    assert st.corrected_resampled_t(differences, by_fold).t == pytest.approx(corrected.t, abs=0.002)
-    half = stats.t.ppf(0.975, 4) * differences.std(ddof=1) * math.sqrt(1 / 5 + 364 / 2646)
-    assert (corrected.low, corrected.high) == pytest.approx((5.14 - half, 5.14 + half))
+    t, _ = st.corrected_resampled_t(differences, by_fold)
+    assert t == pytest.approx(corrected[0], abs=0.002)
 
 
-def test_corrected_resampled_t_of_equal_differences():
-    same = st.corrected_resampled_t(np.zeros(5), 0.2)
-    assert math.isnan(same.t) and (same.p, same.low, same.high) == (1, 0, 0)
-    lower = st.corrected_resampled_t(np.full(3, -0.1), 0.2)
-    assert lower.t == -math.inf and lower.p == 0 and lower.low == lower.high == pytest.approx(-0.1)
-    with pytest.raises(ValueError, match="not 1"):
-        st.corrected_resampled_t([0.1], 0.2)
+def test_corrected_resampled_t_of_equal_differences_and_of_one_fold():
+    t, p = st.corrected_resampled_t(np.zeros(5), 0.2)
+    assert math.isnan(t) and p == 1
+    assert st.corrected_resampled_t(np.full(3, -0.1), 0.2) == (-math.inf, 0)
+    assert all(map(math.isnan, st.corrected_resampled_t([0.1], 0.2)))
 
 
 def test_mcnemar_equals_the_binomial_sum():
@@ -397,9 +379,6 @@ def test_variance_components():
     assert st.variance_components(rows) == pytest.approx(expected)
     pure = st.variance_components([[0.0, 1.0], [1.0, 0.0]])  # negative estimates
     assert pure == {"fold": 0, "seed": 0, "residual": 1}
-    for bad in ([[1.0, 2.0]], [[1.0, math.nan], [2.0, 3.0]]):
-        with pytest.raises(ValueError, match="2 folds"):
-            st.variance_components(bad)
 
 
 @pytest.mark.slow

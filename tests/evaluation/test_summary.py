@@ -157,7 +157,7 @@ def test_a_picture_in_two_test_sets_counts_once(tmp_path):
     content = summarise([tmp_path], folds=2).content
     (group,) = content["groups"]
     assert np.array(group["confusion"]).sum() == pytest.approx(len(PICTURES))
-    assert group["coverage"]["tested_twice"] == 20 and group["wilson_accuracy"] is None
+    assert group["coverage"]["tested_twice"] == 20
 
 
 def test_the_average_of_all_networks_that_never_saw_a_picture(tmp_path):
@@ -177,16 +177,8 @@ def test_the_average_of_all_networks_that_never_saw_a_picture(tmp_path):
     assert "average of its 2 networks" in (tmp_path / "out/tables/results.csv").read_text()
 
 
-def test_patients_with_right_and_wrong_pictures_are_named(tmp_path):
-    folder = write_run(tmp_path, 1, skill=9)
-    table = pd.read_csv(folder / "predictions.csv")
-    table["prediction"] = table["label"]
-    row = table.index[(table["split"] == "test") & (table["label"] == "Healthy")][0]
-    table.loc[row, "prediction"] = "Monkeypox"
-    table.to_csv(folder / "predictions.csv", index=False)
-    (group,) = summarise([tmp_path], folds=1).content["groups"]
-    patient = table.loc[row, "patient"]
-    assert group["disagreeing"] == {"several": 12, "disagree": 1, "patients": [patient]}
+def test_the_report_says_when_no_picture_was_left_out(tmp_path):
+    write_run(tmp_path, 1)
     assert "No picture was left out." in report_of(tmp_path)
 
 

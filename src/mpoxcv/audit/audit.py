@@ -12,19 +12,28 @@ from mpoxcv.audit.descriptions import describe, likenesses
 from mpoxcv.audit.leaks import KINDS, leaks_of
 from mpoxcv.audit.likeness import CERTAIN, SUSPECTED
 from mpoxcv.errors import UserError
+from mpoxcv.evaluation.groups import bootstrap, estimate
+from mpoxcv.evaluation.statistics import confusion
 from mpoxcv.pictures.cache import digest_files
 from mpoxcv.pictures.patients import Names, doubts
 from mpoxcv.storage.files import StrPath
 
 # shown of each finding
 EXAMPLES = 24
-# how far a class's share of a split may lie from that of all pictures before it is told
-SHARES_APART = 0.05
 # columns of ``mpoxcv.audit.surface.SURFACE``
 SHORTCUTS = {
     "the file alone (size, quantisation, resolution, borders)": slice(0, 6),
     "overall colour": slice(6, 12),
     "the colour profile in the file": slice(12, 15),
+}
+# of an original that lies there twice: severity and effect
+TWINS = {
+    "under two labels": ("warning", "One of the labels is wrong, or both."),
+    "under two patients": (
+        "warning",
+        "Folds by patient can put it on both sides (make_folds.py and protocol=grouped keep it on one).",
+    ),
+    "twice for one patient": ("note", "It counts twice; intervals are too narrow."),
 }
 # of pictures that belong together
 Paths = tuple[str, ...]
@@ -116,34 +125,22 @@ def _twins(first: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
     same = rows.merge(rows, on="pixels", suffixes=("", "_b"))
     near = pairs.merge(rows, left_on="left", right_on="pixels")
     near = near.merge(rows, left_on="right", right_on="pixels", suffixes=("", "_b"))
-    twins = pd.concat([same, near]).sort_values("likeness", ascending=False, kind="stable")
+    twins = pd.concat([same, near])
+    twins = twins.sort_values("likeness", ascending=False, kind="stable", na_position="first")
     twins["pair"] = [tuple(sorted(p)) for p in zip(twins["path"], twins["path_b"], strict=True)]
     twins = twins[twins["path"] != twins["path_b"]].drop_duplicates("pair")
 
-    labels = twins["class"] != twins["class_b"]
-    patients = twins["patient"] != twins["patient_b"]
-    by_patients = np.where(patients, "under two patients", "twice for one patient")
-    cases = np.where(labels, "under two labels", by_patients)
-    effects = {
-        "under two labels": "One of the labels is wrong, or both.",
-        "under two patients": "Folds by patient can put it on both sides (make_folds.py and protocol=grouped keep it on one).",
-        "twice for one patient": "It counts twice; intervals are too narrow.",
-    }
-    degrees = {
-        "the same picture": twins["likeness"].isna(),
-        "nearly the same picture": twins["likeness"] >= CERTAIN,
-        "perhaps the same picture": twins["likeness"] < CERTAIN,
-    }
-    for degree, of_degree in degrees.items():
-        for case, effect in effects.items():
-            kind = f"{degree} {case}"
-            severity = "note" if case == "twice for one patient" else "warning"
-            paths = twins.loc[of_degree & (cases == case), "pair"].tolist()
-            if not degree.startswith("perhaps"):
-                yield _finding(kind, severity, effect, paths)
-            elif severity == "warning":
-                doubt = f"If it is (look at them), {effect[0].lower()}{effect[1:]}"
-                yield _finding(kind, "note", doubt, paths)
+    certain = twins["likeness"].isna(), twins["likeness"] >= CERTAIN
+    differ = twins["class"] != twins["class_b"], twins["patient"] != twins["patient_b"]
+    degrees = np.select(certain, ["the same", "nearly the same"], "perhaps the same")
+    cases = np.select(differ, list(TWINS)[:2], list(TWINS)[2])
+    for (degree, case), part in twins.groupby([degrees, cases], sort=False):
+        severity, effect = TWINS[case]
+        if degree.startswith("perhaps"):
+            if severity == "note":
+                continue
+            severity, effect = "note", f"If it is (look at them), {effect[0].lower()}{effect[1:]}"
+        yield _finding(f"{degree} picture {case}", severity, effect, part["pair"].tolist())
 
 
 def _val_and_test(originals: pd.DataFrame) -> Finding:
@@ -151,18 +148,19 @@ def _val_and_test(originals: pd.DataFrame) -> Finding:
     pairs = val.merge(test, on=["fold", "patient"], suffixes=("", "_b"))
     pairs = pairs.drop_duplicates(["fold", "path"])
     kind = "a patient has pictures in Valid and in Test"
-    cause = "The checkpoint is chosen on patients that it is tested on"
-    effect = f"{cause}: the score is slightly too high."
+    effect = (
+        "The checkpoint is chosen on patients that it is tested on: the score is slightly too high."
+    )
     paths = list(zip(pairs["path"], pairs["path_b"], strict=True))
     return _finding(kind, "warning", effect, paths, pairs["fold"])
 
 
 def _datalog(originals: pd.DataFrame, root: Path) -> Iterator[Finding]:
     """Compare with datalog.xlsx: a sheet a fold, names in columns train, validation and test."""
-    files = [f for depth in ("", "*/", "*/*/") for f in sorted(root.glob(f"{depth}datalog.xlsx"))]
-    if not files:
+    depths = ("", "*/", "*/*/")
+    file = next((f for d in depths for f in sorted(root.glob(f"{d}datalog.xlsx"))), None)
+    if file is None:
         return
-    file = files[0]
     try:
         sheets = pd.read_excel(file, sheet_name=None, dtype=str)
     # openpyxl and zipfile raise a dozen kinds for damaged files
@@ -202,14 +200,6 @@ def _coverage(originals: pd.DataFrame) -> Iterator[Finding]:
     effect = "They are scored by several networks."
     yield _finding("pictures in several test sets", "note", effect, several)
 
-    classes = originals.groupby(["fold", "split"])["class"]
-    shares = classes.value_counts(normalize=True).unstack(fill_value=0)
-    apart = (shares - pictures["class"].value_counts(normalize=True)).abs()
-    fold, split, name = apart.stack().idxmax()
-    kind = "splits whose class shares are not those of all pictures"
-    effect = f"The largest: {name} in {split} of fold {fold}, {apart.stack().max():.1%} off. Folds differ in difficulty."
-    yield Finding(kind, "note", effect, int((apart >= SHARES_APART).any(axis=1).sum()))
-
 
 def _broken_profiles(first: pd.DataFrame, broken: np.ndarray) -> Finding:
     kind = "a colour profile that cannot be read"
@@ -221,7 +211,6 @@ def _shortcuts(first: pd.DataFrame, measured: np.ndarray) -> Iterator[Finding]:
     """Tell whether ``SURFACE`` predicts other patients' class: the interval's end over chance."""
     # here, since it takes a second
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import recall_score
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
@@ -230,14 +219,9 @@ def _shortcuts(first: pd.DataFrame, measured: np.ndarray) -> Iterator[Finding]:
     if first.groupby("label")["patient"].nunique().min() < folds:
         return
 
-    rng = np.random.default_rng(0)
-    labels = first["label"].to_numpy()
-    classes = np.unique(labels)
-    chance = 1 / len(classes)
-    patients = first.groupby(["class", "patient"], sort=False).ngroup().to_numpy()
-    n = patients.max() + 1
-    # (N, C)
-    of_class = (labels[:, None] == classes).astype(float)
+    labels = np.unique(first["label"], return_inverse=True)[1]
+    n = labels.max() + 1
+    draws = bootstrap(first.assign(weight=1.0), 1000)
     regression = LogisticRegression(class_weight="balanced", max_iter=1000)
     network = make_pipeline(StandardScaler(), regression)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=0)
@@ -246,18 +230,13 @@ def _shortcuts(first: pd.DataFrame, measured: np.ndarray) -> Iterator[Finding]:
         # of files that are all alike nothing is told, but by luck
         if not np.ptp(inputs, axis=0).any():
             continue
-        called = cross_val_predict(network, inputs, labels, groups=patients, cv=splitter)
-        value = recall_score(labels, called, average="macro")
-
-        # patients drawn with replacement: (1000, N), then (1000, C)
-        samples = [np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(1000)]
-        weights = np.stack(samples)[:, patients]
-        hits = weights @ (of_class * (labels == called)[:, None])
-        support = weights @ of_class
-        low, high = np.quantile((hits / np.maximum(support, 1)).mean(1), [0.025, 0.975])
-        if low > chance:
+        called = cross_val_predict(network, inputs, labels, groups=first["patient"], cv=splitter)
+        counts = confusion(labels, called, n, draws)
+        hits, support = np.diagonal(counts, axis1=1, axis2=2), counts.sum(2)
+        value, low, high = estimate((hits / np.maximum(support, 1)).mean(1))
+        if low > 1 / n:
             effect = (
-                f"Balanced accuracy {value:.3f} (95 % interval {low:.3f} to {high:.3f}, chance {chance:.3f}) for other "
+                f"Balanced accuracy {value:.3f} (95 % interval {low:.3f} to {high:.3f}, chance {1 / n:.3f}) for other "
                 "patients: a network may score without looking at lesions."
             )
             yield Finding(f"the class can be told from {name}", "warning", effect, len(first))

@@ -125,12 +125,10 @@ def likenesses(
     """
     firsts = [np.unique(side["pixels"], return_index=True)[1] for side in (left, right)]
     left, right = left[firsts[0]], right[firsts[1]]
+    one, other = (np.asarray(side, str)[i] for side, i in zip(patients, firsts, strict=True))
     key = hashlib.blake2b(repr((VERSION, threshold, len(left))).encode(), digest_size=16)
-    key.update(left["pixels"].tobytes() + right["pixels"].tobytes())
-    names = [np.asarray(side)[first] for side, first in zip(patients, firsts, strict=True)]
-    numbers = np.unique(np.concatenate(names).astype(str), return_inverse=True)[1]
-    codes = numbers[: len(left)], numbers[len(left) :]
-    key.update(numbers.tobytes())
+    for column in (left["pixels"], right["pixels"], one, other):
+        key.update(column.tobytes())
     file = Path(cache_dir) / f"likeness-{key.hexdigest()}.npy"
     pairs = _load_array(file, PAIR)
     if pairs is None:
@@ -139,7 +137,8 @@ def likenesses(
             pairs = _load_array(file, PAIR)
             if pairs is None:
                 blocks = [np.zeros(0, PAIR)]
-                for i, j, likeness in alike(left["thumb"], right["thumb"], threshold, codes):
+                thumbs = left["thumb"], right["thumb"]
+                for i, j, likeness in alike(*thumbs, threshold, (one, other)):
                     ends = left["pixels"][i], right["pixels"][j]
                     blocks.append(np.rec.fromarrays([*ends, likeness], PAIR)[ends[0] != ends[1]])
                 pairs = np.concatenate(blocks)

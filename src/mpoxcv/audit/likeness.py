@@ -29,11 +29,11 @@ found as without it, but of those turned, whose black corners are alike, 0.912 f
 Legend: N pictures, T templates of a picture, D = 99 coefficients.
 """
 
-import functools
 import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from PIL import Image
 from scipy.fft import dctn
 
 # likeness of one photograph: see the table above
@@ -47,8 +47,6 @@ AXIS = np.arange(COEFFICIENTS, dtype=np.float32)
 FREQUENCY = np.hypot(AXIS, AXIS[:, None])
 # lowest first, without the mean
 ORDER = np.argsort(FREQUENCY, axis=None, kind="stable")[1:]
-# coefficients that are enough to rule nearly all pairs out
-HEAD, ROUNDING = 32, 1e-5
 # the middle, 22 pixels a side, that turns are compared in: black corners would resemble each other
 MIDDLE = np.s_[:, 5:-5, 5:-5]
 # template: angle in degrees, zoom, and where the crop lies, from -1 to 1
@@ -62,37 +60,24 @@ def alike(
     right: np.ndarray,
     threshold: float,
     patients: tuple[np.ndarray, np.ndarray],
-    block: int = 2048,
+    block: int = 256,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield positions in ``left``, in ``right``, and likeness of all pairs, block by block.
 
     ``left`` are uint8 (N, 32, 32) thumbnails, each tried in all its templates, and ``right``
     (M, 32, 32). A pair counts from a likeness of ``threshold``, or more where the left picture is
-    featureless, which its and the others' ``patients``, int (N,) and (M,), tell. ``block`` bounds
-    the memory: it is the number of templates and of thumbnails in a matrix product.
+    featureless, which its and the others' ``patients``, (N,) and (M,) of any type that sorts, tell.
+    ``block`` bounds the memory: it is the number of left pictures in a matrix product.
     """
-    least = min(threshold, SUSPECTED)
-    whole, middle = vectors(right), vectors(right[MIDDLE])
-    sides = ((FULL, False, whole, _bounding(whole)), (TURNED, True, middle, _bounding(middle)))
-    step = max(1, block // 160)
-    for start in range(0, len(left), step):
-        part = left[start : start + step]
+    sides = ((FULL, False, vectors(right)), (TURNED, True, vectors(right[MIDDLE])))
+    for start in range(0, len(left), block):
+        part = left[start : start + block]
         best = np.full((len(part), len(right)), -1, np.float32)
+        for shapes, cut, targets in sides:
+            for sources in templates(part, shapes, cut).swapaxes(0, 1):
+                np.maximum(best, sources @ targets.T, out=best)
 
-        for shapes, cut, targets, bounding in sides:
-            # (N, T, D) and (N * T, HEAD + 1)
-            sources = templates(part, shapes, cut)
-            source_bounding = _bounding(sources).reshape(-1, bounding.shape[1])
-            for column in range(0, len(right), block):
-                bounds = source_bounding @ bounding[column : column + block].T
-                bounds = bounds.reshape(len(part), sources.shape[1], -1).max(1)
-                possible = bounds >= least - ROUNDING
-                for row in np.flatnonzero(possible.any(1)):
-                    columns = column + np.flatnonzero(possible[row])
-                    likeness = (targets[columns] @ sources[row].T).max(1)
-                    best[row, columns] = np.maximum(best[row, columns], likeness)
-
-        telling = _nearest_that_tells(best, patients[0][start : start + step], patients[1])
+        telling = _nearest_that_tells(best, patients[0][start : start + block], patients[1])
         needed = np.maximum(np.float32(threshold), telling)
         rows, columns = np.nonzero(best >= needed[:, None])
         yield rows + start, columns, best[rows, columns]
@@ -101,7 +86,7 @@ def alike(
 def _nearest_that_tells(likeness: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return from which likeness, float (N,), pictures tell anything; 0 for all with features.
 
-    ``likeness`` is float (N, M), ``left`` and ``right`` are the patients, int (N,) and (M,).
+    ``likeness`` is float (N, M), ``left`` and ``right`` are the patients, (N,) and (M,).
     """
     order = np.argsort(right, kind="stable")
     others, starts = np.unique(right[order], return_index=True)
@@ -113,19 +98,11 @@ def _nearest_that_tells(likeness: np.ndarray, left: np.ndarray, right: np.ndarra
     return np.where(last < SUSPECTED, 0, np.minimum(EQUAL, 1 - SHARE * (1 - last)))
 
 
-def _bounding(units: np.ndarray) -> np.ndarray:
-    """Return float32 (…, HEAD + 1) of unit vectors (…, D); products are no less than the vectors'.
-
-    The parts left out have a product of at most that of their lengths (Cauchy and Schwarz).
-    """
-    head = units[..., :HEAD]
-    left_out = np.sqrt(np.maximum(0, 1 - np.square(head).sum(-1, keepdims=True)))
-    return np.concatenate([head, left_out], -1)
-
-
 def templates(thumbs: np.ndarray, shapes: Sequence[Shape], cut: bool) -> np.ndarray:
     """Return float32 (N, 8 * len(shapes), D): turned, cropped, then all flips and quarter turns."""
-    low = thumbs.reshape(len(thumbs), -1).astype(np.float32) @ _operator(tuple(shapes), cut)
+    images = map(Image.fromarray, thumbs.astype(np.float32))
+    changed = np.stack([_changed(image, *shape) for image in images for shape in shapes])
+    low = _coefficients(changed[MIDDLE] if cut else changed)
     low = low.reshape(len(thumbs), len(shapes), COEFFICIENTS, COEFFICIENTS)
     odd = np.where(np.arange(COEFFICIENTS) % 2, -1, 1).astype(np.float32)
     flips = [low, low * odd, low * odd[:, None], low * odd * odd[:, None]]
@@ -139,35 +116,14 @@ def vectors(thumbs: np.ndarray) -> np.ndarray:
     return np.concatenate([_unit(_coefficients(thumbs[i : i + 4096])) for i in starts])
 
 
-@functools.cache
-def _operator(shapes: tuple[Shape, ...], cut: bool) -> np.ndarray:
-    """Return float32 (32 * 32, len(shapes) * 100): what is done before the flips is linear."""
-    columns = []
-    for angle, zoom, x, y in shapes:
-        half, radians = THUMB / 2, np.deg2rad(angle)
-        cos, sin = zoom * np.cos(radians), zoom * np.sin(radians)
-        row, column = np.mgrid[:THUMB, :THUMB] + 0.5 - half
-        crop_x, crop_y = np.array([x, y]) * (1 - zoom) * half + half
-        source_row = sin * -column + cos * row + crop_y - 0.5
-        source_column = cos * column + sin * row + crop_x - 0.5
-        changed = _bilinear(source_row, source_column).reshape(-1, THUMB, THUMB)
-        low = _coefficients(changed[MIDDLE] if cut else changed)
-        columns.append(low.reshape(len(changed), -1))
-    return np.concatenate(columns, 1)
-
-
-def _bilinear(row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Return float32 (32 * 32, positions): what each pixel gives to positions within the border."""
-    weights = np.zeros((THUMB * THUMB, row.size), np.float32)
-    half = THUMB / 2
-    inside = (np.abs(row + 0.5 - half) <= half) & (np.abs(column + 0.5 - half) <= half)
-    for di, dj in itertools.product((0, 1), (0, 1)):
-        i, j = np.floor(row) + di, np.floor(column) + dj
-        share = (1 - np.abs(row - i)) * (1 - np.abs(column - j)) * inside
-        pixel = np.clip(i, 0, THUMB - 1) * THUMB + np.clip(j, 0, THUMB - 1)
-        places = pixel.astype(int).ravel(), np.arange(row.size)
-        np.add.at(weights, places, share.ravel().astype(np.float32))
-    return weights
+def _changed(image: Image.Image, angle: float, zoom: float, x: float, y: float) -> np.ndarray:
+    """Return float32 (32, 32): turned and enlarged, bilinearly, black beyond the border."""
+    half, radians = THUMB / 2, np.deg2rad(angle)
+    cos, sin = zoom * np.cos(radians), zoom * np.sin(radians)
+    left, top = (half + half * (1 - zoom) * place for place in (x, y))
+    source = (cos, sin, left - half * (cos + sin), -sin, cos, top - half * (cos - sin))
+    bilinear = Image.Resampling.BILINEAR
+    return np.asarray(image.transform(image.size, Image.Transform.AFFINE, source, bilinear))
 
 
 def _coefficients(thumbs: np.ndarray) -> np.ndarray:

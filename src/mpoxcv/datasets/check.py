@@ -12,7 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from mpoxcv.datasets.published import CLASS_COUNTS, SPLIT_COUNTS, TEST_CLASS_COUNTS
+from mpoxcv.datasets.published import CLASS_COUNTS, SPLIT_COUNTS
 from mpoxcv.datasets.synthetic import is_synthetic
 from mpoxcv.errors import UserError, check_number, visible
 from mpoxcv.pictures.patients import Names
@@ -61,38 +61,30 @@ def check(
 
 
 def count_rows(table: pd.DataFrame, classes: Sequence[str], compare: bool) -> list[list[str]]:
-    """Return cells of counts, headings first: four rows a fold, then two for all folds.
+    """Return cells of counts, headings first: a row a part of a fold, then two for all folds.
 
-    ``compare`` puts the published counts beside, with ``DIFFERS`` wherever another one was found.
+    ``compare`` puts the published totals beside, with ``DIFFERS`` wherever another one was found.
     """
     part = table["split"].where(~table["augmented"], "augmented")
-    order = pd.MultiIndex.from_product([sorted(set(table["fold"])), PARTS])
+    parts = [name for name in PARTS if compare or name in set(part)]
+    order = pd.MultiIndex.from_product([sorted(set(table["fold"])), parts])
     counts = pd.crosstab([table["fold"], part], table["class"])
     counts = counts.reindex(index=order, columns=classes, fill_value=0)
-    originals = table[~table["augmented"]].drop_duplicates(["class", "original"])
-    patients = originals.drop_duplicates(["class", "patient"])
-
-    def cells(
-        row: pd.Series, published: dict[str, int], total: int | None, found: int
-    ) -> list[str]:
-        if not compare:
-            return [str(n) for n in (*row, found)]
-        pairs = [(n, published.get(name, n)) for name, n in row.items()]
-        texts = [str(n) if n == p else f"{n} {DIFFERS} {p}" for n, p in pairs]
-        differs = f"{DIFFERS} " if total != found else ""
-        return [*texts, str(found), "" if total is None else f"{differs}{total}"]
-
     rows = [["fold", "", *classes, "total", *["published"] * compare]]
     for (fold, key), row in counts.iterrows():
-        published = TEST_CLASS_COUNTS.get(fold, {}) if key == "test" else {}
-        total = SPLIT_COUNTS.get(fold, {}).get(key)
-        rows.append([str(fold), PARTS[key], *cells(row, published, total, row.sum())])
+        numbers = [*row, row.sum(), *[SPLIT_COUNTS.get(fold, {}).get(key, "")] * compare]
+        rows.append([str(fold), PARTS[key], *map(str, numbers)])
+
     # a patient with pictures in two classes is in both, and once in the total
-    found = {"pictures": len(originals), "patients": originals["patient"].nunique()}
-    for i, (what, distinct) in enumerate(zip(found, (originals, patients), strict=True)):
+    originals = table[~table["augmented"]].drop_duplicates(["class", "original"])
+    patients = originals.drop_duplicates(["class", "patient"])
+    known = pd.DataFrame(CLASS_COUNTS).sum(axis=1)
+    for i, (what, distinct) in enumerate({"pictures": originals, "patients": patients}.items()):
         row = distinct["class"].value_counts().reindex(classes, fill_value=0)
-        published = {name: pair[i] for name, pair in CLASS_COUNTS.items()}
-        rows.append(["all", what, *cells(row, published, sum(published.values()), found[what])])
+        found = len(originals) if i == 0 else originals["patient"].nunique()
+        rows.append(["all", what, *map(str, [*row, found, *[known[i]] * compare])])
+    for row in rows[1:] if compare else ():
+        row[-1] = f"{DIFFERS} {row[-1]}" if row[-1] not in ("", row[-2]) else row[-1]
     return rows
 
 

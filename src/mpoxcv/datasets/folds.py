@@ -39,7 +39,7 @@ def assign_folds(table: pd.DataFrame, n_folds: int = 5, seed: int = 0) -> pd.Dat
         split = pd.Series("train", table.index)
         split[test] = "test"
         parts = _parts(table.drop(test), round(10 - 10 / n_folds), f"{seed}/{fold}")
-        split[min(parts, key=lambda part: unlikeness(table, part))] = "val"
+        split[min(parts, key=lambda part: _unlikeness(table, part))] = "val"
 
         # a class that val lacks gives it, of its patients in train, the one with fewest pictures
         for name in sorted(set(patients.index) - set(table["class"][split == "val"])):
@@ -107,7 +107,7 @@ def _parts(table: pd.DataFrame, n_parts: int, seed: str) -> list[pd.Index]:
         return [table.index[part] for _, part in splits]
 
 
-def unlikeness(table: pd.DataFrame, part: pd.Index | pd.Series) -> tuple[int, float]:
+def _unlikeness(table: pd.DataFrame, part: pd.Index) -> tuple[int, float]:
     """Return how many classes a part lacks, and how far a class's share strays from the whole's."""
     whole = table["class"].value_counts(normalize=True)
     share = table["class"][part].value_counts(normalize=True).reindex(whole.index, fill_value=0)

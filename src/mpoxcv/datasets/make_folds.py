@@ -1,9 +1,7 @@
 """From a flat folder of pictures to FOLDS and FOLDS_AUG: originals in splits, augmented copies."""
 
-import os
 import re
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,12 +15,12 @@ from rich.progress import track
 from mpoxcv.audit.descriptions import same_pictures
 from mpoxcv.command_line import command_for, data_options, setting
 from mpoxcv.datasets import folds as splitting
-from mpoxcv.datasets.check import plain_console, print_counts
+from mpoxcv.datasets.check import count_rows, plain_console, print_counts
 from mpoxcv.errors import UserError, check_number
 from mpoxcv.pictures.images import decode, encode_jpeg
 from mpoxcv.pictures.patients import Names, join_twins, read_names
 from mpoxcv.pictures.pixels import Form, resize
-from mpoxcv.pictures.tree import FOLDERS, index_flat
+from mpoxcv.pictures.tree import index_flat
 from mpoxcv.storage.files import StrPath, write_csv, write_json, write_linked
 
 
@@ -76,36 +74,30 @@ def make_folds(
     folds = table[["image", "patient", "class"]].merge(assigned, on="image")
 
     counts = table.groupby("class").agg(pictures=("image", "size"), patients=("patient", "nunique"))
-    record: dict[str, Any] = {"seed": seed, "n_folds": n_folds, "copies": copies, "size": size}
-    record |= {"patients": names.by, "classes": counts.to_dict("index"), "warnings": notes}
     versions = {name: version(name) for name in ("scikit-learn", "torch", "torchvision", "pillow")}
-    record |= {"augment": augment_config, "versions": versions}
-
-    pool = ThreadPoolExecutor(threads or os.cpu_count())
+    record = {
+        "seed": seed, "n_folds": n_folds, "copies": copies, "size": size, "patients": names.by,
+        "classes": counts.to_dict("index"), "warnings": notes, "augment": augment_config,
+        "versions": versions,
+    }  # fmt: skip
 
     def write_picture(folder: Path, path: Path, splits: dict[int, str]) -> None:
         data = (source / path).read_bytes()
         originals, augmented = splitting.make_folders(folder, path.parent, splits, copies)
         write_linked([folder / path.name for folder in originals], data)
         pixels = decode(data).copy() if size is None else resize(decode(data), Form(size)).copy()
-        writes = []
         for number in range(1, copies + 1 if augmented else 1):
             copy = path.with_name(f"{path.stem}_aug{number:02d}.jpg")
-            # not in the pool: all threads share torch's generator
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(splitting.digest(f"{seed}/{copy.as_posix()}"), 16))
-                changed = augment(pixels).permute(1, 2, 0).numpy()
-            files = [folder / copy.name for folder in augmented]
-            writes.append(pool.submit(_write_copy, files, changed))
-        for write in writes:
-            write.result()
+            torch.manual_seed(int(splitting.digest(f"{seed}/{copy.as_posix()}"), 16))
+            changed = augment(pixels).permute(1, 2, 0).numpy()
+            _write_copy([folder / copy.name for folder in augmented], changed)
 
     pictures = track(folds.groupby("image"), f"Augmenting {len(table)} pictures", transient=True)
     torch_threads = torch.get_num_threads()
     # faster for small pictures, and the same sums on any number of cores
     torch.set_num_threads(1)
     try:
-        with splitting.whole_folder(output) as folder, pool:
+        with splitting.whole_folder(output) as folder, torch.random.fork_rng(devices=[]):
             for image, rows in pictures:
                 splits = dict(zip(rows["fold"], rows["split"], strict=True))
                 write_picture(folder, Path(str(image)), splits)
@@ -136,24 +128,12 @@ def _write_copy(files: list[Path], pixels: np.ndarray) -> None:
 def _report(folds: pd.DataFrame, by: str, notes: list[str]) -> None:
     console = plain_console()
     classes = sorted(set(folds["class"]))
+    table = folds.assign(augmented=False, original=folds["image"])
+    print_counts(console, "Pictures", count_rows(table, classes, False), classes)
     whole = folds[folds["fold"] == 1]
-    in_order = folds.assign(split=pd.Categorical(folds["split"], list(FOLDERS)))
-    parts = list(in_order.groupby(["fold", "split"], observed=True))
-    rows = [["fold", "", *classes, "total"]]
-    for (fold, split), part in [*parts, (("all", ""), whole)]:
-        cells = [*(part[part["class"] == name] for name in classes), part]
-        counts = [f"{len(cell)} ({cell['patient'].nunique()})" for cell in cells]
-        rows.append([str(fold), FOLDERS.get(split, split), *counts])
-    print_counts(console, "Pictures (patients)", rows, classes)
-
-    table = whole.set_index("image")
-    tests = folds[folds["split"] == "test"].groupby("fold")["image"]
-    worst, fold = max((splitting.unlikeness(table, images)[1], fold) for fold, images in tests)
     patients = whole["patient"].value_counts().sort_index()
     example = whole["image"][whole["patient"] == patients.idxmax()]
     console.print(
-        f"Balance: a class's share in a Test is at most {100 * worst:.1f} percentage points from its share in "
-        f"all pictures (fold {fold}).\n"
         f"Patients: {len(patients)}, told from {len(whole)} file names {by}.\n"
         f"For example, of patient {patients.idxmax()}: {', '.join(example[:3])}. If this is wrong, the splits "
         "leak: set data.name_pattern or data.patients, and make the folds again."

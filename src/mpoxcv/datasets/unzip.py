@@ -20,9 +20,10 @@ MAX_RATIO = 200
 RATIO_FROM = 100 * 2**20
 # bytes: of one folder or file, of a member's whole path
 MAX_NAME, MAX_PATH = 255, 1024
-# or has control characters
-LEADS_OUT = re.compile(r"[\x00-\x1f\x7f]|^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
+# or is none, or has control characters
+LEADS_OUT = re.compile(r"^$|[\x00-\x1f\x7f]|^/|^[A-Za-z]:|(^|/)\.\.(/|$)")
 ENCRYPTED = 0x1 | 0x40
+METHODS = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 # what zipfile and our writing raise for damaged or contradictory archives
 BROKEN = (
     zipfile.BadZipFile, zlib.error, EOFError, ValueError, RuntimeError, FileExistsError,
@@ -83,19 +84,16 @@ def refusal(members: Sequence[zipfile.ZipInfo], packed: int) -> str | None:
         packed_name = member.orig_filename.replace("\\", "/")
         path = PurePosixPath(name.casefold())
         longest = max((len(part.encode()) for part in path.parts), default=0)
-        if len(name.encode()) > MAX_PATH or longest > MAX_NAME:
-            return f"the name {name[:60]!r}… is too long"
-        if not name:
-            return "a member has no name"
-        if LEADS_OUT.search(name) or LEADS_OUT.search(packed_name):
-            return f"the name {packed_name!r} may lead out of the folder"
-        if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            return f"{name!r} is a link or a special file"
-        if member.flag_bits & ENCRYPTED:
-            return f"{name!r} is encrypted"
-        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            return f"{name!r} is packed by another method than deflate"
-        if str(path) in taken:
-            return f"two members are called {name!r} (capital letters aside)"
+        kind, method = stat.S_IFMT(member.external_attr >> 16), member.compress_type
+        reasons = {
+            "its name is too long": len(name.encode()) > MAX_PATH or longest > MAX_NAME,
+            "its name may lead out of the folder": any(map(LEADS_OUT.search, (name, packed_name))),
+            "it is a link or a special file": kind not in (0, stat.S_IFREG, stat.S_IFDIR),
+            "it is encrypted": member.flag_bits & ENCRYPTED,
+            "it is packed by another method than deflate": method not in METHODS,
+            "two members are called so (capital letters aside)": str(path) in taken,
+        }
+        if why := next((reason for reason, holds in reasons.items() if holds), None):
+            return f"{packed_name[:60]!r}: {why}"
         taken.add(str(path))
     return None

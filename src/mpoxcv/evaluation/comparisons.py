@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mpoxcv.evaluation import statistics as st
-from mpoxcv.evaluation.groups import HEADLINE, PRIMARY, Group, bootstrap, scores
+from mpoxcv.evaluation.groups import HEADLINE, PRIMARY, Group, bootstrap, estimate, scores
 
 
 def compare_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -31,40 +31,35 @@ def _conditions(group: Group) -> list[Any]:
 
 def _compare(pair: tuple[Group, Group]) -> dict[str, Any]:
     tables = [group.rows for group in pair]
-    values = [group.content["pooled"] for group in pair]
     # the same draws for both, so that the differences are paired
-    draws = bootstrap(pd.concat(tables), len(pair[0].draws))
+    draws = bootstrap(pd.concat(tables), len(pair[0].draws) - 1)
     parts = np.split(draws, [len(tables[0])], axis=1)
-    drawn = [scores(rows, part) for rows, part in zip(tables, parts, strict=True)]
+    one, other = (scores(rows, part) for rows, part in zip(tables, parts, strict=True))
 
     sizes = [run.provenance["data"]["originals"] for run in pair[0].finished]
     train, test = (sum(size.get(split, 0) for size in sizes) for split in ("train", "test"))
     # of a k-fold cross-validation, where the sizes are not known
     ratio = test / train if train else 1 / max(1, len(pair[0].content["folds"]) - 1)
 
-    comparison: dict[str, Any] = {"one": pair[0].name, "other": pair[1].name}
-    comparison["test_train_ratio"] = ratio
+    names = {"one": pair[0].name, "other": pair[1].name}
+    comparison: dict[str, Any] = names | {"test_train_ratio": ratio}
     for metric in HEADLINE:
-        low, high = st.percentile_interval(drawn[0][metric] - drawn[1][metric])
         by_fold = pair[0].fold_means(metric) - pair[1].fold_means(metric)
-        comparison[metric] = {
-            "difference": values[0][metric][0] - values[1][metric][0],
-            "low": low,
-            "high": high,
+        interval = estimate(one[metric] - other[metric])
+        comparison[metric] = dict(zip(("difference", "low", "high"), interval, strict=True)) | {
             "by_fold": by_fold.tolist(),
-            "p": st.corrected_resampled_t(by_fold, ratio).p if len(by_fold) > 1 else math.nan,
+            "p": st.corrected_resampled_t(by_fold, ratio)[1],
         }
-    comparison["mcnemar_p"] = _mcnemar(*(rows.set_index("seed") for rows in tables))
+    comparison["mcnemar_p"] = _mcnemar(*tables)
     return comparison
 
 
-def _mcnemar(*pair: pd.DataFrame) -> float:
-    """Return p of two tables of rows by seed, for their first seed; NaN if its pictures differ."""
-    seeds = pair[0].index.intersection(pair[1].index)
-    if seeds.empty:
-        return math.nan
-    tables = [rows.loc[[seeds.min()]].set_index(["fold", "image"]).sort_index() for rows in pair]
-    if not tables[0].index.equals(tables[1].index):
+def _mcnemar(one: pd.DataFrame, other: pd.DataFrame) -> float:
+    """Return p of two groups' rows, for their first common seed; NaN if its pictures differ."""
+    seed = min(set(one["seed"]) & set(other["seed"]), default=None)
+    of_seed = [rows[rows["seed"] == seed] for rows in (one, other)]
+    tables = [rows.set_index(["fold", "image"]).sort_index() for rows in of_seed]
+    if seed is None or not tables[0].index.equals(tables[1].index):
         return math.nan
     return st.mcnemar(*(table["label"] == table["prediction"] for table in tables))
 

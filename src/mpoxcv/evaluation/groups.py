@@ -24,8 +24,8 @@ class Group:
     """The finished runs of one experiment, by seed and fold.
 
     ``rows`` are their test predictions, with the columns ``run``, ``seed`` and ``weight``: a
-    picture that k folds of a seed test counts 1/k in each. ``draws``, float (R, N), are the rows'
-    weights in the bootstrap over patients, ``content`` is what summary.json holds.
+    picture that k folds of a seed test counts 1/k in each. ``draws`` are as of :func:`bootstrap`,
+    ``content`` is what summary.json holds.
     """
 
     name: str
@@ -48,18 +48,15 @@ def tested_rows(tables: Iterable[tuple[Run, pd.DataFrame]]) -> pd.DataFrame:
     return rows.assign(weight=1 / rows.groupby(["seed", "image"])["image"].transform("size"))
 
 
-def plain_weights(rows: pd.DataFrame) -> np.ndarray:
-    """Return the rows' weights without a draw, float (1, N): they give the plain scores."""
-    return rows["weight"].to_numpy()[None]
-
-
 def bootstrap(rows: pd.DataFrame, replicates: int) -> np.ndarray:
-    """Return the rows' weights in the bootstrap over patients, float (R, N)."""
-    return st.patient_bootstrap(rows["patient"], rows["weight"], replicates, BOOTSTRAP_SEED)
+    """Return the rows' weights, float (1 + R, N): as they are, then drawn over patients."""
+    weights = rows["weight"].to_numpy()
+    draws = st.patient_bootstrap(rows["patient"], weights, replicates, BOOTSTRAP_SEED)
+    return np.concatenate([weights[None], draws])
 
 
 def scores(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, np.ndarray]:
-    """Return each metric, float (R,): pooled over the folds, then averaged over the seeds."""
+    """Return each metric, float (1 + R,): pooled over the folds, then averaged over the seeds."""
     by_seed = []
     for chosen in rows.groupby("seed").indices.values():
         part = rows.iloc[chosen]
@@ -67,12 +64,11 @@ def scores(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, np.ndarray]:
     return {name: np.mean([values[name] for values in by_seed], axis=0) for name in st.METRICS}
 
 
-def estimate(value: np.ndarray, drawn: np.ndarray) -> list[float]:
-    """Return value, low and high of the plain score, float (1,), and its replicates, float (R,)."""
-    return [float(value[0]), *st.percentile_interval(drawn)]
+def estimate(scores: np.ndarray) -> list[float]:
+    """Return value, low and high of scores by :func:`bootstrap`'s weights, float (1 + R,)."""
+    return [float(scores[0]), *st.percentile_interval(scores[1:])]
 
 
 def pooled(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, list[float]]:
     """Return value, low and high of each metric."""
-    value, drawn = scores(rows, plain_weights(rows)), scores(rows, draws)
-    return {name: estimate(value[name], drawn[name]) for name in st.METRICS}
+    return {name: estimate(values) for name, values in scores(rows, draws).items()}

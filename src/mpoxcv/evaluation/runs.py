@@ -26,17 +26,11 @@ NEUTRAL = frozenset({
     )),
 })  # fmt: skip
 POOLED = "pooled"
-FILES = (
-    "predictions.csv", "baselines.csv", "learning_curves.csv", "metrics.json", "provenance.json",
-    "job.json", ".hydra/config.yaml", ".hydra/overrides.yaml",
-)  # fmt: skip
 # of provenance.json and its data
 TEXT_FIELDS = {
     "status", "command", "checkpoint_sha256", "error",
     "fingerprint", "test_fingerprint", "citation", "protocol",
 }  # fmt: skip
-# finished runs with the state of their files: a multirun reads all of them after each job
-FINISHED: dict[Path, tuple[object, "Run"]] = {}
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ class Run:
     plain values. ``fold`` is a number, or ``pooled``: trained on all folds together, and so on its
     test pictures. ``status`` is ``finished``, ``interrupted`` or ``failed`` (with the ``cause``).
     ``metrics``, ``provenance``, ``predictions`` (empty unless finished) and ``baselines`` are files
-    of these names, ``history`` is learning_curves.csv.
+    of these names.
     """
 
     folder: Path
@@ -61,7 +55,6 @@ class Run:
     provenance: dict[str, Any]
     predictions: pd.DataFrame
     baselines: pd.DataFrame | None
-    history: pd.DataFrame | None
 
     @property
     def experiment(self) -> str:
@@ -99,21 +92,10 @@ def find_runs(folders: Iterable[StrPath]) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run:
-    """Read one run's folder, if it changed since it was read before.
+    """Read one run's folder.
 
     A damaged run is a failed one; UserError where its config is none of a training run.
     """
-    stats = [(folder / name).stat() for name in FILES if (folder / name).is_file()]
-    state = [(stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats]
-    if folder in FINISHED and FINISHED[folder][0] == state:
-        return FINISHED[folder][1]
-    run = _read_run(folder)
-    if run.status == "finished":
-        FINISHED[folder] = state, run
-    return run
-
-
-def _read_run(folder: Path) -> Run:
     config = flat(read_plain(folder / ".hydra" / "config.yaml"))
     fold, seed = config.get("fold"), config.get("seed")
     if not (isinstance(fold, int) or fold == POOLED) or not isinstance(seed, int):
@@ -125,7 +107,6 @@ def _read_run(folder: Path) -> Run:
 
     provenance = read_json(folder / "provenance.json")
     data = provenance["data"] = {"originals": {}, "counts": {}} | provenance.get("data", {})
-    metrics = read_metrics(folder / "metrics.json")
     job = read_json(folder / "job.json")
     status = provenance.get("status", "interrupted")
     cause = job.get("cause") or provenance.get("error")
@@ -141,10 +122,17 @@ def _read_run(folder: Path) -> Run:
     else:
         status, cause = "interrupted", why_unfinished(job)
 
-    baselines = _table(folder / "baselines.csv", ["model", *predictions.columns])
-    history = _table(folder / "learning_curves.csv", ["epoch", "train/loss", "val/loss"])
-    described = (folder, overrides, config, fold, seed, status, cause)
-    return Run(*described, metrics, provenance, predictions, baselines, history)
+    try:
+        baselines = pd.read_csv(folder / "baselines.csv", dtype=TEXTS, keep_default_na=False)
+    except (FileNotFoundError, IsADirectoryError, ValueError):
+        baselines = pd.DataFrame()
+    return Run(
+        folder, overrides, config, fold, seed, status, cause,
+        metrics=read_metrics(folder / "metrics.json"),
+        provenance=provenance,
+        predictions=predictions,
+        baselines=baselines if {"model", *predictions} <= {*baselines} else None,
+    )  # fmt: skip
 
 
 def plain_options(options: Mapping[str, str]) -> dict[str, str]:
@@ -211,8 +199,10 @@ def _check_record(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> Non
     try:
         texts = [part.get(name) for part in (provenance, data) for name in TEXT_FIELDS]
         cells = [cell for classes in data["counts"].values() for cell in classes.values()]
-        numbers = [cell[count] for cell in cells for count in counts]
-        numbers += data["originals"].values()
+        numbers = [
+            *data["originals"].values(),
+            *(cell[count] for cell in cells for count in counts),
+        ]
         sound = all(isinstance(text, str | None) for text in texts)
         sound &= all(isinstance(number, int) for number in numbers)
         sound &= isinstance(provenance.get("durations", {}).get("total_s", 0), int | float)
@@ -220,13 +210,3 @@ def _check_record(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> Non
         sound = False
     if not sound:
         raise UserError("provenance.json is damaged: it has values of other types than a run's.")
-
-
-def _table(file: Path, columns: Iterable[str]) -> pd.DataFrame | None:
-    """Return a CSV file's table; None where there is none, or it lacks a column."""
-    empty = {"train/loss": "", "val/loss": ""}
-    try:
-        table = pd.read_csv(file, dtype=TEXTS, keep_default_na=False, na_values=empty)
-    except (FileNotFoundError, IsADirectoryError, ValueError):
-        return None
-    return table if set(columns) <= set(table.columns) else None

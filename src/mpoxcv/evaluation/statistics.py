@@ -9,7 +9,6 @@ sum to 1; ``weights`` are float (R, N), not negative: how often each picture cou
 """
 
 import math
-from collections import namedtuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -127,15 +126,14 @@ def youden_threshold(labels: ArrayLike, scores: ArrayLike) -> float:
 
     J is sensitivity + specificity - 1. ``labels`` are bool (N,), of a validation set: on the same
     pictures the threshold is optimistic; ``scores`` are float (N,), finite. The threshold is one of
-    these; of equally good ones the middle (of an even number, the lower). ValueError without
-    positives or negatives.
+    these; of equally good ones the middle (of an even number, the lower). NaN without positives or
+    negatives.
     """
     labels = np.asarray(labels, bool)
     scores = np.asarray(scores, float)
     positives, negatives = int(labels.sum()), int((~labels).sum())
     if not positives or not negatives:
-        numbers = f"{positives} and {negatives}"
-        raise ValueError(f"A threshold needs positives and negatives, not {numbers}.")
+        return math.nan
 
     candidates = np.unique(scores)
     tp = positives - np.searchsorted(np.sort(scores[labels]), candidates)
@@ -168,19 +166,10 @@ def patient_bootstrap(
 def percentile_interval(values: ArrayLike, level: float = 0.95) -> tuple[float, float]:
     """Return the percentile interval (Efron 1979) of replicates, float (R,), leaving NaN out."""
     replicates = np.asarray(values, float)
-    defined = replicates[~np.isnan(replicates)]
-    if not len(defined):
+    if np.isnan(replicates).all():
         return math.nan, math.nan
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.nanquantile(replicates, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Return the 95 % score interval (Wilson 1927) of a proportion; NaN for ``n`` = 0."""
-    if n == 0:
-        return math.nan, math.nan
-    interval = stats.binomtest(int(successes), int(n)).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def temperature(labels: ArrayLike, probabilities: ArrayLike) -> float:
@@ -205,16 +194,12 @@ def apply_temperature(probabilities: ArrayLike, temperature: float) -> Floats:
     return special.softmax(_logits(probabilities) / temperature, axis=1)
 
 
-# of two models: its mean's 95 % interval, t, two-sided p, and their degrees of freedom
-PairedDifference = namedtuple("PairedDifference", "low high t p df")
-
-
-def corrected_resampled_t(differences: ArrayLike, test_train_ratio: float) -> PairedDifference:
-    """Test whether two models differ over folds, by the corrected resampled t.
+def corrected_resampled_t(differences: ArrayLike, test_train_ratio: float) -> tuple[float, float]:
+    """Return t and the two-sided p of two models over folds, by the corrected resampled t-test.
 
     The folds share training pictures, so the variance of the mean is ``s² (1/k + n_test/n_train)``
     in place of ``s²/k`` (Nadeau and Bengio 2003). Equal differences have t = ±inf and p = 0, or
-    t = NaN and p = 1 if all are 0. ValueError for fewer than two folds.
+    t = NaN and p = 1 if all are 0. Of one fold both are NaN.
 
     ``differences``, float (k,), are one score of model A minus that of model B in each fold,
     ``test_train_ratio`` is the sum of n_test over the sum of n_train, pictures without copies; 0
@@ -223,15 +208,11 @@ def corrected_resampled_t(differences: ArrayLike, test_train_ratio: float) -> Pa
     values = np.asarray(differences, float)
     k = len(values)
     if k < 2:
-        raise ValueError(f"A test over folds needs at least 2 differences, not {k}.")
-
-    mean = float(values.mean())
+        return math.nan, math.nan
     # ptp, for the rounding of the mean would give equal differences a tiny variance
     error = math.sqrt(values.var(ddof=1) * (1 / k + test_train_ratio)) if np.ptp(values) else 0.0
-    margin = float(stats.t.ppf(0.975, k - 1)) * error
-    t = float(_ratio(mean, error))
-    p = 1.0 if math.isnan(t) else 2 * float(stats.t.sf(abs(t), k - 1))
-    return PairedDifference(mean - margin, mean + margin, t, p, k - 1)
+    t = float(_ratio(values.mean(), error))
+    return t, 1.0 if math.isnan(t) else 2 * float(stats.t.sf(abs(t), k - 1))
 
 
 def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
@@ -263,13 +244,10 @@ def variance_components(table: ArrayLike) -> dict[str, float]:
 
     Two-way random effects by the method of moments; negative estimates become 0 (Searle, Casella
     and McCulloch 1992). Returns standard deviations in the unit of the scores: ``fold``, ``seed``
-    and ``residual`` (what a seed does in one fold and not in another). ValueError where the table
-    has gaps, or fewer than 2 folds or seeds.
+    and ``residual`` (what a seed does in one fold and not in another). The table has no gaps, and
+    at least 2 folds and 2 seeds.
     """
     values = np.asarray(table, float)
-    if values.ndim != 2 or min(values.shape) < 2 or np.isnan(values).any():
-        raise ValueError(f"At least 2 folds x 2 seeds are needed, not {values.shape} or NaN.")
-
     folds, seeds = values.shape
     fold_means, seed_means = values.mean(1), values.mean(0)
     rest = values - fold_means[:, None] - seed_means + values.mean()
@@ -305,37 +283,25 @@ def _average(values: Floats, weights: NDArray) -> Floats:
 
 def _areas(labels: NDArray, probabilities: Floats, weights: Floats) -> tuple[Floats, Floats]:
     """Return AUROC and average precision, (R, C) each."""
-    # from sorted sums: positives x negatives would not fit for many rows
     areas = np.empty((2, len(weights), probabilities.shape[1]))
-    rankings = [_ranked(labels == label, p) for label, p in enumerate(probabilities.T)]
     step = max(1, BLOCK // len(labels))
-    for start in range(0, len(weights), step):
-        block = slice(start, start + step)
-        # (N, step): rows are taken, and added up, as a whole
-        drawn = np.ascontiguousarray(weights[block].T)
-        nothing = np.zeros_like(drawn[:1])
-        for label, (positives, negatives, ends, below, upto) in enumerate(rankings):
-            hits = np.concatenate([nothing, drawn[positives].cumsum(0)[ends]])
-            alarms = np.concatenate([nothing, drawn[negatives].cumsum(0)])
-            new_hits = np.diff(hits, axis=0)
+    for label, p in enumerate(probabilities.T):
+        # likeliest first, and the last of each score
+        order = np.argsort(-p, kind="stable")
+        ends = np.flatnonzero(np.diff(p[order], append=np.nan))
+        positive = (labels == label)[order]
+        for start in range(0, len(weights), step):
+            block = slice(start, start + step)
+            drawn = weights[block, order]
+            hits = (drawn * positive).cumsum(1)[:, ends]
+            alarms = (drawn * ~positive).cumsum(1)[:, ends]
+            new_hits, new_alarms = (np.diff(sums, prepend=0) for sums in (hits, alarms))
             # a tie wins half
-            won = (new_hits * (alarms[-1] - (alarms[below] + alarms[upto]) / 2)).sum(0)
-            precision = np.nan_to_num(_ratio(hits[1:], hits[1:] + alarms[upto]))
-            areas[0, block, label] = _ratio(won, hits[-1] * alarms[-1])
-            areas[1, block, label] = _ratio((new_hits * precision).sum(0), hits[-1])
+            won = (new_alarms * (hits - new_hits / 2)).sum(1)
+            precision = np.nan_to_num(_ratio(hits, hits + alarms))
+            areas[0, block, label] = _ratio(won, hits[:, -1] * alarms[:, -1])
+            areas[1, block, label] = _ratio((new_hits * precision).sum(1), hits[:, -1])
     return areas[0], areas[1]
-
-
-def _ranked(positive: NDArray, p: Floats) -> tuple[NDArray, ...]:
-    """Rank a class against the rest: its positives and negatives, likeliest first, and ties."""
-    order = np.argsort(-p, kind="stable")
-    positives = order[positive[order]]
-    negatives = order[~positive[order]]
-    scores = -p[positives]
-    # of each score that a positive has: its last positive, and the negatives above, and from it up
-    ends = np.append(np.flatnonzero(np.diff(scores)), len(scores) - 1)[: len(scores)]
-    below, upto = (np.searchsorted(-p[negatives], scores[ends], side) for side in ("left", "right"))
-    return positives, negatives, ends, below, upto
 
 
 def _logits(probabilities: ArrayLike) -> Floats:

@@ -3,6 +3,7 @@
 Legend: N rows (scored pictures), C classes, R bootstrap replicates.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -21,7 +22,6 @@ from mpoxcv.evaluation.groups import (
     Group,
     bootstrap,
     estimate,
-    plain_weights,
     pooled,
     scores,
     tested_rows,
@@ -84,10 +84,10 @@ def _problem(run: Run) -> dict[str, Any]:
 def _never_began(
     grouped: Mapping[str, Sequence[Run]], expected: Sequence[Mapping[str, str]] | None, folds: int
 ) -> Iterator[dict[str, Any]]:
-    fate: dict[str, Any] = {"status": "never began", "cause": "no run of it was found"}
-    # by a multirun's command; nobody says how many runs there should be that are made one by one
-    fate |= {"asked": expected is not None}
-    for members in grouped.values() if expected is None else []:
+    # asked for by a multirun's command; nobody says which runs there should be made one by one
+    asked = expected is not None
+    fate = {"status": "never began", "cause": "no run of it was found", "asked": asked}
+    for members in () if asked else grouped.values():
         began = {(run.seed, run.fold) for run in members}
         seeds = sorted({run.seed for run in members if run.fold != POOLED})
         for seed, fold in product(seeds, range(1, folds + 1)):
@@ -97,9 +97,8 @@ def _never_began(
 
     overrides = [run.overrides.items() for members in grouped.values() for run in members]
     for job in map(dict, expected or []):
-        names = [name for name in job if name in ("fold", "seed") or tells_apart(name)]
-        telling = plain_options({name: job[name] for name in names}).items()
-        if not any(telling <= items for items in overrides):
+        telling = {k: v for k, v in job.items() if k in ("fold", "seed") or tells_apart(k)}
+        if not any(plain_options(telling).items() <= items for items in overrides):
             yield {"options": job, "fold": job.get("fold"), "seed": job.get("seed")} | fate
 
 
@@ -129,8 +128,7 @@ def _content(group: Group) -> dict[str, Any]:
     metrics = pooled(rows, group.draws)
     _, low, high = metrics[PRIMARY]
     labels, predicted = codes(rows, "label"), codes(rows, "prediction")
-    confusion = st.confusion(labels, predicted, len(classes), plain_weights(rows))
-    right = int((labels == predicted).sum())
+    confusion = st.confusion(labels, predicted, len(classes), group.draws[:1])
     return {
         "name": group.name, "data": str(rows["data"].iloc[0]),
         "synthetic": bool(data.get("synthetic", False)),
@@ -148,15 +146,12 @@ def _content(group: Group) -> dict[str, Any]:
         "runs": [_run_content(run) for run in group.finished],
         "mean_sd": _mean_sd(group),
         "pooled": metrics,
-        # as if pictures were independent: only where every row is another one
-        "wilson_accuracy": list(st.wilson(right, len(rows))) if rows["image"].is_unique else None,
-        "per_class": _per_class(rows, group.draws), "confusion": confusion[0].tolist(),
+        "per_class": _per_class(group), "confusion": confusion[0].tolist(),
         "mpox": _against_rest(group, str(first.config.get("positive_class"))),
         "calibration": _calibration(group), "coverage": _coverage(group),
         "variance": _variance(group), "baselines": _baselines(group),
         "permutation_control": low <= 1 / len(classes) <= high if permuted else None,
         "confused": _most_confused(rows), "ensemble": _ensemble(group),
-        "disagreeing": _disagreeing(rows),
     }  # fmt: skip
 
 
@@ -189,16 +184,14 @@ def _mean_sd(group: Group) -> dict[str, list[float]]:
     }
 
 
-def _per_class(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, dict[str, Any]]:
-    labels, probabilities = codes(rows, "label"), probabilities_of(rows)
-    value = st.per_class(labels, probabilities, plain_weights(rows) / rows["seed"].nunique())
+def _per_class(group: Group) -> dict[str, dict[str, Any]]:
+    rows = group.rows
     # all seeds together: a class's counts are sums, and its areas compare pictures of all seeds
-    drawn = st.per_class(labels, probabilities, draws)
-
-    support = value.pop("support")[0]
+    values = st.per_class(codes(rows, "label"), probabilities_of(rows), group.draws)
+    support = values.pop("support")[0] / rows["seed"].nunique()
     return {
         name: {"support": float(support[label]), "few": bool(support[label] < FEW)}
-        | {key: estimate(value[key][:, label], drawn[key][:, label]) for key in value}
+        | {key: estimate(value[:, label]) for key, value in values.items()}
         for label, name in enumerate(classes_of(rows))
     }
 
@@ -211,24 +204,21 @@ def _against_rest(group: Group, name: str) -> dict[str, Any] | None:
     thresholds, flagged, unchosen = [], [], []
     for run in group.finished:
         val = run.predicted("val")
-        try:
-            threshold = st.youden_threshold(val["label"] == name, val[f"p_{name}"])
-        except ValueError:
-            # without positives, or negatives
+        threshold = st.youden_threshold(val["label"] == name, val[f"p_{name}"])
+        if math.isnan(threshold):
             threshold = 0.5
             unchosen.append(run.folder.name)
         thresholds.append(threshold)
         flagged.append(run.predicted("test")[f"p_{name}"] >= threshold)
 
     truth = (group.rows["label"] == name).to_numpy()
-    weights = plain_weights(group.rows)
-    value, drawn = (st.binary(truth, np.concatenate(flagged), w) for w in (weights, group.draws))
+    rates = st.binary(truth, np.concatenate(flagged), group.draws)
     return {
         "class": name,
-        "prevalence": float(np.average(truth, weights=weights[0])),
+        "prevalence": float(np.average(truth, weights=group.rows["weight"])),
         "thresholds": thresholds,
         "unchosen": unchosen,
-    } | {rate: estimate(value[rate], drawn[rate]) for rate in value}
+    } | {rate: estimate(values) for rate, values in rates.items()}
 
 
 def _calibration(group: Group) -> dict[str, list[float]]:
@@ -243,7 +233,7 @@ def _calibration(group: Group) -> dict[str, list[float]]:
 
     rows = group.rows.copy()
     rows[[f"p_{name}" for name in classes_of(rows)]] = np.concatenate(calibrated)
-    before, after = (scores(table, plain_weights(rows)) for table in (group.rows, rows))
+    before, after = (scores(table, group.draws[:1]) for table in (group.rows, rows))
     metrics = ("ece", "brier", "log_loss")
     errors = {metric: [float(before[metric][0]), float(after[metric][0])] for metric in metrics}
     return errors | {"temperatures": temperatures}
@@ -278,7 +268,7 @@ def _baselines(group: Group) -> dict[str, dict[str, list[float]]]:
         return {}
 
     baselines = {}
-    for model in dict.fromkeys(tables[0][1]["model"]):
+    for model in tables[0][1]["model"].unique():
         rows = tested_rows((run, table[table["model"] == model]) for run, table in tables)
         # a run may have tested a part of its Test
         keys = ["seed", "fold", "image"]
@@ -311,14 +301,5 @@ def _ensemble(group: Group) -> dict[str, Any] | None:
     averaged = averaged.assign(prediction=prediction, seed=0, weight=1.0)
     return {
         "networks": [int(networks.min()), int(networks.max())],
-        "pooled": pooled(averaged, bootstrap(averaged, len(group.draws))),
+        "pooled": pooled(averaged, bootstrap(averaged, len(group.draws) - 1)),
     }
-
-
-def _disagreeing(rows: pd.DataFrame, most: int = 10) -> dict[str, Any]:
-    """Return how many patients have several test pictures, and those with right and wrong ones."""
-    right = (rows["label"] == rows["prediction"]).groupby([rows["seed"], rows["patient"]]).nunique()
-    pictures = rows.groupby("patient")["image"].nunique()
-    several = pictures.index[pictures > 1]
-    mixed = sorted(set(right.index[right > 1].get_level_values("patient")) & set(several))
-    return {"several": len(several), "disagree": len(mixed), "patients": mixed[:most]}

@@ -106,7 +106,7 @@ class PatientTable:
         if double := [key for key, n in by_key.nunique().items() if n > 1]:
             raise UserError(f"{file} names several patients of one picture:\n{shorten(double)}")
         self.patients: dict[str, str] = by_key.first().to_dict()
-        self.labels = rows.groupby("image")["label"].first().to_dict()
+        self.labels = rows.reindex(columns=["image", "label"]).set_index("image")["label"].to_dict()
         # of paths that are longer than ours: what they end in, where it is but one's
         ends = pd.Series({k: "/".join(k.split("/")[-2:]) for k in self.patients}, dtype=str)
         self.by_end = {end: key for key, end in ends.drop_duplicates(keep=False).items()}
@@ -190,8 +190,8 @@ def doubts(originals: pd.DataFrame, names: Names | None = None) -> Iterator[Doub
         one = crossing[crossing["patient"] == crossing["patient"].iloc[0]]
         yield Doubt(
             crossing["patient"].nunique(), f"of {n} patients have pictures in several classes",
-            "Each counts as one person. If names count anew in each class, let the pattern see the class: "
-            f"{shell(setting('data.name_pattern', by_class(names)))}, or give data.patients=FILE.csv.",
+            "Each counts as one person. If names count anew in each class, let the pattern see the class, as in "
+            f"{shell(setting('data.name_pattern', BY_CLASS))}, or give data.patients=FILE.csv.",
             tuple(one.drop_duplicates("class")["path"][:2]),
         )  # fmt: skip
 
@@ -215,13 +215,6 @@ def doubts(originals: pd.DataFrame, names: Names | None = None) -> Iterator[Doub
             fold, split, name = absent.index[0]
             kind = f"class(es) lack in a split: fold {fold}'s {split} has no {name}, and so on"
             yield Doubt(len(absent), kind, "Its metrics are of the other classes alone.")
-
-
-def by_class(names: Names | None) -> str:
-    """Return a pattern for names that count anew in each class: the one in use, if that is easy."""
-    start = "(?P<original>(?P<patient>"
-    pattern = names.pattern.pattern if isinstance(names, NamePattern) else ""
-    return pattern.replace(start, f"{start}[^/]+/", 1) if pattern.startswith(start) else BY_CLASS
 
 
 def join_twins(table: pd.DataFrame, contents: pd.Series) -> pd.Series:
@@ -259,16 +252,11 @@ def _read_rows(file: Path) -> tuple[pd.DataFrame, str]:
         raise UserError(f"data.patients={file} is no table in UTF-8: {error}") from None
     table = table.rename(columns=lambda name: str(name).strip().lower())
 
-    rows = pd.DataFrame({"label": ""}, table.index)
     called = {name: [c for c in known if c in table] for name, known in COLUMNS.items()}
-    for name, columns in called.items():
-        if columns:
-            rows[name] = table[columns[0]].str.strip()
-        elif name in ("image", "patient"):
-            has = ", ".join(table.columns)
-            raise UserError(
-                f"data.patients={file} has no column {', '.join(COLUMNS[name])}; it has {has}."
-            )
+    if missing := [name for name in ("image", "patient") if not called[name]]:
+        wanted, has = ", ".join(COLUMNS[missing[0]]), ", ".join(table.columns)
+        raise UserError(f"data.patients={file} has no column {wanted}; it has {has}.")
+    rows = pd.DataFrame({name: table[cs[0]].str.strip() for name, cs in called.items() if cs})
     if empty := (rows[["image", "patient"]] == "").any(axis=1).sum():
         raise UserError(f"data.patients={file}: {empty} row(s) name no picture or no patient.")
     if "group" in rows:

@@ -114,14 +114,13 @@ def index_flat(
     ``augmented``; ``classes`` None takes the folders' names in alphabetical order.
     """
     root = Path(root)
-    names = read_names(name_pattern)
     if classes is None:
         classes = list(_class_folders(root, root, exclude))
     others: list[str] = []
     pictures = _read_classes(root, root, classes, exclude, others)
     table = pd.DataFrame(pictures, columns=COLUMNS)
     name_others(str(root), *others)
-    table = table.join(parse_names(table, names))
+    table = table.join(parse_names(table, read_names(name_pattern)))
     return table.sort_values(["label", "path"], ignore_index=True)
 
 
@@ -131,10 +130,9 @@ def find_fold_folders(root: Path) -> tuple[Path, Path | None]:
     level = [root] if root.is_dir() else []
     # the root's own name does not count: it may be called folds
     for _ in range(3):
-        level = [folder for parent in level for folder in _folders(parent)]
-        for folder in level:
-            by_name.get(folder.name.lower(), []).append(folder)
-        level = [folder for folder in level if folder.name.lower() not in by_name]
+        below, level = [folder for parent in level for folder in _folders(parent)], []
+        for folder in below:
+            by_name.get(folder.name.lower(), level).append(folder)
 
     for name, folders in by_name.items():
         if len(folders) > 1:

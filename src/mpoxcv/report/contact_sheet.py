@@ -28,18 +28,10 @@ def contact_sheet(
     A line that is too long is cut; a picture that is None leaves its place empty.
     """
     width, rows = PLACE[0] * columns, max(1, -(-len(pictures) // columns))
-    lines = title_lines(title, synthetic, width / DPI)
-    head = (len(lines) + 1) * (TITLE + GAP)
+    heading = "\n".join([*title_lines(title, synthetic, width / DPI), *["none"] * (not pictures)])
+    head = (heading.count("\n") + 2) * (TITLE + GAP)
     sheet = Image.new("RGB", (width, head + rows * PLACE[1]), PAPER[synthetic])
-    draw = ImageDraw.Draw(sheet)
-
-    for number, line in enumerate(lines, 1):
-        place = width // 2, GAP + number * (TITLE + GAP)
-        text, font = _drawn(line, TITLE)
-        draw.text(place, text, "black", font, anchor="ms")
-    if not len(pictures):
-        draw.text((width // 2, head + CAPTION), "none", "black", _drawn("", TITLE)[1], anchor="ms")
-
+    _write(sheet, heading, (width // 2, TITLE), TITLE, "ma", width)
     for number, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         if picture is None:
             continue
@@ -49,10 +41,7 @@ def contact_sheet(
         h, w = (max(1, round(scale * length)) for length in picture.shape[:2])
         scaled = Image.fromarray(picture).resize((w, h), Image.Resampling.NEAREST)
         sheet.paste(scaled, (middle - w // 2, bottom - SIDE))
-        for above, line in enumerate(reversed(caption.split("\n"))):
-            y = bottom - SIDE - GAP - above * (CAPTION + GAP // 2)
-            text, font = _drawn(line, CAPTION)
-            draw.text((middle, y), _cut(text, font), "black", font, anchor="ms")
+        _write(sheet, caption, (middle, bottom - SIDE - GAP), CAPTION, "md", PLACE[0])
     return sheet
 
 
@@ -70,16 +59,17 @@ def mistakes_sheet(
     return contact_sheet(pictures, captions, title, is_synthetic(predictions))
 
 
-def _drawn(line: str, size: int) -> tuple[str, ImageFont.FreeTypeFont]:
-    """Return the line as it can be drawn, and a font; of several scripts the first's."""
-    text, fonts = drawable(line)
+def _write(
+    sheet: Image.Image, text: str, place: tuple[int, int], size: int, anchor: str, width: int
+) -> None:
+    """Write lines around a place, cut to so many pixels, in one font: of several the first's."""
+    text, fonts = drawable(text)
     file = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
-    return text, ImageFont.truetype(fonts[0].fname if fonts else file, size)
-
-
-def _cut(line: str, font: ImageFont.FreeTypeFont) -> str:
-    """Return the line, or what of it fits over a picture."""
-    length = len(line)
-    while length and font.getlength(line[:length] + "…" * (length < len(line))) > PLACE[0] - GAP:
-        length -= 1
-    return line[:length] + "…" * (length < len(line))
+    font = ImageFont.truetype(fonts[0].fname if fonts else file, size)
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        while font.getlength(lines[number]) > width - GAP:
+            line = line[: min(len(line), 99) - 1]
+            lines[number] = f"{line}…"
+    draw = ImageDraw.Draw(sheet)
+    draw.multiline_text(place, "\n".join(lines), "black", font, anchor, GAP, "center")

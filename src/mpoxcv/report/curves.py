@@ -15,7 +15,6 @@ AXES = {
         "precision (positive predictive value)", "AP",
     ),
 }  # fmt: skip
-GRID = np.linspace(0, 1, 101)
 
 
 def weights_of(rows: pd.DataFrame) -> np.ndarray:
@@ -39,16 +38,6 @@ def curve(rows: pd.DataFrame, name: str, kind: str) -> tuple[np.ndarray, np.ndar
         return false_positives, true_positives, float(auc(false_positives, true_positives))
     precision, recall, _ = precision_recall_curve(truth, score, sample_weight=weight)
     return recall, precision, float(average_precision_score(truth, score, sample_weight=weight))
-
-
-def curves_of_runs(rows: pd.DataFrame, name: str, kind: str) -> list[np.ndarray]:
-    """Return y at ``GRID``, float (101,), of each run's curve, where it has one."""
-    curves = [curve(part, name, kind) for _, part in rows.groupby("run")]
-    heights = []
-    for x, y, _ in filter(None, curves):
-        order = np.argsort(x, kind="stable")
-        heights.append(np.interp(GRID, x[order], y[order]))
-    return heights
 
 
 def reliability(rows: pd.DataFrame) -> pd.DataFrame:

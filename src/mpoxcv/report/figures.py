@@ -3,7 +3,6 @@
 import base64
 import io
 import textwrap
-import warnings
 from pathlib import Path
 
 import matplotlib
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 from PIL import Image
 from rich.cells import cell_len
 from sklearn.metrics import confusion_matrix
@@ -20,7 +18,7 @@ from mpoxcv.errors import visible
 from mpoxcv.evaluation.groups import PRIMARY, Group
 from mpoxcv.evaluation.predictions import classes_of, is_synthetic
 from mpoxcv.evaluation.statistics import CALIBRATION_BINS
-from mpoxcv.report.curves import AXES, GRID, curve, curves_of_runs, reliability, weights_of
+from mpoxcv.report.curves import AXES, curve, reliability, weights_of
 from mpoxcv.report.fonts import drawable, use_fonts
 
 # Okabe and Ito (2008): told apart by the colour-blind; with line styles, in grey print as well.
@@ -33,29 +31,23 @@ LETTERS, LINE = 10.5, 0.18
 PAPER = {False: "white", True: "#FFF6E5"}
 SYNTHETIC_NOTE = "SYNTHETIC DATA: procedural pictures, not patients"
 
-# Inches left of, below and right of the axes.
-Margins = tuple[float, float, float]
 # A decorator: a name with dollar signs is no formula.
 literal_text = matplotlib.rc_context({"text.parse_math": False})
 
 
 @literal_text
 def new_figure(
-    title: str, synthetic: bool, width: float, height: float, margins: Margins | None = None
+    title: str, synthetic: bool, width: float, height: float, margins: tuple[float, float, float]
 ) -> Figure:
     """Return an empty figure with a title that says when its data are synthetic.
 
-    Sizes are inches. Without margins matplotlib finds them, in three times the time to draw.
+    Sizes are inches; the margins are those left of, below and right of the axes, which matplotlib
+    would find in three times the time to draw.
     """
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER[synthetic])
     lines = title_lines(title, synthetic, width)
-    heading = figure.suptitle("\n".join(lines), fontsize=11)
-    if margins is None:
-        figure.set_layout_engine("constrained")
-        return figure
-
+    figure.suptitle("\n".join(lines), fontsize=11, y=1 - 0.07 / height)
     left, bottom, right = margins
-    heading.set_y(1 - 0.07 / height)
     top = LINE * len(lines) + 0.2
     figure.subplots_adjust(left / width, bottom / height, 1 - right / width, 1 - top / height)
     return figure
@@ -63,7 +55,7 @@ def new_figure(
 
 def title_lines(title: str, synthetic: bool, width: float) -> list[str]:
     """Return a title's lines for ``width`` inches; they say when the data are synthetic."""
-    lines = [*title.split("\n"), *[SYNTHETIC_NOTE] * synthetic]
+    lines = [*drawable(title)[0].split("\n"), *[SYNTHETIC_NOTE] * synthetic]
     return [part for line in lines for part in textwrap.wrap(line, int(LETTERS * width))]
 
 
@@ -82,10 +74,8 @@ def save_figure(figure: Figure | Image.Image, file: Path) -> None:
 def svg_url(figure: Figure) -> str:
     """Return a figure as a ``data:`` URL of an SVG whose text is text, always the same bytes."""
     stream = io.StringIO()
-    with warnings.catch_warnings():
-        # The reader's fonts may have it.
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
-        figure.savefig(stream, format="svg", metadata={"Date": None})
+    use_fonts(figure)
+    figure.savefig(stream, format="svg", metadata={"Date": None})
     # XML forbids control characters.
     svg = visible(stream.getvalue()).encode()
     return f"data:image/svg+xml;base64,{base64.b64encode(svg).decode()}"
@@ -93,8 +83,9 @@ def svg_url(figure: Figure) -> str:
 
 def in_lines(names: list[str], letters: int, lines: int | None = None) -> tuple[list[str], int]:
     """Return names in lines of so many letters, and the letters of the longest line."""
-    texts = [textwrap.fill(name, letters, max_lines=lines, placeholder="…") for name in names]
-    return texts, max(cell_len(drawable(line)[0]) for text in texts for line in text.split("\n"))
+    filled = [textwrap.fill(name, letters, max_lines=lines, placeholder="…") for name in names]
+    texts = [drawable(text)[0] for text in filled]
+    return texts, max(cell_len(line) for text in texts for line in text.split("\n"))
 
 
 def describe(predictions: pd.DataFrame) -> str:
@@ -108,56 +99,43 @@ def describe(predictions: pd.DataFrame) -> str:
 
 
 @literal_text
-def confusion_figure(
-    predictions: pd.DataFrame, normalise: bool = False, counted: bool = False
-) -> Figure:
-    """Draw the confusion matrix: counts, or each true class's shares (rows sum to 1), or both."""
+def confusion_figure(predictions: pd.DataFrame) -> Figure:
+    """Draw the confusion matrix: counts, and each true class's shares (rows sum to 1)."""
     classes = classes_of(predictions)
     truth, called = predictions["label"], predictions["prediction"]
     weight = weights_of(predictions)
     counts = confusion_matrix(truth, called, labels=classes, sample_weight=weight)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1e-12)
-    values = shares if normalise else counts
 
     # All in inches.
     names, longest = in_lines(classes, 32, lines=2)
     side = max(2.0, 0.55 * len(classes))
     left, bottom = 0.9 + 0.09 * longest, 0.6 + 0.065 * longest
     size = left + 1.25 * side + 0.6, bottom + side + 0.9
-    kind = "row-normalised" if normalise else "counts"
-    title = f"Confusion matrix ({'counts and ' * counted}{kind})\n{describe(predictions)}"
+    title = f"Confusion matrix (counts and row-normalised)\n{describe(predictions)}"
     figure = new_figure(title, is_synthetic(predictions), *size, margins=(left, bottom, 0.2))
     axes = figure.subplots()
 
-    image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1 if normalise else None)
-    label = "share of the true class" if normalise else "pictures"
-    ticks = MaxNLocator(integer=not normalise)
-    figure.colorbar(image, ax=axes, shrink=0.8, label=label, ticks=ticks)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
     totals = [f"{name} ({n:.4g})" for name, n in zip(names, counts.sum(1), strict=True)]
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), totals)
     axes.set(xlabel="predicted class", ylabel="true class (pictures)")
 
-    shade = np.asarray(image.norm(values))
     for row, column in np.ndindex(counts.shape):
-        count, share = f"{counts[row, column]:.4g}", f"{shares[row, column]:.2f}"
-        text = f"{count}\n{share}" if counted else share if normalise else count
-        colour = "white" if shade[row, column] > 0.55 else "black"
+        text = f"{counts[row, column]:.4g}\n{shares[row, column]:.2f}"
+        colour = "white" if shares[row, column] > 0.55 else "black"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     return figure
 
 
 @literal_text
-def curves_figure(predictions: pd.DataFrame, kind: str, positive: str = "") -> Figure:
-    """Draw each class's ROC or precision-recall curve against the rest, with its area.
-
-    ``kind`` is a key of ``curves.AXES``; a ``positive`` class has its runs' mean ± SD as a band.
-    """
+def curves_figure(predictions: pd.DataFrame, kind: str) -> Figure:
+    """Draw each class's curve of a ``kind`` (see ``AXES``) against the rest, with its area."""
     title, x_name, y_name, area_name = AXES[kind]
     names = classes_of(predictions)
-    runs = curves_of_runs(predictions, positive, kind) if positive else []
-    banded = [positive] * (len(runs) > 1)
-    texts, longest = in_lines([*names, *banded], 64)
+    texts, longest = in_lines(names, 64)
     columns = 2 if longest <= 16 else 1
     # Inches of the legend.
     rows = 0.19 * -(-sum(text.count("\n") + 1 for text in texts) // columns)
@@ -165,20 +143,13 @@ def curves_figure(predictions: pd.DataFrame, kind: str, positive: str = "") -> F
     figure = new_figure(title, is_synthetic(predictions), 6.4, 6.3 + rows, margins)
     axes = figure.subplots()
 
-    for number, (name, text) in enumerate(zip(names, texts, strict=False)):
+    for number, (name, text) in enumerate(zip(names, texts, strict=True)):
         colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
         n = f"{weights_of(predictions)[predictions['label'] == name].sum():.4g}"
         x, y, area = curve(predictions, name, kind) or ([], [], None)
-        label = f"{text}: not defined (n={n})"
-        if area is not None:
-            label = f"{text} (n={n}): {area_name} {area:.3f}"
+        label = f"{text} (n={n}): {area_name} " + ("not defined" if area is None else f"{area:.3f}")
         steps = "default" if kind == "roc" else "steps-post"
         axes.plot(x, y, color=colour, linestyle=style, drawstyle=steps, label=label)
-        if name in banded:
-            mean, sd = np.mean(runs, axis=0), np.std(runs, axis=0, ddof=1)
-            low, high = np.clip(mean - sd, 0, 1), np.clip(mean + sd, 0, 1)
-            label = f"{text}: mean ± SD of {len(runs)} runs"
-            axes.fill_between(GRID, low, high, color=colour, alpha=0.2, linewidth=0, label=label)
 
     if kind == "roc":
         axes.plot([0, 1], [0, 1], color="0.6", linewidth=0.8)
@@ -238,52 +209,12 @@ def learning_curves_figure(history: pd.DataFrame, title: str, synthetic: bool) -
 
 
 def draw_all(predictions: pd.DataFrame) -> dict[str, Figure]:
-    """Return every figure of one split's predictions by name."""
+    """Return every figure of one split's predictions, of one or more runs, by name."""
     return {
         "confusion_matrix": confusion_figure(predictions),
-        "confusion_matrix_normalised": confusion_figure(predictions, normalise=True),
         **{kind: curves_figure(predictions, kind) for kind in AXES},
         "reliability": reliability_figure(predictions),
     }
-
-
-def figures_of(group: Group) -> dict[str, Figure]:
-    """Return a group's figures by title."""
-    positive = (group.content["mpox"] or {}).get("class", group.content["classes"][0])
-    drawn = {
-        "Confusion matrix": confusion_figure(group.rows, normalise=True, counted=True),
-        **{AXES[kind][0]: curves_figure(group.rows, kind, positive) for kind in AXES},
-        "Reliability": reliability_figure(group.rows),
-    }
-    if any(run.history is not None for run in group.finished):
-        drawn["Training curves of all folds"] = histories_figure(group)
-    return drawn
-
-
-@literal_text
-def histories_figure(group: Group) -> Figure:
-    """Draw the loss of every run over its epochs, train and val."""
-    folds = group.content["folds"]
-    # Inches of the legend, of four columns.
-    rows = 0.19 * -(-(len(folds) + 2) // 4)
-    title = f"Training curves of all folds\n{group.content['data']}"
-    synthetic, margins = group.content["synthetic"], (0.7, 0.6 + rows, 0.2)
-    figure = new_figure(title, synthetic, 6.4, 4.6 + rows, margins)
-    axes = figure.subplots()
-
-    legend = {"train": Line2D([], [], color="0.4", ls=":"), "val": Line2D([], [], color="0.4")}
-    for run in group.finished:
-        if run.history is None:
-            continue
-        epoch, colour = run.history["epoch"], COLOURS[folds.index(run.fold) % len(COLOURS)]
-        axes.plot(epoch, run.history["train/loss"], ":", color=colour, linewidth=1.2)
-        (line,) = axes.plot(epoch, run.history["val/loss"], color=colour, linewidth=1.2)
-        legend[f"fold {run.fold}"] = line
-
-    axes.set(xlabel="epoch", ylabel="loss (cross entropy)", ylim=(0, None))
-    axes.grid(alpha=0.3)
-    figure.legend(legend.values(), legend.keys(), fontsize=8, loc="lower center", ncols=4)
-    return figure
 
 
 @literal_text

@@ -4,10 +4,10 @@ import functools
 import sys
 
 from matplotlib import font_manager
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
-from matplotlib.ticker import FixedFormatter, FixedLocator
 
 DEFAULT = "DejaVu Sans"
 
@@ -65,14 +65,10 @@ def _warn_once() -> None:
 
 
 def use_fonts(figure: Figure) -> None:
-    """Give each text of a figure the fonts that have its letters, or their codes."""
-    # the texts of ticks are made anew when they are drawn
-    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
-        if isinstance(axis.get_major_locator(), FixedLocator):
-            labels = [drawable(label.get_text())[0] for label in axis.get_ticklabels()]
-            axis.set_major_formatter(FixedFormatter(labels))
+    """Give each text of a figure the fonts that have its letters."""
+    # labels of ticks have no text before they are asked for, or drawn
+    for axis in figure.findobj(Axis):
+        axis.get_ticklabels()
     for artist in figure.findobj(Text):
-        text, fonts = drawable(artist.get_text())
-        if fonts:
+        if fonts := drawable(artist.get_text())[1]:
             artist.set_fontfamily([DEFAULT, *(font.name for font in fonts)])
-        artist.set_text(text)

@@ -13,7 +13,7 @@ from mpoxcv.evaluation.predictions import most_confident_mistakes
 from mpoxcv.evaluation.summary import FEW, Summary
 from mpoxcv.pictures.images import thumbnail
 from mpoxcv.report import statements
-from mpoxcv.report.figures import figures_of, folds_figure, svg_url
+from mpoxcv.report.figures import draw_all, folds_figure, svg_url
 from mpoxcv.report.tables import NAMES, tables_of
 from mpoxcv.storage.files import StrPath, write_atomically, write_csv, write_json
 from mpoxcv.storage.markup import for_spreadsheets, markdown, one_line
@@ -55,7 +55,7 @@ def write_report(summary: Summary, folder: StrPath) -> None:
         "notes": list(statements.notes_of(summary)), "gaps": list(statements.gaps_of(summary)),
         # what holds for several groups is said once
         "protocol": dict.fromkeys(statements.protocol_of(summary)),
-        "folds_figure": folds_figure, "figures_of": figures_of, "mistakes_of": _mistakes_of,
+        "folds_figure": folds_figure, "draw_all": draw_all, "mistakes_of": _mistakes_of,
     }  # fmt: skip
     for name in ("report.md", "report.html"):
         write_atomically(folder / name, environment.get_template(f"{name}.j2").render(content))

@@ -21,23 +21,22 @@ def _result(content: Mapping[str, Any]) -> str:
     value, low, high = content["pooled"][PRIMARY]
     chance = 1 / len(content["classes"])
     # The majority vote has no interval.
-    baselines = "".join(
-        f", {name} has {number(values[PRIMARY][0])}"
-        for name, values in content["baselines"].items()
-        if values[PRIMARY][1] < values[PRIMARY][2]
-    )
+    values = {name: metrics[PRIMARY] for name, metrics in content["baselines"].items()}
+    told = [
+        f", {name} has {number(v)}" for name, (v, least, most) in values.items() if least < most
+    ]
     sentence = (
         f"{content['name']}: balanced accuracy {value:.3f} (95 % interval over patients {low:.3f} to {high:.3f}) on "
         f"{content['pictures']} test pictures of {content['patients']} patients, {len(content['folds'])} fold(s), "
-        f"{len(content['seeds'])} seed(s); chance and the majority vote have {chance:.3f}{baselines}."
+        f"{len(content['seeds'])} seed(s); chance and the majority vote have {chance:.3f}{''.join(told)}."
     )
     if content["protocol"] == "pooled":
         return f"{sentence} This number says nothing: the network was trained on its test pictures."
     if content["permuted_labels"]:
-        holds, meaning = "does not hold", "WHICH MEANS A LEAK, OR LUCK: repeat it with seed=1,2,3"
+        meaning = "does not hold chance, WHICH MEANS A LEAK, OR LUCK: repeat it with seed=1,2,3"
         if content["permutation_control"]:
-            holds, meaning = "holds", "as it must be"
-        return f"{sentence} Its labels were permuted: the interval {holds} chance, {meaning}."
+            meaning = "holds chance, as it must be"
+        return f"{sentence} Its labels were permuted: the interval {meaning}."
     return f"{sentence} It cannot be told from chance." if low <= chance else sentence
 
 
@@ -46,9 +45,10 @@ def warnings_of(summary: Summary) -> Iterator[str]:
     groups = summary.content["groups"]
     if any(group["synthetic"] for group in groups):
         yield f"{SYNTHETIC_NOTE}. No number here says anything of patients."
-    for problem in (problem for problem in summary.content["problems"] if problem["asked"]):
-        options = " ".join(f"{name}={value}" for name, value in problem["options"].items())
-        yield "Fold {fold} {status} ({}): {cause}".format(options, **problem)
+    for problem in summary.content["problems"]:
+        if problem["asked"]:
+            options = " ".join(f"{name}={value}" for name, value in problem["options"].items())
+            yield "Fold {fold} {status} ({}): {cause}".format(options, **problem)
     for group in groups:
         name = group["name"]
         audits = [run["audit"] or {} for run in group["runs"]]
@@ -58,8 +58,7 @@ def warnings_of(summary: Summary) -> Iterator[str]:
             yield f"{name} LEAKS: all folds were pooled, so that its test pictures were trained on."
 
     if len({group["protocol"] for group in groups}) > 1:
-        fate = "their numbers stand side by side and are not compared"
-        yield f"The groups come from different protocols: {fate}."
+        yield "The groups come from different protocols, and are not compared."
     compared = [(pair["one"], pair["other"]) for pair in summary.content["comparisons"]]
     for first, second in itertools.combinations(groups, 2):
         names = first["name"], second["name"]
@@ -79,9 +78,8 @@ def missing_folds(summary: Summary) -> Iterator[str]:
 
 
 def notes_of(summary: Summary) -> Iterator[str]:
-    """Yield what stands below the results: the baselines, the spread, and Wilson's interval."""
-    colours = "logistic regression on a histogram of colours, which knows no shapes"
-    yield f"Baselines: the commonest class of Train; and {colours}."
+    """Yield what stands below the results: the baselines, the missing folds, and the spread."""
+    yield "Baselines: the commonest class of Train; and logistic regression on colours, which knows no shapes."
     yield from missing_folds(summary)
     for group in summary.content["groups"]:
         if spread := group["variance"]:
@@ -89,9 +87,6 @@ def notes_of(summary: Summary) -> Iterator[str]:
                 f"{group['name']}: SD of the balanced accuracy between folds {spread['fold']:.3f}, between seeds "
                 f"{spread['seed']:.3f}, and what is left {spread['residual']:.3f} (random effects by the method of moments)."
             )
-        if wilson := group["wilson_accuracy"]:
-            interval = "Wilson's interval of the accuracy {:.3f} to {:.3f}, as if independent"
-            yield f"{group['name']}: {interval.format(*wilson)}."
 
 
 def protocol_of(summary: Summary) -> Iterator[str]:
@@ -101,8 +96,7 @@ def protocol_of(summary: Summary) -> Iterator[str]:
         metric, end = group["monitor"]
         chosen = f"The checkpoint with the {end} {metric} is tested once."
         yield chosen if metric else "The last epoch's weights are tested."
-        origin = group["citation"] or f"Source and licence: {NOT_REPORTED}."
-        yield f"Data: {group['data']}. {origin}"
+        yield f"Data: {group['data']}. {group['citation'] or f'Source and licence: {NOT_REPORTED}.'}"
         excluded = ", ".join(group["excluded"])
         yield f"Left out: {excluded}." if excluded else "No picture was left out."
 
@@ -123,13 +117,11 @@ def _independence(content: Mapping[str, Any]) -> str:
     audits = [run["audit"] for run in content["runs"]]
     if not all(audits):
         return ""
-    counts: Counter[str] = Counter()
-    for audit in audits:
-        counts.update(audit["leaks"])
     searched = (
         "Independence of the splits: patients, names, equal pixels and likeness were compared between Train and Valid or "
         "Test of each run's fold (strong crops and several changes at once escape the likeness)"
     )
+    counts = sum((Counter(audit["leaks"]) for audit in audits), Counter[str]())
     if not counts:
         return f"{searched}; no leak was found."
     kinds = ", ".join(f"{kind} {count}" for kind, count in counts.items())
@@ -156,8 +148,7 @@ def gaps_of(summary: Summary) -> Iterator[str]:
     for group in groups:
         name, coverage, question = group["name"], group["coverage"], group["mpox"]
         if question and question["unchosen"]:
-            threshold = "no threshold could be chosen on Valid, so that 0.5 was taken"
-            yield f"{name}: {threshold}, in {', '.join(question['unchosen'])}."
+            runs = ", ".join(question["unchosen"])
+            yield f"{name}: no threshold could be chosen on Valid, and 0.5 was taken, in {runs}."
         if coverage["never_tested"]:
-            untested = f"{coverage['never_tested']} of {coverage['total']}"
-            yield f"{name}: {untested} pictures are in no test set."
+            yield f"{name}: {coverage['never_tested']} of {coverage['total']} pictures are in no test set."
