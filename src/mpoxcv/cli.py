@@ -63,9 +63,8 @@ def entry_point(
                 settle_training()
             # the user's own my_file.py, which _target_ names; last, so that it hides no package.
             # What reads a stranger's run looks there only for what it is told to trust
-            folder, own_code = str(Path.cwd()), trains or config_name == "make_folds"
-            if folder not in sys.path and cfg.get("trust", own_code):
-                sys.path.append(folder)
+            if str(Path.cwd()) not in sys.path and cfg.get("trust", True):
+                sys.path.append(str(Path.cwd()))
             # a job of a multirun sees its own command, by which ddp starts more processes
             config = HydraConfig.get()
             if config.mode == RunMode.MULTIRUN:
@@ -223,16 +222,11 @@ def check_numbers(cfg: DictConfig, config_name: str) -> None:
     Raises:
         UserError: names the option, the word and the default.
     """
-    given = HydraConfig.get().overrides
-    options = {o.partition("=")[0]: o for o in as_given(given.task)}
-    values = {key: OmegaConf.select(cfg, key) for key in options if key not in WORDS_ALLOWED}
+    given = as_given(HydraConfig.get().overrides.task)
+    keys = {option.partition("=")[0] for option in given} - WORDS_ALLOWED
+    values = {key: OmegaConf.select(cfg, key) for key in keys}
     words = {key: value for key, value in values.items() if isinstance(value, str)}
-    if not words:
-        return
-
-    groups = [o for key, o in options.items() if not ("." in key or key in words)]
-    folders = [o for o in as_given(given.hydra) if o.startswith("hydra.searchpath=")]
-    defaults = compose(config_name, [*groups, *folders])
+    defaults = compose(config_name) if words else OmegaConf.create()
     for key, word in words.items():
         default = OmegaConf.select(defaults, key)
         if isinstance(default, bool):

@@ -215,6 +215,6 @@ class NotDeterministic(torch.nn.Module):
 def test_an_operation_that_gives_other_digits_each_time_is_named(train):
     network = "classifier.network={_target_:test_bad_input.NotDeterministic}"
     assert_refused(
-        train("fold=1", network), "put_, which this network needs", "trainer.deterministic=warn"
+        train("fold=1", network), "put_ does not have a deterministic", "trainer.deterministic=warn"
     )
     assert train("fold=1", network, "trainer.deterministic=warn").code == 0

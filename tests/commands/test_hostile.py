@@ -171,6 +171,36 @@ def test_a_config_that_would_run_code_or_read_the_environment(run, run_script, t
     assert not list(tmp_path.rglob("executed")) and (run / "checkpoints/best.ckpt").is_file()
 
 
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("callbacks.checkpoint.monitor", call("os.system", TOUCH)),
+        ("callbacks.checkpoint.mode", call("os.system", TOUCH)),
+        (
+            "callbacks.stop",
+            {
+                **call("lightning.pytorch.callbacks.EarlyStopping"),
+                "monitor": call("os.system", TOUCH),
+            },
+        ),
+        ("trainer.precision", call("os.system", TOUCH)),
+    ],
+)
+def test_what_is_taken_over_from_a_run_that_is_run_again_is_plain(
+    run, run_script, tmp_path, where, value
+):
+    change(run, where, value)
+    run_script("reproduce", f"run={run}", "trainer=cpu", "logger=none")
+    assert not list(tmp_path.rglob("executed"))
+
+
+def test_what_an_interpolation_gave_is_not_resolved_again(run, run_script, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    change(run, "zz", "$")
+    change(run, "name", "${zz}{oc.env:SECRET}")
+    assert_refused(run_script("reproduce", f"run={run}", "trainer=cpu"), "its name interpolates")
+
+
 BILLION = "a: &a [x, x]\n" + "\n".join(f"b{i}: &b{i} [*a, *a]" for i in range(9))
 SWELL = "\n".join(f"k{i}: ${{k{i + 1}}}${{k{i + 1}}}" for i in range(60)) + "\nk60: x"
 FILES = {

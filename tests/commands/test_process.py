@@ -265,7 +265,7 @@ def test_no_compiler(tree, tmp_path):
     }  # fmt: skip
     command = [*TRAIN, *run_options(tree, "run"), "classifier.compile=true"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert "error: The network cannot be compiled here" in done.stderr and done.returncode == 1
+    assert "The network cannot be compiled here" in done.stderr and done.returncode == 1
     assert "g++" in done.stderr and "Traceback" not in done.stderr
 
 

@@ -51,11 +51,11 @@ def test_what_keeps_out_of_an_epoch_takes_part(tree, tmp_path):
 @pytest.mark.parametrize(
     ("callback", "says"),
     [
-        (theirs.EMAWeightAveraging, "the callback EMAWeightAveraging may listen"),
-        (theirs.WeightAveraging, "the callback WeightAveraging may listen"),
+        (theirs.EMAWeightAveraging, "EMAWeightAveraging may listen"),
+        (theirs.WeightAveraging, "WeightAveraging may listen"),
         (lambda: theirs.GradientAccumulationScheduler({0: 2}), "GradientAccumulationScheduler"),
-        (lambda: theirs.Timer("00:01:00:00"), "the callback Timer may listen"),
-        (Batches, "the callback Batches may listen"),
+        (lambda: theirs.Timer("00:01:00:00"), "Timer may listen"),
+        (Batches, "Batches may listen"),
         (lambda: theirs.ModelCheckpoint(every_n_train_steps=1), "writes within epochs"),
     ],
 )
@@ -72,7 +72,7 @@ def test_callbacks_that_may_listen_to_steps_are_refused(tree, callback, says):
     ],
 )  # fmt: skip
 def test_options_that_reach_into_an_epoch_are_refused(tree, option, value):
-    says = {"max_time": "Timer"}.get(option, f"trainer.{option}")
+    says = {"max_time": "Timer", "profiler": "SimpleProfiler"}.get(option, f"trainer.{option}")
     assert says in reason(tree, **{option: value})
 
 

@@ -27,7 +27,7 @@ from mpoxcv.cli import AT_END, as_given, hydra_folder
 from mpoxcv.command_line import command_for, setting
 from mpoxcv.commands import record
 from mpoxcv.commands.run_folder import claim, goes_on, leads, write_config
-from mpoxcv.commands.summarize import PLAN, read_plan, write_summary_of, write_tensorboard
+from mpoxcv.commands.summarize import PLAN, read_plan, write_figures, write_summary_of
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.process import whoami
 from mpoxcv.explain import cause_of, of_outside
@@ -228,15 +228,11 @@ def conclude(folder: Path) -> int:
     again = going_on(folder, read_plan(folder))
     summary = write_summary_of(folder)
     if summary is not None:
-        write_tensorboard(summary, folder / "summary")
+        write_figures(summary, folder / "summary")
         print_summary(summary, folder / "summary")
         if summary.content["complete"]:
             return 0
 
     sys.stdout.flush()
-    problems = [] if summary is None else summary.content["problems"]
-    if any("it is at work" in str(problem["cause"]) for problem in problems):
-        text = "Jobs that are at work may end by themselves, and then write the summary anew."
-        print(f"\n{text}", file=sys.stderr)
     print(f"\nNot all runs are finished. Go on with:\n  {again}", file=sys.stderr)
     return 1

@@ -9,13 +9,11 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mpoxcv.errors import visible
 
-# how experiments of W&B, Comet and Neptune are told that they are over, and that the run failed
-ENDS: dict[str, dict[str, Any]] = {"finish": {"exit_code": 1}, "end": {}, "stop": {}}
 # seconds until it is opened again: two processes may make the same data base
 PAUSES = (1.0, 4.0)
 # wrong options, and packages that are not installed
@@ -85,13 +83,12 @@ def open_loggers(configs: Iterable[Any]) -> list[Logger]:
 
 @contextmanager
 def ended(loggers: Iterable[Any]) -> Iterator[None]:
-    """End the loggers with their run, however it ends: the next in the process has its own."""
+    """End W&B's run with ours, however it ends: the next in the process has its own."""
     failed = True
     try:
         yield
         failed = False
     finally:
         for logger in loggers:
-            for name, arguments in ENDS.items():
-                if end := getattr(logger.experiment, name, None):
-                    Unfailing(type(logger).__name__).call(end, **(arguments if failed else {}))
+            if isinstance(logger, WandbLogger):
+                Unfailing("WandbLogger").call(logger.experiment.finish, exit_code=int(failed))
