@@ -3,9 +3,6 @@
 A failure here after an upgrade names what it took away; ``mpoxcv.undocumented`` says what for.
 """
 
-import os
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -66,14 +63,6 @@ def test_the_exception_of_what_cannot_be_compiled_has_its_name():
 
 def test_lightnings_exception_has_its_name():
     assert MisconfigurationException.__name__ == undocumented.LIGHTNING_REFUSES
-
-
-def test_importing_lightning_sets_the_variable():
-    code = f"import os, lightning; print(os.environ[{undocumented.NVML_CHECK!r}])"
-    environment = {k: v for k, v in os.environ.items() if k != undocumented.NVML_CHECK}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "1"
 
 
 def test_a_closed_writer_takes_a_picture_as_it_is(tmp_path):

@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mpoxcv.command_line import as_typed
+from mpoxcv.command_line import PATHS, TEXTS, as_typed
 from mpoxcv.errors import UserError, visible
 from mpoxcv.explain import explain, of_outside, options_of
 from mpoxcv.resolvers import flatten
@@ -224,7 +224,10 @@ def check_numbers(cfg: DictConfig, config_name: str) -> None:
     """
     given = as_given(HydraConfig.get().overrides.task)
     keys = {option.partition("=")[0] for option in given} - WORDS_ALLOWED
-    values = {key: OmegaConf.select(cfg, key) for key in keys}
+    # of a path, which nearly every command has, no default need be composed
+    values = {
+        k: OmegaConf.select(cfg, k) for k in keys if k.rpartition(".")[2] not in PATHS | TEXTS
+    }
     words = {key: value for key, value in values.items() if isinstance(value, str)}
     defaults = compose(config_name) if words else OmegaConf.create()
     for key, word in words.items():

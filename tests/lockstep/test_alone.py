@@ -13,7 +13,7 @@ from conftest import CLASSES, PATTERN, PROJECT
 from mpoxcv import LeNet, LesionClassifier, MSLDDataModule
 from mpoxcv.evaluation.runs import NEUTRAL
 from mpoxcv.lockstep.alone import CALLBACKS, why_alone
-from mpoxcv.training.callbacks import History
+from mpoxcv.training.callbacks import History, WithinEpochCheckpoint
 
 EMA = "+callbacks.ema={_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.5}"
 
@@ -57,6 +57,7 @@ def test_what_keeps_out_of_an_epoch_takes_part(tree, tmp_path):
         (lambda: theirs.Timer("00:01:00:00"), "Timer may listen"),
         (Batches, "Batches may listen"),
         (lambda: theirs.ModelCheckpoint(every_n_train_steps=1), "writes within epochs"),
+        (lambda: WithinEpochCheckpoint(every_n_train_steps=1), "WithinEpochCheckpoint may listen"),
     ],
 )
 def test_callbacks_that_may_listen_to_steps_are_refused(tree, callback, says):
@@ -69,6 +70,7 @@ def test_callbacks_that_may_listen_to_steps_are_refused(tree, callback, says):
         ("min_steps", 2), ("max_steps", 3), ("val_check_interval", 0.5), ("overfit_batches", 1),
         ("limit_train_batches", 2), ("detect_anomaly", True), ("profiler", "simple"),
         ("max_time", {"hours": 1}), ("reload_dataloaders_every_n_epochs", 1),
+        ("gradient_clip_algorithm", "value"),
     ],
 )  # fmt: skip
 def test_options_that_reach_into_an_epoch_are_refused(tree, option, value):
@@ -89,7 +91,7 @@ def test_averaged_weights_are_those_of_runs_one_after_another(run_script, tree, 
     """Averaged once an epoch in place of once a step they would be others."""
     for launcher, name in ((LOCKSTEP, "lockstep"), ("hydra/launcher=basic", "alone")):
         command = ["-m", "fold=1", launcher, EMA, *options(tree, tmp_path / name, epochs=2)]
-        done = run_script("train", *command, "data.batch_size=4")
+        done = run_script("train", *command, "data.batch_size=4", "callbacks.baselines=null")
         assert done.code == 0, done.err
     one, two = (
         json.loads((tmp_path / name / "fold=1/metrics.json").read_text())
