@@ -62,6 +62,7 @@ def test_importing_the_package_brings_neither_torch_nor_hydra():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_as_a_library_it_leaves_the_process_as_it_was(tree, tmp_path):
     from conftest import CLASSES, PATTERN, PROJECT
 

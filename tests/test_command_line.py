@@ -167,6 +167,7 @@ def test_from_pictures_to_a_summary_in_folders_of_any_name(run_script, tmp_path)
     assert (tmp_path / PLACE / "sum, of all/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_multirun_in_a_folder_of_any_name(run_script, tree, tmp_path):
     given = [
         f"data.root={tree}",

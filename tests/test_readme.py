@@ -12,6 +12,7 @@ from mpoxcv import LesionClassifier, load_runs
 from mpoxcv.errors import UserError
 
 
+@pytest.mark.slow
 def test_the_python_example_runs(tmp_path):
     """As it stands, but for the names of the small tree and a number of epochs."""
     [example] = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)

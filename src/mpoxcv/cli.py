@@ -114,15 +114,13 @@ def entry_point(
             except SystemExit as stop:
                 if not isinstance(stop.code, str):
                     return stop.code or 0
-                message: str | None = stop.code
+                message = stop.code
             except Exception as error:
-                message = explain(error, conf_dir, config_name, sys.argv[1:])
-                sys.stdout.flush()
                 # without a message it is a bug
-                if message is None:
-                    traceback.print_exc()
-            if message is not None:
-                sys.stderr.write(f"\nerror: {visible(message)}\n")
+                sentence = explain(error, conf_dir, config_name, sys.argv[1:])
+                message = sentence or traceback.format_exc()
+            sys.stdout.flush()
+            sys.stderr.write(f"\nerror: {visible(message)}\n")
             return 1
 
         return run

@@ -67,7 +67,11 @@ def known_cause(error: BaseException, option: str | None = None) -> str | None:
         for pattern, hint in undocumented.REFUSALS.items():
             if match := re.search(pattern, line):
                 return f"{match[1].rstrip('.')}. {hint}"
-    return _unimportable(causes)
+    if match := undocumented.NO_TARGET.search(str(error)):
+        hint = f"It takes a name in a package that is installed, or in a file of {Path.cwd()}"
+        what = f"{match[2] or 'The config'} names {match[1]!r}, which cannot be imported"
+        return f"{what} ({causes[-1]}). {hint}: my_file.MyNetwork is in my_file.py."
+    return None
 
 
 def of_outside(
@@ -128,22 +132,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
-
-
-def _unimportable(causes: list[BaseException]) -> str | None:
-    """Return why a ``_target_`` cannot be imported, where that is what the errors are about."""
-    match = undocumented.NO_TARGET.search(str(causes[0]))
-    if match is None:
-        return None
-    target, option = match[1], match[2] or "The config"
-    module = target.partition(".")[0]
-    files = [file.stem for file in Path().glob("*.py")]
-    hint = "" if module in files else did_you_mean(module, files)
-    return (
-        f"{option} names {target!r}, which cannot be imported: {type(causes[-1]).__name__}: {causes[-1]}.{hint}\n"
-        f"_target_ takes a name in a package that is installed, or in a file of the working folder, {Path.cwd()}:\n"
-        "my_file.MyNetwork is the class MyNetwork in my_file.py."
-    )
 
 
 def options_of(conf_dir: Path, config_name: str, arguments: list[str]) -> dict[str, Any]:

@@ -223,7 +223,7 @@ def wandb(monkeypatch):
     return module
 
 
-@pytest.mark.parametrize("launcher", ["basic", "lockstep"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("lockstep", marks=pytest.mark.slow)])
 def test_each_fold_has_a_wandb_run_of_its_own_which_ends_with_it(
     run_script, tree, tmp_path, wandb, launcher
 ):

@@ -262,6 +262,7 @@ def test_two_processes_give_the_result_of_one(tree, tmp_path):
     assert np.allclose(one, two, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_real_photographs(run_script, real_data, tmp_path):
     done = run_script(
         "make_folds", f"source={real_data}", "output=folds", "data=msld_v1", "copies=1"

@@ -87,6 +87,7 @@ def test_a_datamodule_of_somebodys_own_is_refused(tree):
     assert "subclass of MSLDDataModule" in reason(tree, module=Transfer)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_those_of_runs_one_after_another(run_script, tree, tmp_path):
     """Averaged once an epoch in place of once a step they would be others."""
     for launcher, name in ((LOCKSTEP, "lockstep"), ("hydra/launcher=basic", "alone")):

@@ -34,7 +34,8 @@ def test_gradients_of_the_first_step_are_those_of_separate_networks(way):
     scores = [s[: len(batch)] for s, batch in zip(grouped(images), images, strict=True)]
     for network, x, own in zip(networks, images, scores, strict=True):
         assert torch.allclose(network(x), own, atol=1e-5)
-    grouped.clear_gradients()
+    for network in networks:
+        network.zero_grad()
     sum(F.cross_entropy(own, y) for own, y in zip(scores, labels, strict=True)).backward()
     for network, gradients in zip(networks, expected, strict=True):
         for parameter, gradient in zip(network.parameters(), gradients, strict=True):
@@ -48,7 +49,13 @@ def files_of(sweep: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "more",
-    [["data.batch_size=4"], ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"]],
+    [
+        ["data.batch_size=4"],
+        pytest.param(
+            ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"],
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_a_multirun_in_lockstep_leaves_what_separate_runs_leave(run_script, tree, tmp_path, more):
     for picture in sorted(

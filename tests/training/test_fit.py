@@ -60,7 +60,7 @@ def provenance(run: Path) -> dict:
     return json.loads((run / "provenance.json").read_text())
 
 
-@pytest.mark.parametrize("launcher", ["basic", "lockstep"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("lockstep", marks=pytest.mark.slow)])
 def test_a_fold_that_diverges_has_failed_and_costs_no_other(run_script, tree, tmp_path, launcher):
     command = [
         "-m", "optimizer.lr=1e30,0.001", *small(tree), "optimizer=sgd", "trainer.max_epochs=2", "logger=none",

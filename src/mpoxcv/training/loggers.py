@@ -23,35 +23,32 @@ MISTAKES = (
 )  # fmt: skip
 
 
-class Unfailing:
-    """Does things of which the first failure is told, and none ends anything."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.told = False
-
-    def call(self, action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        """Return what the action gives, or None where it fails."""
-        try:
-            return action(*arguments, **named)
-        except Exception as error:
-            self.tell(error)
-
-    def tell(self, error: Exception) -> None:
-        """Say once what failed."""
-        if not self.told:
-            reason = visible(f"{type(error).__name__}: {error}").strip().splitlines()[0]
-            text = f"{self.name} failed, and may lack something; the run goes on. ({reason})"
-            print(text, file=sys.stderr)
-        self.told = True
+def tell(name: str, error: Exception) -> None:
+    """Say what failed, and that the run goes on."""
+    reason = visible(f"{type(error).__name__}: {error}").strip().splitlines()[0]
+    text = f"{name} failed, and may lack something; the run goes on. ({reason})"
+    print(text, file=sys.stderr)
 
 
 def unfailing(thing: Any, interface: type, *more: str) -> Any:
-    """Let the methods of a logger's or a progress bar's interface, and ``more``, end nothing."""
-    done = Unfailing(type(thing).__name__)
+    """Let the methods of a logger's or a progress bar's interface, and ``more``, end nothing.
+
+    The first failure is told.
+    """
+    told = False
+
+    def attempt(action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        nonlocal told
+        try:
+            return action(*arguments, **named)
+        except Exception as error:
+            if not told:
+                tell(type(thing).__name__, error)
+            told = True
+
     for name in (*dir(interface), *more):
         if not name.startswith("_") and callable(getattr(type(thing), name, None)):
-            setattr(thing, name, partial(done.call, getattr(thing, name)))
+            setattr(thing, name, partial(attempt, getattr(thing, name)))
     return thing
 
 
@@ -75,7 +72,7 @@ def open_loggers(configs: Iterable[Any]) -> list[Logger]:
                 if isinstance(error, InstantiationException) and isinstance(cause, MISTAKES):
                     raise
                 if pause is None:
-                    Unfailing(config._target_).tell(cause)
+                    tell(config._target_, cause)
                 else:
                     time.sleep(pause)
     return opened
@@ -91,4 +88,7 @@ def ended(loggers: Iterable[Any]) -> Iterator[None]:
     finally:
         for logger in loggers:
             if isinstance(logger, WandbLogger):
-                Unfailing("WandbLogger").call(logger.experiment.finish, exit_code=int(failed))
+                try:
+                    logger.experiment.finish(exit_code=int(failed))
+                except Exception as error:
+                    tell("WandbLogger", error)
