@@ -6,6 +6,7 @@
 import importlib.util
 import os
 import re
+import runpy
 import shlex
 import signal
 import sys
@@ -41,6 +42,8 @@ settings.load_profile("repeatable")
 PROJECT = Path(__file__).parents[1]
 CLASSES = ["Chickenpox", "Cowpox", "Measles"]
 PATTERN = r"(?P<original>(?P<patient>[A-Z]+_\d+)_\d+)(?P<copy>_\w+)?"
+# without what a test does not look at
+QUICK = [f"callbacks.{name}=null" for name in ("figures", "samples", "baselines", "progress")]
 
 
 @dataclass
@@ -133,6 +136,23 @@ def write_tree(root: Path, folds: int = 2, pictures: int = 3, aug: int = 2, size
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     return write_tree(tmp_path / "set")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A finished run of two epochs on fold 1, without baselines and figures, and its data set."""
+    folder = tmp_path_factory.mktemp("finished")
+    tree = write_tree(folder / "set", folds=1)
+    command = [
+        f"data.root={tree}", f"data.classes=[{','.join(CLASSES)}]", f"data.name_pattern='{PATTERN}'",
+        "trainer=cpu", "trainer.max_epochs=2", *QUICK, "+trainer.enable_progress_bar=false",
+        "hydra.run.dir=run",
+    ]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [str(PROJECT / "scripts/train.py"), *command])
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    return folder / "run", tree
 
 
 @pytest.fixture(scope="session")

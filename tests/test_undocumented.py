@@ -3,9 +3,6 @@
 A failure here after an upgrade names what it took away; ``mpoxcv.undocumented`` says what for.
 """
 
-import os
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -18,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from conftest import PROJECT
 from mpoxcv import undocumented
+from mpoxcv.explain import known_cause
 from mpoxcv.training.tensorboard import add_png
 
 
@@ -28,7 +26,7 @@ def test_torch_names_an_operation_that_is_not_deterministic():
             torch.zeros(4).put_(torch.tensor([0]), torch.ones(1), accumulate=False)
     finally:
         torch.use_deterministic_algorithms(False)
-    assert undocumented.NOT_DETERMINISTIC.match(str(caught.value))[1].startswith("put_")
+    assert (known_cause(caught.value) or "").startswith("put_ does not have a deterministic")
 
 
 def test_torch_names_the_allocator_where_the_memory_is_not_enough():
@@ -60,19 +58,11 @@ def test_hydra_says_so_where_a_value_stands_for_an_option_of_a_group():
 def test_the_exception_of_what_cannot_be_compiled_has_its_name():
     from torch._inductor.exc import InductorError
 
-    assert InductorError.__name__ == undocumented.NOT_COMPILED
+    assert any(InductorError.__name__ in pattern for pattern in undocumented.REFUSALS)
 
 
 def test_lightnings_exception_has_its_name():
     assert MisconfigurationException.__name__ == undocumented.LIGHTNING_REFUSES
-
-
-def test_importing_lightning_sets_the_variable():
-    code = f"import os, lightning; print(os.environ[{undocumented.NVML_CHECK!r}])"
-    environment = {k: v for k, v in os.environ.items() if k != undocumented.NVML_CHECK}
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "1"
 
 
 def test_a_closed_writer_takes_a_picture_as_it_is(tmp_path):
@@ -84,12 +74,6 @@ def test_a_closed_writer_takes_a_picture_as_it_is(tmp_path):
     writer.close()
     content = b"".join(path.read_bytes() for path in (tmp_path / "events").iterdir())
     assert file.read_bytes() in content
-
-
-def test_the_hparams_page_takes_three_summaries():
-    experiment, start, end = undocumented.hparams_summaries({"lr": 0.1}, {"test/loss": 1.0})
-    tags = [summary.value[0].tag for summary in (experiment, start, end)]
-    assert all(tag.startswith("_hparams_/") for tag in tags) and len(set(tags)) == 3
 
 
 def test_the_warnings_patterns_match_their_warnings():

@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from mpoxcv.command_line import as_typed
+from mpoxcv.command_line import PATHS, TEXTS, as_typed
 from mpoxcv.errors import UserError, visible
 from mpoxcv.explain import explain, of_outside, options_of
 from mpoxcv.resolvers import flatten
@@ -63,9 +63,8 @@ def entry_point(
                 settle_training()
             # the user's own my_file.py, which _target_ names; last, so that it hides no package.
             # What reads a stranger's run looks there only for what it is told to trust
-            folder, own_code = str(Path.cwd()), trains or config_name == "make_folds"
-            if folder not in sys.path and cfg.get("trust", own_code):
-                sys.path.append(folder)
+            if str(Path.cwd()) not in sys.path and cfg.get("trust", True):
+                sys.path.append(str(Path.cwd()))
             # a job of a multirun sees its own command, by which ddp starts more processes
             config = HydraConfig.get()
             if config.mode == RunMode.MULTIRUN:
@@ -115,15 +114,13 @@ def entry_point(
             except SystemExit as stop:
                 if not isinstance(stop.code, str):
                     return stop.code or 0
-                message: str | None = stop.code
+                message = stop.code
             except Exception as error:
-                message = explain(error, conf_dir, config_name, sys.argv[1:])
-                sys.stdout.flush()
                 # without a message it is a bug
-                if message is None:
-                    traceback.print_exc()
-            if message is not None:
-                sys.stderr.write(f"\nerror: {visible(message)}\n")
+                sentence = explain(error, conf_dir, config_name, sys.argv[1:])
+                message = sentence or traceback.format_exc()
+            sys.stdout.flush()
+            sys.stderr.write(f"\nerror: {visible(message)}\n")
             return 1
 
         return run
@@ -223,16 +220,14 @@ def check_numbers(cfg: DictConfig, config_name: str) -> None:
     Raises:
         UserError: names the option, the word and the default.
     """
-    given = HydraConfig.get().overrides
-    options = {o.partition("=")[0]: o for o in as_given(given.task)}
-    values = {key: OmegaConf.select(cfg, key) for key in options if key not in WORDS_ALLOWED}
+    given = as_given(HydraConfig.get().overrides.task)
+    keys = {option.partition("=")[0] for option in given} - WORDS_ALLOWED
+    # of a path, which nearly every command has, no default need be composed
+    values = {
+        k: OmegaConf.select(cfg, k) for k in keys if k.rpartition(".")[2] not in PATHS | TEXTS
+    }
     words = {key: value for key, value in values.items() if isinstance(value, str)}
-    if not words:
-        return
-
-    groups = [o for key, o in options.items() if not ("." in key or key in words)]
-    folders = [o for o in as_given(given.hydra) if o.startswith("hydra.searchpath=")]
-    defaults = compose(config_name, [*groups, *folders])
+    defaults = compose(config_name) if words else OmegaConf.create()
     for key, word in words.items():
         default = OmegaConf.select(defaults, key)
         if isinstance(default, bool):

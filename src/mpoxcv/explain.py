@@ -1,6 +1,5 @@
 """What a person at the keyboard is told of an error."""
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from errno import EACCES, EDQUOT, EFBIG, EIO, ENOLCK, ENOSPC, EOPNOTSUPP, EPERM, EROFS
@@ -18,9 +17,6 @@ from mpoxcv import undocumented
 from mpoxcv.errors import UserError, did_you_mean, visible
 from mpoxcv.resolvers import flatten
 
-# what joblib and submitit raise when a job's process has ended without a word; named, so that they
-# need not be imported
-KILLED = frozenset({"TerminatedWorkerError", "BrokenProcessPool", "UncompletedJobError"})
 # of any file; what others mean depends on the file
 DISK_ERRORS = frozenset({ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EFBIG, EIO, ENOLCK, EOPNOTSUPP})
 
@@ -67,21 +63,15 @@ def known_cause(error: BaseException, option: str | None = None) -> str | None:
     if sentence := of_outside(error, {}, option):
         return sentence
     for cause in causes:
-        if operation := undocumented.NOT_DETERMINISTIC.match(str(cause)):
-            return (
-                f"{operation[1]}, which this network needs, gives other last digits each time on this device. "
-                "Train all the same with trainer.deterministic=warn, or take another network or trainer=cpu."
-            )
-        for text, hint in undocumented.REFUSALS.items():
-            if str(cause).startswith(text):
-                return f"{str(cause).strip().rstrip('.')}. {hint}"
-        if type(cause).__name__ == undocumented.NOT_COMPILED:
-            reason = str(cause).strip().splitlines()[0]
-            ways = "Install a C++ compiler (such as g++), or leave out classifier.compile"
-            return f"The network cannot be compiled here: {reason}\n{ways}."
-        if type(cause).__name__ in KILLED:
-            return "A job's process was killed: by the system, for want of memory or time, or by someone. Others are kept."
-    return _unimportable(causes)
+        line = f"{type(cause).__name__}: {str(cause).strip()}".splitlines()[0]
+        for pattern, hint in undocumented.REFUSALS.items():
+            if match := re.search(pattern, line):
+                return f"{match[1].rstrip('.')}. {hint}"
+    if match := undocumented.NO_TARGET.search(str(error)):
+        hint = f"It takes a name in a package that is installed, or in a file of {Path.cwd()}"
+        what = f"{match[2] or 'The config'} names {match[1]!r}, which cannot be imported"
+        return f"{what} ({causes[-1]}). {hint}: my_file.MyNetwork is in my_file.py."
+    return None
 
 
 def of_outside(
@@ -144,22 +134,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _unimportable(causes: list[BaseException]) -> str | None:
-    """Return why a ``_target_`` cannot be imported, where that is what the errors are about."""
-    match = undocumented.NO_TARGET.search(str(causes[0]))
-    if match is None:
-        return None
-    target, option = match[1], match[2] or "The config"
-    module = target.partition(".")[0]
-    files = [file.stem for file in Path().glob("*.py")]
-    hint = "" if module in files else did_you_mean(module, files)
-    return (
-        f"{option} names {target!r}, which cannot be imported: {type(causes[-1]).__name__}: {causes[-1]}.{hint}\n"
-        f"_target_ takes a name in a package that is installed, or in a file of the working folder, {Path.cwd()}:\n"
-        "my_file.MyNetwork is the class MyNetwork in my_file.py."
-    )
-
-
 def options_of(conf_dir: Path, config_name: str, arguments: list[str]) -> dict[str, Any]:
     """Return all options by dotted names, with the groups chosen in the command's arguments.
 
@@ -177,11 +151,7 @@ def options_of(conf_dir: Path, config_name: str, arguments: list[str]) -> dict[s
 
 
 def _suggest_option(key: str, options: list[str]) -> str:
-    """Suggest options that look like ``key``, or whose last part does: people leave groups out."""
-    options = [name for name in options if name != key]
-    close = difflib.get_close_matches(key, options, n=2, cutoff=0.8)
-    if not close:
-        leaves = {name.rpartition(".")[2] for name in options}
-        best = difflib.get_close_matches(key.rpartition(".")[2], sorted(leaves), n=1, cutoff=0.6)
-        close = [name for name in options if name.rpartition(".")[2] in best][:3]
-    return f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    """Suggest options that end in ``key``, since people leave groups out, or look like it."""
+    longer = [name for name in options if name.endswith(f".{key}")][:3]
+    hint = f" Did you mean {' or '.join(map(repr, longer))}?"
+    return hint if longer else did_you_mean(key, options)

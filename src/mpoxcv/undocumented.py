@@ -6,27 +6,29 @@ alone in ``mpoxcv.lockstep``. Seen in torch 2.15, Lightning 2.6.6 and hydra-core
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
-
-# torch raises a bare RuntimeError for an operation that has no deterministic implementation; its
-# text alone names the operation (pytorch #64883).
-NOT_DETERMINISTIC = re.compile(r"(\S+) does not have a deterministic implementation")
 
 # torch raises a bare RuntimeError where the CPU's memory is not enough; of a GPU's it has a class.
 NO_CPU_MEMORY = "DefaultCPUAllocator: "
 
-# Bare errors of torch and Lightning whose text is a sentence, by its beginning; what to do besides.
+# Errors of others that a person can do something about: by the class's name, a colon and the first
+# line of the text, of which the group is told; what to do besides.
 REFUSALS = {
-    "Expected more than 1 value per channel when training": "BatchNorm takes no single picture where the network has "
+    # a bare RuntimeError of torch: its text alone names the operation (pytorch #64883)
+    r"(\S+ does not have a deterministic implementation)": "It gives other last digits each time on this device. "
+    "Train all the same with trainer.deterministic=warn, or take another network or trainer=cpu.",
+    # bare errors of torch and Lightning
+    "(Expected more than 1 value per channel when training.*)": "BatchNorm takes no single picture where the network has "
     "shrunk it to one pixel: data.batch_size=2 or more for each process, or a larger data.image_size.",
-    "Early stopping conditioned on metric": "Is a whole epoch trained, and validated (trainer.limit_val_batches)?",
-    " `val_check_interval` (": "See trainer.val_check_interval.",
+    "(Early stopping conditioned on metric.*)": "Is a whole epoch trained, and validated (trainer.limit_val_batches)?",
+    r"(`val_check_interval` \(.*)": "See trainer.val_check_interval.",
+    # in a private module of torch, and mostly for want of a compiler
+    "^InductorError: (.*)": "The network cannot be compiled here. Install a C++ compiler (such as g++), or leave out "
+    "classifier.compile.",
+    # what joblib and submitit raise when a job's process has ended without a word
+    "^(?:TerminatedWorkerError|BrokenProcessPool|UncompletedJobError): (.*)": "A job's process was killed: by the "
+    "system, for want of memory or time, or by someone. Others are kept.",
 }
-
-# torch's exception where a network cannot be compiled, mostly for want of a compiler, is in a
-# private module.
-NOT_COMPILED = "InductorError"
 
 # Hydra's exception for an unknown option or group does not hold its name (hydra #349).
 UNKNOWN_OPTION = re.compile(r"Could not override '([^']+)'(\. No match in the defaults list)?")
@@ -69,13 +71,3 @@ def event_file(writer: Any) -> Any:
     ``add_image`` takes no encoded picture, and would encode it again (pytorch #65449).
     """
     return writer._get_file_writer()
-
-
-def hparams_summaries(options: Mapping[str, Any], metrics: Mapping[str, float]) -> Any:
-    """Return the three summaries of TensorBoard's HPARAMS page.
-
-    ``SummaryWriter.add_hparams`` writes them into a run of their own (pytorch #32651).
-    """
-    from torch.utils.tensorboard.summary import hparams
-
-    return hparams(dict(options), dict(metrics))

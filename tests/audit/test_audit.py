@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from conftest import write_picture
+from conftest import QUICK, write_picture
 from mpoxcv.audit.audit import Finding, audit
 from mpoxcv.audit.descriptions import describe, likenesses
 from mpoxcv.audit.leaks import leaks_of, settle_leaks
@@ -27,6 +27,7 @@ SMALL = (
     "data.root=set",
     "trainer=cpu",
     "trainer.max_epochs=1",
+    *QUICK,
 )
 TEST = "FOLDS/fold1/Test/Cowpox/COW_20_01.jpg"
 
@@ -153,10 +154,10 @@ def test_train_stops_drops_or_allows(tree: Path, tmp_path: Path, run_script: Cal
         assert marked == (choice == "allow") == ("LEAKS ALLOWED" in done.out)
     done = run_script("train", "fold=1", *SMALL, "data.leaks=maybe")
     assert done.code == 1 and "data.leaks=maybe is not one of stop, drop, allow" in done.err
-    done = run_script("summarize", "runs=drop", "output=dropped")
+    done = run_script("summarize", "runs=drop", "output=dropped", "replicates=100")
     page = (tmp_path / "dropped/report.html").read_text()
     assert "1 training pictures were dropped" in page and "were not looked for" not in page
-    done = run_script("summarize", "runs=allow", "output=allowed")
+    done = run_script("summarize", "runs=allow", "output=allowed", "replicates=100")
     assert "THEY WERE TRAINED ON" in (tmp_path / "allowed/report.html").read_text()
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from conftest import CLASSES, PATTERN, PROJECT
+from conftest import CLASSES, PATTERN, PROJECT, QUICK
 
 
 @pytest.fixture
@@ -21,14 +21,7 @@ def train(run_script, tree):
             f"data.classes=[{','.join(CLASSES)}]",
             f"data.name_pattern='{PATTERN}'",
         ]
-        return run_script(
-            "train",
-            *shape,
-            "trainer=cpu",
-            "trainer.max_epochs=1",
-            "callbacks.samples=null",
-            *options,
-        )
+        return run_script("train", *shape, "trainer=cpu", "trainer.max_epochs=1", *QUICK, *options)
 
     return run
 
@@ -156,6 +149,7 @@ def run(arguments: list[str | Path], folder: Path):
     return done
 
 
+@pytest.mark.slow
 def test_a_folder_without_read_permission(tree, tmp_path):
     locked = tree / "FOLDS/fold1/Valid/Cowpox"
     locked.chmod(0)
@@ -183,18 +177,15 @@ def small_disk(tmp_path):
     subprocess.run(["umount", folder], check=True)
 
 
-def test_a_full_disk_while_the_cache_is_written(tree, tmp_path, small_disk):
+def test_a_full_disk_while_the_cache_is_written(train, small_disk):
     cache = small_disk / "cache"
-    assert_refused(
-        run(command(tree, f"data.cache_dir={cache}", "data.image_size=128"), tmp_path),
-        "No space left",
-    )
+    assert_refused(train(f"data.cache_dir={cache}", "data.image_size=128"), "No space left")
     assert not list(cache.glob("128px*.npy")) and not list(cache.glob("*.partial"))
 
 
-def test_a_full_disk_while_a_checkpoint_is_written(tree, tmp_path, small_disk):
-    options = ["callbacks.samples=null", f"callbacks.checkpoint.dirpath={small_disk}/checkpoints"]
-    assert_refused(run(command(tree, *options), tmp_path), "No space left")
+def test_a_full_disk_while_a_checkpoint_is_written(train, small_disk):
+    where = f"callbacks.checkpoint.dirpath={small_disk}/checkpoints"
+    assert_refused(train(where), "No space left")
     assert not list((small_disk / "checkpoints").iterdir())
 
 
@@ -215,6 +206,6 @@ class NotDeterministic(torch.nn.Module):
 def test_an_operation_that_gives_other_digits_each_time_is_named(train):
     network = "classifier.network={_target_:test_bad_input.NotDeterministic}"
     assert_refused(
-        train("fold=1", network), "put_, which this network needs", "trainer.deterministic=warn"
+        train("fold=1", network), "put_ does not have a deterministic", "trainer.deterministic=warn"
     )
     assert train("fold=1", network, "trainer.deterministic=warn").code == 0

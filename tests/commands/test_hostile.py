@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import re
-import runpy
 import shutil
 import struct
 import sys
@@ -29,7 +28,6 @@ from PIL import Image
 from tensorboard.plugin_util import markdown_to_safe_html
 from test_sweep import options
 
-from conftest import PROJECT, write_tree
 from mpoxcv.commands.predict import predict
 from mpoxcv.datasets.unzip import unpack
 from mpoxcv.errors import UserError, visible
@@ -54,22 +52,6 @@ def assert_refused(done, *words: str) -> None:
     assert all(word in done.err for word in words), done.err
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run and its data set."""
-    folder = tmp_path_factory.mktemp("finished")
-    tree = write_tree(folder / "set", folds=1)
-    given = [option for option in options(tree, folder) if "sweep" not in option]
-    script = PROJECT / "scripts/train.py"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setattr(
-            sys, "argv", [str(script), *given, "callbacks.baselines=null", "hydra.run.dir=run"]
-        )
-        runpy.run_path(str(script), run_name="__main__")
-    return folder / "run", tree
-
-
 @pytest.fixture
 def run(finished, tmp_path):
     return shutil.copytree(
@@ -92,6 +74,8 @@ def call(target: str, *arguments: object, **more: object) -> dict[str, object]:
 
 
 TOUCH = "touch executed"  # in the command's folder
+# which Hydra itself does not refuse
+WRITE = call("mpoxcv.storage.files.write_atomically", "executed", "")
 CONFIGS = {
     "os.system": ("data.augment", call("os.system", TOUCH), "os.system"),
     "subprocess": ("model", call("subprocess.run", TOUCH, shell=True), "subprocess.run"),
@@ -169,6 +153,30 @@ def test_a_config_that_would_run_code_or_read_the_environment(run, run_script, t
         run_script(script, f"run={run}", *(["images=."] if script == "predict" else [])), word
     )
     assert not list(tmp_path.rglob("executed")) and (run / "checkpoints/best.ckpt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("where", "value"),
+    [
+        ("callbacks.checkpoint.monitor", WRITE),
+        ("callbacks.checkpoint.mode", WRITE),
+        ("callbacks.stop", {**call("lightning.pytorch.callbacks.EarlyStopping"), "monitor": WRITE}),
+        ("trainer.precision", WRITE),
+    ],
+)
+def test_what_is_taken_over_from_a_run_that_is_run_again_is_plain(
+    run, run_script, tmp_path, where, value
+):
+    change(run, where, value)
+    run_script("reproduce", f"run={run}", "trainer=cpu", "logger=none")
+    assert not list(tmp_path.rglob("executed"))
+
+
+def test_what_an_interpolation_gave_is_not_resolved_again(run, run_script, monkeypatch):
+    monkeypatch.setenv("SECRET", "hunter2")
+    change(run, "zz", "$")
+    change(run, "name", "${zz}{oc.env:SECRET}")
+    assert_refused(run_script("reproduce", f"run={run}", "trainer=cpu"), "its name interpolates")
 
 
 BILLION = "a: &a [x, x]\n" + "\n".join(f"b{i}: &b{i} [*a, *a]" for i in range(9))
@@ -300,7 +308,7 @@ def test_code_in_a_checkpoint_does_not_run_in_test_and_resume(
     if script == "test":
         done = run_script("test", f"run={run}", "trainer=cpu")
     else:
-        given = [option for option in options(finished[1], tmp_path) if "sweep" not in option]
+        given = [option for option in options(finished[1], tmp_path, 2) if "sweep" not in option]
         done = run_script("train", *given, f"ckpt_path={run}/checkpoints/best.ckpt")
     assert_refused(done, "best.ckpt cannot be read", "more than tensors")
     assert not list(tmp_path.rglob("executed"))

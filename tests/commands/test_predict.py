@@ -1,5 +1,7 @@
 import json
+import runpy
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +9,9 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
-from test_sweep import options, start
+from test_sweep import options
 
-from conftest import write_tree
+from conftest import PROJECT, QUICK, write_tree
 
 
 @pytest.fixture(scope="module")
@@ -19,10 +21,11 @@ def trained(tmp_path_factory):
     tree = write_tree(folder / "set")
     for file in [*tree.glob("FOLDS/fold2/Train/*/*"), *tree.glob("FOLDS_AUG/fold2_AUG/Train/*/*")]:
         file.rename(file.with_name(file.name.replace("_", "_5", 1)))
-    process = start(
-        ["-m", "fold=1,2", *options(tree, folder / "sweep"), "data.mean=[0.5,0.4,0.3]"], folder
-    )
-    assert process.wait(200) == 0, process.stderr.read()
+    given = [*options(tree, folder / "sweep"), "data.mean=[0.5,0.4,0.3]", *QUICK]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", [str(PROJECT / "scripts/train.py"), "-m", "fold=1,2", *given])
+        runpy.run_path(sys.argv[0], run_name="__main__")
     return folder / "sweep", tree
 
 

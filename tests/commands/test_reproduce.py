@@ -38,7 +38,7 @@ def test_what_differs_is_named(run_script, tree, tmp_path):
     (tmp_path / "run/provenance.json").write_text(json.dumps(record))
     done = run_script("reproduce", "run=run", "hydra.run.dir=again")
     assert done.code == 1 and "Traceback" not in done.err
-    assert "The results differ" in done.err and "data.fingerprint, packages.torch" in done.err
+    assert "The results differ" in done.err and "packages.torch, data.fingerprint" in done.err
 
 
 def test_only_finished_runs_are_run_again(run_script, tmp_path):

@@ -171,7 +171,7 @@ def test_a_slurm_job_that_is_cancelled_goes_on(slurm, tmp_path):
         ).read_bytes()
 
 
-def test_ctrl_c_leaves_slurm_jobs_at_work_and_says_so(slurm, tmp_path):
+def test_ctrl_c_leaves_slurm_jobs_at_work(slurm, tmp_path):
     tree = write_tree(tmp_path / "set", pictures=12, aug=8)
     sweep = tmp_path / "s"
     process = start(["-m", "fold=1,2", *LAUNCHER, *options(tree, sweep, epochs=200)], tmp_path)
@@ -180,11 +180,7 @@ def test_ctrl_c_leaves_slurm_jobs_at_work_and_says_so(slurm, tmp_path):
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     err = process.communicate(timeout=100)[1].decode()
-    assert (
-        process.returncode == 1
-        and "Jobs that are at work" in err
-        and "hydra/launcher=slurm_cpu" in err
-    )
+    assert process.returncode == 1 and "hydra/launcher=slurm_cpu" in err
     for _ in range(1200):
         if summary_of(sweep)["complete"]:
             break

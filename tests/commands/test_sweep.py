@@ -15,6 +15,7 @@ import pytest
 from conftest import CLASSES, PATTERN, PROJECT, write_picture, write_tree
 from mpoxcv.commands import sweep as sweep_module
 
+NO_BASELINES = "callbacks.baselines=null"
 TRAIN = [sys.executable, str(PROJECT / "scripts" / "train.py")]
 
 
@@ -54,9 +55,9 @@ def test_a_multirun_ends_with_its_summary(run_script, tree, tmp_path):
     ledger = pd.read_csv(sweep / "summary/predictions.csv")
     assert len(ledger) == 18 and set(ledger["run"]) == {"fold=1", "fold=2"}
     assert set(found["groups"][0]["baselines"]) == {"majority class", "colours alone"}
-    # one TensorBoard run a fold, and one of the summary
+    # one TensorBoard run a fold
     shown = {file.parent for file in sweep.rglob("events.out.tfevents.*")}
-    assert shown == {sweep / name for name in ("fold=1", "fold=2", "summary/tensorboard")}
+    assert shown == {sweep / name for name in ("fold=1", "fold=2")}
     assert list((sweep / "summary/figures").rglob("*.png"))
     assert "balanced accuracy" in done.out and "report.html" in done.out
     # the same from runs made one by one, without the multirun's own plan
@@ -82,8 +83,9 @@ def test_a_full_disk_at_the_end_is_one_clear_message(run_script, tree, tmp_path,
     def fail(*arguments):
         raise OSError(errno.ENOSPC, "No space left on device", "figure.png")
 
-    monkeypatch.setattr(sweep_module, "write_tensorboard", fail)
-    done = run_script("train", "-m", "fold=1", *options(tree, tmp_path / "sweep"))
+    monkeypatch.setattr(sweep_module, "write_figures", fail)
+    given = [*options(tree, tmp_path / "sweep"), NO_BASELINES]
+    done = run_script("train", "-m", "fold=1", *given)
     assert done.code == 1 and "No space left" in done.err and "Traceback" not in done.err
     assert summary_of(tmp_path / "sweep")["complete"]
 
@@ -99,7 +101,8 @@ def test_summaries_that_take_long_are_not_written_after_every_job(
         "write_summary_of",
         lambda folder: written.append(write(folder)) or written[-1],
     )
-    done = run_script("train", "-m", "fold=1,2", *options(tree, tmp_path / "sweep"))
+    given = [*options(tree, tmp_path / "sweep"), NO_BASELINES]
+    done = run_script("train", "-m", "fold=1,2", *given)
     assert done.code == 0, done.err
     assert [summary.content["finished"] for summary in written] == [
         1,
@@ -111,7 +114,7 @@ def test_summaries_that_take_long_are_not_written_after_every_job(
 def test_a_failing_fold_costs_no_other_and_the_sweep_goes_on(run_script, tree, tmp_path):
     sweep = tmp_path / "sweep"
     picture = break_picture(tree)
-    command = ["-m", "fold=2,1", *options(tree, sweep)]
+    command = ["-m", "fold=2,1", *options(tree, sweep), NO_BASELINES]
     done = run_script("train", *command)
     assert done.code == 1 and "Traceback" not in done.err
     (problem,) = summary_of(sweep)["problems"]
@@ -139,8 +142,9 @@ def test_a_failing_fold_costs_no_other_and_the_sweep_goes_on(run_script, tree, t
 
 def test_honest_and_pooled_folds_side_by_side(run_script, tree, tmp_path):
     honest, pooled = tmp_path / "honest", tmp_path / "pooled"
-    assert run_script("train", "-m", "fold=1,2", *options(tree, honest)).code == 0
-    done = run_script("train", "fold=pooled", *options(tree, honest), f"hydra.run.dir={pooled}")
+    given = [*options(tree, honest), NO_BASELINES]
+    assert run_script("train", "-m", "fold=1,2", *given).code == 0
+    done = run_script("train", "fold=pooled", *given, f"hydra.run.dir={pooled}")
     assert done.code == 0 and "TRAINED ON" in done.out
     assert "TRAINED ON" in pd.read_csv(pooled / "predictions.csv")["data"].iloc[0]
     done = run_script(
@@ -303,7 +307,7 @@ def test_a_multirun_of_two_processes_a_fold(undisturbed, tmp_path):
 
 def test_options_with_interpolations_stay_as_they_are_typed(run_script, tree, tmp_path):
     own = ["name=own_${seed}", "callbacks.checkpoint.dirpath=${output_dir}/kept"]
-    command = ["-m", "fold=1", *options(tree, tmp_path / "s"), *own]
+    command = ["-m", "fold=1", *options(tree, tmp_path / "s"), NO_BASELINES, *own]
     assert run_script("train", *command).code == 0
     assert json.loads((tmp_path / "s/summary/expected.json").read_text())["arguments"][-2:] == own
     assert (tmp_path / "s/fold=1/kept/best.ckpt").is_file()

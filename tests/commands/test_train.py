@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from conftest import CLASSES, PATTERN, PROJECT
+from conftest import CLASSES, PATTERN, PROJECT, QUICK, write_tree
 from mpoxcv.datasets.synthetic import write_synthetic
 from mpoxcv.evaluation.predictions import classes_of, probabilities_of, read_predictions
 from mpoxcv.evaluation.summary import summarise
@@ -142,15 +142,9 @@ def test_one_fold_leaves_everything_that_is_promised(run_script, synthetic, tmp_
     )
 
 
-def test_the_same_command_gives_the_same_bytes(run_script, synthetic, tmp_path):
-    options = [
-        "fold=3",
-        "data=synthetic",
-        f"data.root={synthetic}",
-        "trainer=cpu",
-        "trainer.max_epochs=2",
-        "data.generator=null",
-    ]
+def test_the_same_command_gives_the_same_bytes(run_script, tmp_path):
+    tree = write_tree(tmp_path / "set", folds=1, pictures=12)
+    options = [*small(tree), "trainer.max_epochs=2", *QUICK[:2]]
     written = []
     for threads in ("1", "3", "null"):  # the first with a cold cache
         assert run_script("train", *options, f"data.threads={threads}").code == 0
@@ -170,7 +164,7 @@ def test_the_same_command_gives_the_same_bytes(run_script, synthetic, tmp_path):
 def test_a_resumed_run_ends_like_one_that_was_not_interrupted(
     run_script, tree, tmp_path, monkeypatch
 ):
-    options = [*small(tree), "data.batch_size=4", "trainer.max_epochs=4"]
+    options = [*small(tree), "data.batch_size=4", "trainer.max_epochs=4", *QUICK]
     assert run_script("train", *options, "hydra.run.dir=whole").code == 0
     with monkeypatch.context() as patch:
         interrupt_after(patch, 2)
@@ -185,13 +179,14 @@ def test_a_resumed_run_ends_like_one_that_was_not_interrupted(
 
 def test_an_option_may_name_another(run_script, tree, tmp_path):
     own = ["name=own_${seed}", "callbacks.checkpoint.dirpath=${output_dir}/kept"]
-    done = run_script("train", *small(tree), "trainer.max_epochs=1", "hydra.run.dir=run", *own)
+    quick = ["trainer.max_epochs=1", *QUICK]
+    done = run_script("train", *small(tree), *quick, "hydra.run.dir=run", *own)
     assert done.code == 0, done.err
     assert (tmp_path / "run/kept/best.ckpt").is_file()
 
 
-def test_scoring_a_finished_run_again(run_script, tree, tmp_path):
-    assert run_script("train", *small(tree), "trainer.max_epochs=2", "hydra.run.dir=run").code == 0
+def test_scoring_a_finished_run_again(run_script, finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
     before = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
     done = run_script("test", "run=run", "trainer=cpu")
     assert done.code == 0, done.err
@@ -204,9 +199,12 @@ def test_scoring_a_finished_run_again(run_script, tree, tmp_path):
     )
 
 
-def test_data_moved_since_the_run(run_script, tree, tmp_path):
-    assert run_script("train", *small(tree), "trainer.max_epochs=1", "hydra.run.dir=run").code == 0
-    tree.rename(tmp_path / "moved")
+def test_data_moved_since_the_run(run_script, finished, tmp_path):
+    run, tree = finished
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(tree, tmp_path / "moved")
+    config = tmp_path / "run/.hydra/config.yaml"
+    config.write_text(config.read_text().replace(str(tree), str(tmp_path / "gone")))
     assert "There is no data" in run_script("test", "run=run", "trainer=cpu").err
     assert run_script("test", "run=run", "trainer=cpu", "data.root=moved").code == 0
 
@@ -214,31 +212,25 @@ def test_data_moved_since_the_run(run_script, tree, tmp_path):
 @pytest.mark.parametrize(
     "option",
     [
-        "debug=fast",
+        "debug=fast logger=csv",
         "debug=overfit trainer.max_epochs=3",
         "debug=limit data.batch_size=1",
         "debug=profile",
-        "callbacks=early_stopping callbacks.early_stopping.patience=1",
-        "logger=csv",
-        "logger=none",
-        "scheduler=plateau",
-        "scheduler=onecycle optimizer=adam",
-        "scheduler=step optimizer=sgd",
-        "classifier.class_weights=balanced classifier.label_smoothing=0.1",
-        "data.sampler=weighted data.train_images=augmented",
-        "data.train_images=original data.mean=[0.5,0.5,0.5] data.std=[0.2,0.2,0.2]",
-        "+data.augment={_target_:torchvision.transforms.v2.RandomHorizontalFlip}",
+        "callbacks=early_stopping callbacks.early_stopping.patience=1 logger=csv scheduler=plateau"
+        " data.train_images=original data.mean=[0.5,0.5,0.5] data.std=[0.2,0.2,0.2]",
+        "logger=none scheduler=onecycle optimizer=adam data.sampler=weighted data.train_images=augmented"
+        " classifier.class_weights=balanced classifier.label_smoothing=0.1"
+        " +data.augment={_target_:torchvision.transforms.v2.RandomHorizontalFlip}",
+        "experiment=lenet_original scheduler=step",
         pytest.param(
             "model=torchvision model.name=mobilenet_v3_small data.image_size=40",
             marks=pytest.mark.slow,
         ),
-        "experiment=lenet_original",
     ],
 )
 def test_options_work(run_script, tree, option):
-    done = run_script(
-        "train", *small(tree), "trainer.max_epochs=2", "callbacks.figures=null", *option.split()
-    )
+    quick = ["trainer.max_epochs=2", *QUICK[:3]]
+    done = run_script("train", *small(tree), *quick, *option.split())
     assert done.code == 0, done.err
 
 
@@ -270,6 +262,7 @@ def test_two_processes_give_the_result_of_one(tree, tmp_path):
     assert np.allclose(one, two, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_real_photographs(run_script, real_data, tmp_path):
     done = run_script(
         "make_folds", f"source={real_data}", "output=folds", "data=msld_v1", "copies=1"

@@ -284,6 +284,7 @@ def test_mistakes_on_the_command_line(source, tmp_path, run_script):
     assert set(listing(tmp_path)) <= {"data", "flat"}  # data: the cache
 
 
+@pytest.mark.slow
 def test_real_photographs(real_data, tmp_path, config, augment, capsys):
     with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
         data = compose("make_folds", ["data=msld_v1"]).data

@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from conftest import write_picture
+from conftest import QUICK, write_picture
 
-SHORT = ("trainer=cpu", "trainer.max_epochs=1", "callbacks.progress=null", "data.batch_size=8",
-         "data.train_images=original", "logger=none")  # fmt: skip
+SHORT = ("trainer=cpu", "trainer.max_epochs=1", "data.batch_size=8", "data.train_images=original",
+         "logger=none", *QUICK)  # fmt: skip
 AB = "data.classes=[A,B]"
 # the class's folder and the name
 BY_CLASS = r"""data.name_pattern='(?P<original>(?P<patient>[^/]+/img\d+)_\d+)(?P<copy>_aug\d+)?'"""
@@ -209,20 +209,23 @@ def test_tables_that_cannot_be_used(tmp_path, command, content, says):
     assert says in err
 
 
+# how a row may call the picture A/x.jpg
+CALLED = [
+    lambda path: path,
+    lambda path: path.removeprefix("A/").removeprefix("B/"),
+    lambda path: path.removesuffix(".jpg"),
+    lambda path: f"./{path}",
+    lambda path: path.replace("/", "\\"),
+    lambda path: f"C:\\pictures\\{path}",
+    lambda path: f"/elsewhere/pictures/{path}",
+    lambda path: unicodedata.normalize("NFD", path),
+]
+
+
 @pytest.mark.parametrize(
-    "name",
-    [
-        lambda path: path,
-        lambda path: path.removeprefix("A/").removeprefix("B/"),
-        lambda path: path.removesuffix(".jpg"),
-        lambda path: f"./{path}",
-        lambda path: path.replace("/", "\\"),
-        lambda path: f"C:\\pictures\\{path}",
-        lambda path: f"/elsewhere/pictures/{path}",
-        lambda path: unicodedata.normalize("NFD", path),
-    ],
+    ("name", "style"),
+    [*((name, ",") for name in CALLED), *((CALLED[0], style) for style in (";", "\t", "excel"))],
 )
-@pytest.mark.parametrize("style", [",", ";", "\t", "excel"])
 def test_how_rows_may_call_a_picture(tmp_path, command, name, style):
     images = [f"{c}/größe{c}{i}.v2.jpg" for c in "AB" for i in range(6)]
     write_flat(tmp_path / "pictures", *images)
@@ -296,7 +299,7 @@ def test_leaving_a_class_out(tmp_path, command, run_script):
         code, _, err = command(name, "data.ignore_classes=[C]", "hydra.run.dir=run2")
         assert code == 0, err
     assert "p_C" not in pd.read_csv(tmp_path / "run2/predictions.csv")
-    assert run_script("summarize", "runs=run2").code == 0
+    assert run_script("summarize", "runs=run2", "replicates=100").code == 0
     pages = [page.read_text() for page in (tmp_path / "run2").rglob("report.md")]
     assert pages and all("Left out: C." in page for page in pages)
     code, _, err = command("get_data", "data.ignore_classes=[B,C]")
@@ -326,5 +329,5 @@ def test_a_split_that_lacks_a_class_stops_nothing(tmp_path, command, run_script,
     assert told in err
     scored = pd.read_csv(tmp_path / "run/predictions.csv")
     assert set(scored.loc[scored["split"] == name, "label"]) == {"A"}
-    done = run_script("summarize", "runs=run")
+    done = run_script("summarize", "runs=run", "replicates=100")
     assert done.code == 0, done.err

@@ -13,7 +13,7 @@ from conftest import CLASSES, PATTERN, PROJECT
 from mpoxcv import LeNet, LesionClassifier, MSLDDataModule
 from mpoxcv.evaluation.runs import NEUTRAL
 from mpoxcv.lockstep.alone import CALLBACKS, why_alone
-from mpoxcv.training.callbacks import History
+from mpoxcv.training.callbacks import History, WithinEpochCheckpoint
 
 EMA = "+callbacks.ema={_target_:lightning.pytorch.callbacks.EMAWeightAveraging,decay:0.5}"
 
@@ -51,12 +51,13 @@ def test_what_keeps_out_of_an_epoch_takes_part(tree, tmp_path):
 @pytest.mark.parametrize(
     ("callback", "says"),
     [
-        (theirs.EMAWeightAveraging, "the callback EMAWeightAveraging may listen"),
-        (theirs.WeightAveraging, "the callback WeightAveraging may listen"),
+        (theirs.EMAWeightAveraging, "EMAWeightAveraging may listen"),
+        (theirs.WeightAveraging, "WeightAveraging may listen"),
         (lambda: theirs.GradientAccumulationScheduler({0: 2}), "GradientAccumulationScheduler"),
-        (lambda: theirs.Timer("00:01:00:00"), "the callback Timer may listen"),
-        (Batches, "the callback Batches may listen"),
+        (lambda: theirs.Timer("00:01:00:00"), "Timer may listen"),
+        (Batches, "Batches may listen"),
         (lambda: theirs.ModelCheckpoint(every_n_train_steps=1), "writes within epochs"),
+        (lambda: WithinEpochCheckpoint(every_n_train_steps=1), "WithinEpochCheckpoint may listen"),
     ],
 )
 def test_callbacks_that_may_listen_to_steps_are_refused(tree, callback, says):
@@ -69,10 +70,11 @@ def test_callbacks_that_may_listen_to_steps_are_refused(tree, callback, says):
         ("min_steps", 2), ("max_steps", 3), ("val_check_interval", 0.5), ("overfit_batches", 1),
         ("limit_train_batches", 2), ("detect_anomaly", True), ("profiler", "simple"),
         ("max_time", {"hours": 1}), ("reload_dataloaders_every_n_epochs", 1),
+        ("gradient_clip_algorithm", "value"),
     ],
 )  # fmt: skip
 def test_options_that_reach_into_an_epoch_are_refused(tree, option, value):
-    says = {"max_time": "Timer"}.get(option, f"trainer.{option}")
+    says = {"max_time": "Timer", "profiler": "SimpleProfiler"}.get(option, f"trainer.{option}")
     assert says in reason(tree, **{option: value})
 
 
@@ -85,11 +87,12 @@ def test_a_datamodule_of_somebodys_own_is_refused(tree):
     assert "subclass of MSLDDataModule" in reason(tree, module=Transfer)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_those_of_runs_one_after_another(run_script, tree, tmp_path):
     """Averaged once an epoch in place of once a step they would be others."""
     for launcher, name in ((LOCKSTEP, "lockstep"), ("hydra/launcher=basic", "alone")):
         command = ["-m", "fold=1", launcher, EMA, *options(tree, tmp_path / name, epochs=2)]
-        done = run_script("train", *command, "data.batch_size=4")
+        done = run_script("train", *command, "data.batch_size=4", "callbacks.baselines=null")
         assert done.code == 0, done.err
     one, two = (
         json.loads((tmp_path / name / "fold=1/metrics.json").read_text())

@@ -34,7 +34,8 @@ def test_gradients_of_the_first_step_are_those_of_separate_networks(way):
     scores = [s[: len(batch)] for s, batch in zip(grouped(images), images, strict=True)]
     for network, x, own in zip(networks, images, scores, strict=True):
         assert torch.allclose(network(x), own, atol=1e-5)
-    grouped.clear_gradients()
+    for network in networks:
+        network.zero_grad()
     sum(F.cross_entropy(own, y) for own, y in zip(scores, labels, strict=True)).backward()
     for network, gradients in zip(networks, expected, strict=True):
         for parameter, gradient in zip(network.parameters(), gradients, strict=True):
@@ -48,7 +49,13 @@ def files_of(sweep: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "more",
-    [["data.batch_size=4"], ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"]],
+    [
+        ["data.batch_size=4"],
+        pytest.param(
+            ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"],
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_a_multirun_in_lockstep_leaves_what_separate_runs_leave(run_script, tree, tmp_path, more):
     for picture in sorted(
@@ -93,7 +100,7 @@ def test_a_multirun_in_lockstep_leaves_what_separate_runs_leave(run_script, tree
 def test_a_failing_fold_costs_no_other_and_goes_on(run_script, tree, tmp_path):
     picture, sweep = break_picture(tree), tmp_path / "s"
     saved = next(tree.rglob("FOLDS/fold1/Test/*/*.jpg")).read_bytes()
-    command = ["-m", "fold=2,1", LOCKSTEP, *options(tree, sweep)]
+    command = ["-m", "fold=2,1", LOCKSTEP, *options(tree, sweep), "callbacks.baselines=null"]
     done = run_script("train", *command)
     (problem,) = summary_of(sweep)["problems"]
     assert (
@@ -107,17 +114,8 @@ def test_a_failing_fold_costs_no_other_and_goes_on(run_script, tree, tmp_path):
     assert run_script("train", *command, "resume=true").code == 0 and summary_of(sweep)["complete"]
 
 
-@pytest.mark.parametrize(
-    ("option", "reason"),
-    [
-        (NETWORK, "the network is Sequential"),
-        ("+trainer.gradient_clip_algorithm=value", "trainer.gradient_clip_algorithm is not norm"),
-        ("callbacks=frequent", "callbacks=frequent writes within epochs"),
-    ],
-)
-def test_what_cannot_be_grouped_is_trained_alone_and_said_so(
-    run_script, tree, tmp_path, option, reason
-):
-    done = run_script("train", "-m", "fold=1,2", LOCKSTEP, *options(tree, tmp_path / "s"), option)
-    assert done.code == 0 and f"fold=1 is trained alone: {reason}" in done.out
+def test_what_cannot_be_grouped_is_trained_alone_and_said_so(run_script, tree, tmp_path):
+    quick = [*options(tree, tmp_path / "s"), "callbacks.baselines=null"]
+    done = run_script("train", "-m", "fold=1,2", LOCKSTEP, *quick, NETWORK)
+    assert done.code == 0 and "fold=1 is trained alone: the network is Sequential" in done.out
     assert json.loads((tmp_path / "s/summary/summary.json").read_text())["complete"]

@@ -112,7 +112,7 @@ def test_pages(page, address, tmp_path):
     expect(page, "Matches (2)")
     assert page.get_by_text("Matches (2)").count() == len(CURVES)
     show(page, address, "hparams", "tf-hparams-table-view", tmp_path)
-    expect(page, "optimizer.lr", "data.name", "test/f1_macro", "val_best/f1_macro")
+    expect(page, "optimizer.lr", "data.name", "scores/f1_macro/test", "scores/f1_macro/val_best")
 
 
 def test_a_fold_is_one_run_with_everything_that_is_promised(address):

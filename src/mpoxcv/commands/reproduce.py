@@ -7,20 +7,23 @@ import numpy as np
 import pandas as pd
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.table import Column, Table
 
 from mpoxcv.commands import train as experiment
-from mpoxcv.commands.record import differences, finished_metrics
+from mpoxcv.commands.record import differences, finished_metrics, told
 from mpoxcv.commands.run_folder import stored_parts
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import probabilities_of, read_predictions
 from mpoxcv.evaluation.runs import flat
 from mpoxcv.storage.files import read_json, read_metrics
+from mpoxcv.storage.stored_config import resolved
 
-# of a stored trainer, what is not taken
+# of a stored config, what is taken
+TAKEN = (
+    "fold", "seed", "name", "model", "optimizer", "scheduler", "ckpt_path", "trainer", "callbacks",
+)  # fmt: skip
+# of its trainer, what is not
 OWN_TRAINER = ("_target_", "plugins", "default_root_dir", "profiler")
-# of provenance.json, in the order of what explains most
+# of provenance.json, what may explain other results
 COMPARED = (
     "data.fingerprint", "data.counts", "git", "sources", "packages", "python", "platform",
     "accelerator.type", "accelerator.name", "accelerator.processes", "accelerator.precision",
@@ -47,7 +50,7 @@ def reproduce(cfg: DictConfig) -> None:
 
     differing = differences(before, explaining(output))
     gaps = compare(run, output)
-    _print(f"{run} and {output}", differing, gaps)
+    print(f"What was then ({run}), and is now ({output}):\n{told(differing) or '  the same'}")
     if any(gaps.values()):
         because = ", ".join(differing) or "nothing that is recorded"
         most = ", ".join(f"{name} by at most {gap:.3g}" for name, gap in gaps.items())
@@ -62,12 +65,11 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
         UserError: the stored config is refused (see ``mpoxcv.storage.stored_config``).
     """
     stored, parts = stored_parts(run, cfg.trust, cfg.data, with_weights=True)
-    trainer: Any = OmegaConf.to_container(stored.trainer, resolve=True)
-    plain = {name: v for name, v in dict(trainer).items() if not isinstance(v, dict | list)}
-    numbers = {name: value for name, value in plain.items() if name not in OWN_TRAINER}
-
-    stored_callbacks = (stored.get("callbacks") or {}).items()
-    had = {name: c for name, c in stored_callbacks if isinstance(c, DictConfig)}
+    config = {name: resolved(stored, name, run / ".hydra" / "config.yaml") for name in TAKEN}
+    # of what is called without a check, plain values alone
+    trainer = _plain(config["trainer"])
+    numbers = {name: value for name, value in trainer.items() if name not in OWN_TRAINER}
+    had = {name: _plain(c) for name, c in (config["callbacks"] or {}).items() if c}
     callbacks = {name: callback for name, callback in cfg.callbacks.items() if name in had}
     if "checkpoint" in callbacks:
         chosen = {k: v for k, v in had["checkpoint"].items() if k in ("monitor", "mode")}
@@ -75,13 +77,18 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
     stopping = "lightning.pytorch.callbacks.EarlyStopping"
     callbacks |= {name: c for name, c in had.items() if c.get("_target_") == stopping}
 
-    names = ("fold", "seed", "name", "model", "optimizer", "scheduler", "ckpt_path")
-    config = {name: stored.get(name) for name in names} | parts
     if config["ckpt_path"] == "last":
         # it went on with itself
         config["ckpt_path"] = None
-    config |= {"trainer": {**cfg.trainer, **numbers}, "callbacks": callbacks, "logger": cfg.logger}
-    return OmegaConf.create(config | {"output_dir": cfg.output_dir, "resume": False})
+    config |= {**parts, "trainer": {**cfg.trainer, **numbers}, "callbacks": callbacks}
+    config |= {"logger": cfg.logger, "output_dir": cfg.output_dir, "resume": False}
+    return OmegaConf.create(config)
+
+
+def _plain(options: Any) -> dict[str, Any]:
+    """Return what is neither a mapping nor a list."""
+    options = options if isinstance(options, dict) else {}
+    return {name: value for name, value in options.items() if not isinstance(value, dict | list)}
 
 
 def compare(one: Path, other: Path) -> dict[str, float]:
@@ -103,18 +110,4 @@ def compare(one: Path, other: Path) -> dict[str, float]:
 def explaining(run: Path) -> dict[str, Any]:
     """Return what a run was made of, by dotted names, as far as it may explain its results."""
     content = flat(read_json(run / "provenance.json"))
-    return {
-        name: content[name]
-        for part in COMPARED for name in content if f"{name}.".startswith(f"{part}.")
-    }  # fmt: skip
-
-
-def _print(title: str, differing: dict[str, tuple[Any, Any]], gaps: dict[str, float]) -> None:
-    console = Console(markup=False, highlight=False)
-    columns = (Column(name, overflow="fold") for name in ("", "the run", "now"))
-    table = Table(*columns, title=title, title_justify="left")
-    for key, pair in differing.items():
-        table.add_row(key, *map(str, pair))
-    for name, gap in gaps.items():
-        table.add_row(name, "", f"differ by at most {gap:.3g}" if gap else "identical")
-    console.print(table)
+    return {name: value for name, value in content.items() if name.startswith(COMPARED)}

@@ -17,7 +17,6 @@ from mpoxcv.commands import train
 from mpoxcv.commands.record import begin, options_of
 from mpoxcv.errors import Diverged, UserError, check_choice
 from mpoxcv.evaluation.runs import flat
-from mpoxcv.storage.files import write_atomically
 from mpoxcv.training.callbacks.provenance import versions
 from mpoxcv.training.loggers import ended
 
@@ -72,11 +71,7 @@ def search(cfg: DictConfig) -> dict[str, Any]:
         values: list[float] = []
         for fold in plan.folds:
             run = folder / f"trial={trial.number}" / f"fold={fold}"
-            try:
-                values.append(validated(cfg, options | {"fold": fold, "output_dir": str(run)}))
-            except Diverged as error:
-                print(f"trial {trial.number}, fold {fold}: {error}")
-                raise optuna.TrialPruned from error
+            values.append(validated(cfg, options | {"fold": fold, "output_dir": str(run)}))
             trial.report(float(np.mean(values)), step=len(values))
             print(f"trial {trial.number}, fold {fold}: {plan.metric} {values[-1]:.4f}")
             if trial.should_prune() and len(values) < len(plan.folds):
@@ -84,18 +79,14 @@ def search(cfg: DictConfig) -> dict[str, Any]:
         return float(np.mean(values))
 
     finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    study.optimize(objective, n_trials=max(0, plan.trials - len(study.get_trials(states=finished))))
+    trials = max(0, plan.trials - len(study.get_trials(states=finished)))
+    # a trial that diverges has failed
+    study.optimize(objective, trials, catch=(Diverged,))
     study.trials_dataframe().to_csv(folder / "trials.csv", index=False)
 
     best = dict(study.best_params)
-    nested = OmegaConf.create()
-    for name, value in best.items():
-        OmegaConf.update(nested, name, value)
     where = f"mean over folds on Valid, trial {study.best_trial.number}"
-    result = f"{plan.metric} {study.best_value:.4f}, {where}"
-    head = f"# @package _global_\n# Found by a search: {result}.\n"
-    write_atomically(folder / "best.yaml", head + OmegaConf.to_yaml(nested))
-    print(f"Best of {len(study.trials)} trials: {result}")
+    print(f"Best of {len(study.trials)} trials: {plan.metric} {study.best_value:.4f}, {where}")
 
     search_only = ("hparams_search", "callbacks", "logger")
     given = HydraConfig.get().overrides

@@ -29,7 +29,7 @@ def summarize(cfg: DictConfig) -> None:
     output = Path(cfg.output or Path(folders[0]) / "summary")
     with naming(option="output"):
         write_report(summary, output)
-        write_tensorboard(summary, output)
+        write_figures(summary, output)
     print_summary(summary, output)
 
 
@@ -62,18 +62,11 @@ def write_summary_of(folder: Path) -> Any:
     return summary
 
 
-def write_tensorboard(summary: Any, folder: Path) -> None:
-    """Write the groups' figures as PNG files, and a TensorBoard run of them and report.md."""
-    from mpoxcv.report import figures
+def write_figures(summary: Any, folder: Path) -> None:
+    """Write the groups' figures as PNG files."""
+    from mpoxcv.report.figures import draw_all, save_figure
     from mpoxcv.storage.markup import folder_name
-    from mpoxcv.training.tensorboard import write_summary_run
 
-    files = {}
     for group in summary.groups:
-        name = folder_name(group.name)
-        for figure_name, figure in figures.draw_all(group.rows).items():
-            file = folder / "figures" / name / f"{figure_name}.png"
-            figures.save_figure(figure, file)
-            files[f"{name}/{figure_name}"] = file
-    report = (folder / "report.md").read_text(encoding="utf-8")
-    write_summary_run(folder / "tensorboard", files, report)
+        for name, figure in draw_all(group.rows).items():
+            save_figure(figure, folder / "figures" / folder_name(group.name) / f"{name}.png")

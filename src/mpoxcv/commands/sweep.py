@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from filelock import BaseFileLock, Timeout
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
@@ -27,7 +26,7 @@ from mpoxcv.cli import AT_END, as_given, hydra_folder
 from mpoxcv.command_line import command_for, setting
 from mpoxcv.commands import record
 from mpoxcv.commands.run_folder import claim, goes_on, leads, write_config
-from mpoxcv.commands.summarize import PLAN, read_plan, write_summary_of, write_tensorboard
+from mpoxcv.commands.summarize import PLAN, read_plan, write_figures, write_summary_of
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.process import whoami
 from mpoxcv.explain import cause_of, of_outside
@@ -98,8 +97,15 @@ class SummariseSweep(Callback):
         hydra_options = as_given(config.hydra.overrides.hydra)
         launcher = [o for o in hydra_options if o.startswith(KEPT)]
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())
-        overrides = parser.parse_overrides(arguments)
-        now = record.options_of(config) | _swept(overrides)
+        fixed: dict[str, str] = {}
+        swept: dict[str, list[str]] = {}
+        for override in parser.parse_overrides(arguments):
+            if override.is_sweep_override():
+                swept[str(override.key_or_group)] = list(override.sweep_string_iterator())
+            else:
+                fixed[str(override.key_or_group)] = override.get_value_element_as_str()
+        # in no order
+        now = record.options_of(config) | {k: ", ".join(sorted(v)) for k, v in swept.items()}
         if plan := read_plan(folder):
             differing = record.differences(plan["options"], now)
             if differing or not config.get("resume"):
@@ -108,11 +114,12 @@ class SummariseSweep(Callback):
                 again = going_on(folder, plan)
                 raise UserError(f"{folder} holds a multirun {which}Go on with it:\n  {again}")
         else:
-            jobs = _jobs_of(overrides)
+            # in Hydra's order
+            values = itertools.product(*swept.values())
+            jobs = [fixed | dict(zip(swept, job, strict=True)) for job in values]
             plan = {"arguments": arguments, "launcher": launcher, "jobs": jobs, "options": now}
             write_json(folder / "summary" / PLAN, plan)
 
-        fixed = [str(o.key_or_group) for o in overrides if not o.is_sweep_override()]
         unnamed = ["resume", *(name for name in fixed if name not in ALWAYS_NAMED)]
         with read_write(config), open_dict(config):
             config.hydra.overrides.hydra = [
@@ -160,22 +167,6 @@ class SummariseSweep(Callback):
                 write_summary_of(Path(config.hydra.sweep.dir))
                 spent = time.monotonic() - begin
                 self.next_summary = begin + (spent / SHARE if spent > QUICK else 0)
-
-
-def _swept(overrides: Sequence[Override]) -> dict[str, str]:
-    """Return the values of each option that varies, in no order, by its name."""
-    swept = [o for o in overrides if o.is_sweep_override()]
-    return {str(o.key_or_group): ", ".join(sorted(o.sweep_string_iterator())) for o in swept}
-
-
-def _jobs_of(overrides: Sequence[Override]) -> list[dict[str, str]]:
-    """Return the options of each job by name, in Hydra's order."""
-    values = [
-        list(o.sweep_string_iterator()) if o.is_sweep_override() else [o.get_value_element_as_str()]
-        for o in overrides
-    ]
-    names = [str(o.key_or_group) for o in overrides]
-    return [dict(zip(names, job, strict=True)) for job in itertools.product(*values)]
 
 
 def error_of(job_return: JobReturn) -> BaseException | None:
@@ -228,15 +219,11 @@ def conclude(folder: Path) -> int:
     again = going_on(folder, read_plan(folder))
     summary = write_summary_of(folder)
     if summary is not None:
-        write_tensorboard(summary, folder / "summary")
+        write_figures(summary, folder / "summary")
         print_summary(summary, folder / "summary")
         if summary.content["complete"]:
             return 0
 
     sys.stdout.flush()
-    problems = [] if summary is None else summary.content["problems"]
-    if any("it is at work" in str(problem["cause"]) for problem in problems):
-        text = "Jobs that are at work may end by themselves, and then write the summary anew."
-        print(f"\n{text}", file=sys.stderr)
     print(f"\nNot all runs are finished. Go on with:\n  {again}", file=sys.stderr)
     return 1

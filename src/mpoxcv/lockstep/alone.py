@@ -5,6 +5,7 @@ or changes them, would silently give another result. So this is a list of what m
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import lightning as L
 from lightning.pytorch import callbacks as theirs
@@ -23,15 +24,19 @@ CALLBACKS = {
     theirs.RichModelSummary, ours.Baselines, ours.Figures, ours.History, ours.Provenance,
     ours.Results, ours.SamplePictures,
 }  # fmt: skip
-# W&B has one run open in a process, and lockstep's would share it
-LOGGERS = {
+# loggers and profilers; W&B has one run open in a process, and lockstep's would share it
+OTHERS = {
     loggers.CSVLogger, loggers.MLFlowLogger, loggers.TensorBoardLogger, SplitTensorBoardLogger,
+    PassThroughProfiler,
 }  # fmt: skip
-# options of the trainer that reach into an epoch, with the value that does not
-WHOLE_EPOCHS = {
-    "max_steps": -1, "min_steps": None, "limit_train_batches": 1.0, "overfit_batches": 0,
-    "val_check_interval": 1.0, "reload_dataloaders_every_n_epochs": 0, "barebones": False,
-    "accumulate_grad_batches": 1,
+# options of the trainer that reach into a step or an epoch, with the values that do not; no public
+# name tells of detect_anomaly (seen in Lightning 2.6.6)
+TRAINER: dict[str, tuple[Any, ...]] = {
+    "max_steps": (-1,), "min_steps": (None,), "limit_train_batches": (1.0,),
+    "overfit_batches": (0,), "val_check_interval": (1.0,), "accumulate_grad_batches": (1,),
+    "reload_dataloaders_every_n_epochs": (0,), "barebones": (False,), "_detect_anomaly": (False,),
+    "world_size": (1,), "precision": ("32-true",),
+    "gradient_clip_algorithm": (None, GradClipAlgorithmType.NORM),
 }  # fmt: skip
 
 
@@ -57,32 +62,18 @@ def _reasons(
     if classifier.scheduler_interval != "epoch":
         yield f"classifier.scheduler_interval={classifier.scheduler_interval}"
 
-    if trainer.world_size > 1 or trainer.precision != "32-true":
-        yield "trainer.strategy or trainer.precision is not the default"
-    for option, default in WHOLE_EPOCHS.items():
-        if (value := getattr(trainer, option)) != default:
-            yield f"trainer.{option}={value} reaches into an epoch"
-    if trainer.gradient_clip_algorithm not in (None, GradClipAlgorithmType.NORM):
-        yield "trainer.gradient_clip_algorithm is not norm"
-    if not isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
-        yield "trainer.profiler measures steps"
-    # no public name tells (seen in Lightning 2.6.6)
-    if trainer._detect_anomaly:
-        yield "trainer.detect_anomaly=true watches steps"
-    for logger in trainer.loggers:
-        if type(logger) not in LOGGERS:
-            yield f"the logger {type(logger).__name__} may listen to steps"
-
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        name = type(callback).__name__
-        if isinstance(callback, ours.WithinEpochCheckpoint):
-            yield "callbacks=frequent writes within epochs"
-        if type(callback) not in CALLBACKS:
-            yield f"the callback {name} may listen to steps"
-        if getattr(callback, "logging_interval", "epoch") != "epoch":
-            yield f"the callback {name} logs steps: set its logging_interval=epoch"
+    for option, values in TRAINER.items():
+        if (value := getattr(trainer, option)) not in values:
+            yield f"trainer.{option.lstrip('_')}={value} reaches into an epoch"
+    listeners = [*trainer.loggers, trainer.profiler, *trainer.callbacks]  # type: ignore[attr-defined]
+    for listener in listeners:
+        name = type(listener).__name__
+        if type(listener) not in CALLBACKS | OTHERS:
+            yield f"{name} may listen to steps"
+        if getattr(listener, "logging_interval", "epoch") != "epoch":
+            yield f"{name} logs steps: set its logging_interval=epoch"
         # no public name tells them apart (seen in Lightning 2.6.6)
-        if isinstance(callback, theirs.ModelCheckpoint) and (
-            callback._every_n_train_steps or callback._train_time_interval
+        if isinstance(listener, theirs.ModelCheckpoint) and (
+            listener._every_n_train_steps or listener._train_time_interval
         ):
-            yield f"the callback {name} writes within epochs"
+            yield f"{name} writes within epochs"

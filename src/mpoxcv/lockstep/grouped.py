@@ -16,9 +16,6 @@ from mpoxcv.models.lenet import check_shape
 class GroupedLeNet:
     """Compute LeNets of the same number of classes side by side.
 
-    The networks go on to hold their own parameters and gradients: views of tensors that hold those
-    of all.
-
     Args:
         networks: F networks (``mpoxcv.models.LeNet``), all on one device.
     """
@@ -28,36 +25,19 @@ class GroupedLeNet:
         self.own_kernels = all(getattr(network, "own_kernels", False) for network in networks)
         # on GPUs cuDNN has no fast kernels for few channels in groups
         self.as_products = next(networks[0].parameters()).is_cuda
-        # parameters of all networks by name; a convolution's stand below each other
-        self.together: dict[str, Tensor] = {}
-        parameters = [dict(network.named_parameters()) for network in networks]
-        for name in parameters[0]:
-            separate = [named[name] for named in parameters]
-            joined = torch.stack([parameter.detach() for parameter in separate])
-            # each convolution's weight keeps its channels_last order
-            if joined.ndim == 5:
-                joined = joined.permute(0, 1, 3, 4, 2).contiguous().permute(0, 1, 4, 2, 3)
-            gradient = torch.zeros_like(joined)
-            for parameter, value, slot in zip(separate, joined, gradient, strict=True):
-                parameter.data, parameter.grad = value, slot
-
-            if name.startswith("conv"):
-                joined, gradient = joined.flatten(0, 1), gradient.flatten(0, 1)
-            self.together[name] = joined.requires_grad_()
-            joined.grad = gradient
-
-    def clear_gradients(self) -> None:
-        """Set all gradients to zero, where they are."""
-        for parameter in self.together.values():
-            assert parameter.grad is not None
-            parameter.grad.zero_()
+        self.parameters = [dict(network.named_parameters()) for network in networks]
 
     def __call__(self, images: Sequence[Tensor]) -> Tensor:
         """Map F batches, float (at most B, 3, 32, 32), to scores (F, B, C)."""
         for batch in images:
             check_shape(batch)
-        p = self.together
-        layers = [(p[f"{layer}.weight"], p[f"{layer}.bias"]) for layer in ("conv1", "conv2")]
+        names = self.parameters[0]
+        p = {name: torch.stack([named[name] for named in self.parameters]) for name in names}
+        # a convolution's of all networks stand below each other
+        layers = [
+            (p[f"{layer}.weight"].flatten(0, 1), p[f"{layer}.bias"].flatten())
+            for layer in ("conv1", "conv2")
+        ]
         if self.own_kernels and kernels.usable(images[0], layers[0][0]):
             x = kernels.convolve(images, *layers[0], *layers[1])
         elif self.as_products:

@@ -62,14 +62,12 @@ class Member(greenlet):
             return reason
         self.classifier, self.trainer = classifier, trainer
         self._make_loader = datamodule.train_dataloader
-        self._on_save = classifier.on_save_checkpoint
         self._on_epoch_end = classifier.on_train_epoch_end
 
         datamodule.train_dataloader = self._one_item  # type: ignore[method-assign, assignment]
         classifier.training_step = self._epoch  # type: ignore[method-assign]
         classifier.backward = lambda *args, **kwargs: None  # type: ignore[method-assign]
         classifier.optimizer_step = lambda epoch, batch, optimizer, closure: closure()  # type: ignore
-        classifier.on_save_checkpoint = self._save  # type: ignore[method-assign]
         classifier.on_train_epoch_end = self._epoch_ends  # type: ignore[method-assign]
         return None
 
@@ -89,12 +87,6 @@ class Member(greenlet):
     def _epoch_ends(self) -> None:
         count_batches(self.trainer, len(self.loader) - 1)
         self._on_epoch_end()
-
-    def _save(self, checkpoint: dict[str, Any]) -> None:
-        # a view would be written with all that it is a view of
-        weights = {name: value.clone() for name, value in checkpoint["state_dict"].items()}
-        checkpoint["state_dict"] = weights
-        self._on_save(checkpoint)
 
 
 def run_together(jobs: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -147,7 +139,6 @@ class Group:
     def __init__(self, members: list[Member]) -> None:
         self.members = members
         self.network = GroupedLeNet([member.classifier.network for member in members])
-        self.gradients = [[p.grad for p in member.classifier.parameters()] for member in members]
         self.device = members[0].classifier.device
         no_pictures = torch.zeros(0, 3, LeNet.IMAGE_SIZE, LeNet.IMAGE_SIZE)
         nothing = torch.zeros(0).long()
@@ -157,11 +148,6 @@ class Group:
 
     def run_epoch(self) -> None:
         """Train all members for one epoch: each on its batches, with its loss and optimizer."""
-        # Lightning takes the gradients away
-        for member, gradients in zip(self.members, self.gradients, strict=True):
-            for parameter, gradient in zip(member.classifier.parameters(), gradients, strict=True):
-                parameter.grad = gradient
-
         loaders = [member.loader for member in self.members]
         outputs: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in self.members]
         for batches in zip_longest(*loaders, fillvalue=self.empty_batch):
@@ -184,7 +170,8 @@ class Group:
             self.members[i].classifier.loss(logits[i, : len(labels[i])], labels[i])
             for i in training
         ]
-        self.network.clear_gradients()
+        for i in training:
+            self.members[i].trainer.optimizers[0].zero_grad()
         torch.stack(losses).sum().backward()
 
         for i in training:

@@ -28,14 +28,6 @@ ALLOWED = re.compile(
 )
 # hydra.utils.get_object of a dtype
 ALLOWED_OBJECT = re.compile(r"torch\.(float|uint|int)\d+")
-# what stands in the configs of runs that were made before the package had one address
-MOVED_TARGETS = {
-    "mpoxcv.classifier.LesionClassifier": "mpoxcv.LesionClassifier",
-    "mpoxcv.data.MSLDDataModule": "mpoxcv.MSLDDataModule",
-    "mpoxcv.data.augment.RandomFlip": "mpoxcv.RandomFlip",
-    "mpoxcv.data.synthetic.write_synthetic": "mpoxcv.write_synthetic",
-    "mpoxcv.models.create_model": "mpoxcv.create_model",
-}
 
 
 def read_plain(file: Path) -> Any:
@@ -96,29 +88,36 @@ def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
     return OmegaConf.create(plain)
 
 
+def resolved(config: DictConfig, key: str, file: Path) -> Any:
+    """Return a part of the config in plain values, None where it is not there.
+
+    UserError where it cannot be resolved, or would give other values if it were once more.
+    """
+    try:
+        node = config.get(key)
+        part = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{file} is refused: its {key} cannot be read: {reason}") from None
+    if any("${" in text for text in _nodes(part, str)):
+        raise UserError(f"{file} is refused: its {key} interpolates what an interpolation gave.")
+    return part
+
+
 def instantiable(config: DictConfig, key: str, file: Path, trust: Sequence[str] = ()) -> DictConfig:
     """Return a part of the config, resolved, if all that it names with ``_target_`` may be built.
 
     ``trust`` has modules and names that may be built besides. UserError names the file, the target,
     and how to go on.
     """
-    try:
-        node = config.get(key)
-        part = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else None
-    except (OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{file} is refused: its {key} cannot be read: {reason}") from None
+    part = resolved(config, key, file)
     if not isinstance(part, dict) or "_target_" not in part:
         raise UserError(f"{file} is refused: its {key} holds no _target_.")
-    if any("${" in text for text in _nodes(part, str)):
-        raise UserError(f"{file} is refused: its {key} interpolates what an interpolation gave.")
 
     for call in (node for node in _nodes(part, dict) if "_target_" in node):
         target, pattern = call["_target_"], ALLOWED
         if target == "hydra.utils.get_object":
             target, pattern = call.get("path"), ALLOWED_OBJECT
-        elif isinstance(target, str):
-            target = call["_target_"] = MOVED_TARGETS.get(target, target)
         trusted = any(str(target) == name or str(target).startswith(f"{name}.") for name in trust)
         if not (isinstance(target, str) and (pattern.fullmatch(target) or trusted)):
             raise UserError(

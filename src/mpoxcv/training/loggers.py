@@ -9,13 +9,11 @@ from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mpoxcv.errors import visible
 
-# how experiments of W&B, Comet and Neptune are told that they are over, and that the run failed
-ENDS: dict[str, dict[str, Any]] = {"finish": {"exit_code": 1}, "end": {}, "stop": {}}
 # seconds until it is opened again: two processes may make the same data base
 PAUSES = (1.0, 4.0)
 # wrong options, and packages that are not installed
@@ -25,35 +23,32 @@ MISTAKES = (
 )  # fmt: skip
 
 
-class Unfailing:
-    """Does things of which the first failure is told, and none ends anything."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.told = False
-
-    def call(self, action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
-        """Return what the action gives, or None where it fails."""
-        try:
-            return action(*arguments, **named)
-        except Exception as error:
-            self.tell(error)
-
-    def tell(self, error: Exception) -> None:
-        """Say once what failed."""
-        if not self.told:
-            reason = visible(f"{type(error).__name__}: {error}").strip().splitlines()[0]
-            text = f"{self.name} failed, and may lack something; the run goes on. ({reason})"
-            print(text, file=sys.stderr)
-        self.told = True
+def tell(name: str, error: Exception) -> None:
+    """Say what failed, and that the run goes on."""
+    reason = visible(f"{type(error).__name__}: {error}").strip().splitlines()[0]
+    text = f"{name} failed, and may lack something; the run goes on. ({reason})"
+    print(text, file=sys.stderr)
 
 
 def unfailing(thing: Any, interface: type, *more: str) -> Any:
-    """Let the methods of a logger's or a progress bar's interface, and ``more``, end nothing."""
-    done = Unfailing(type(thing).__name__)
+    """Let the methods of a logger's or a progress bar's interface, and ``more``, end nothing.
+
+    The first failure is told.
+    """
+    told = False
+
+    def attempt(action: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        nonlocal told
+        try:
+            return action(*arguments, **named)
+        except Exception as error:
+            if not told:
+                tell(type(thing).__name__, error)
+            told = True
+
     for name in (*dir(interface), *more):
         if not name.startswith("_") and callable(getattr(type(thing), name, None)):
-            setattr(thing, name, partial(done.call, getattr(thing, name)))
+            setattr(thing, name, partial(attempt, getattr(thing, name)))
     return thing
 
 
@@ -77,7 +72,7 @@ def open_loggers(configs: Iterable[Any]) -> list[Logger]:
                 if isinstance(error, InstantiationException) and isinstance(cause, MISTAKES):
                     raise
                 if pause is None:
-                    Unfailing(config._target_).tell(cause)
+                    tell(config._target_, cause)
                 else:
                     time.sleep(pause)
     return opened
@@ -85,13 +80,15 @@ def open_loggers(configs: Iterable[Any]) -> list[Logger]:
 
 @contextmanager
 def ended(loggers: Iterable[Any]) -> Iterator[None]:
-    """End the loggers with their run, however it ends: the next in the process has its own."""
+    """End W&B's run with ours, however it ends: the next in the process has its own."""
     failed = True
     try:
         yield
         failed = False
     finally:
         for logger in loggers:
-            for name, arguments in ENDS.items():
-                if end := getattr(logger.experiment, name, None):
-                    Unfailing(type(logger).__name__).call(end, **(arguments if failed else {}))
+            if isinstance(logger, WandbLogger):
+                try:
+                    logger.experiment.finish(exit_code=int(failed))
+                except Exception as error:
+                    tell("WandbLogger", error)

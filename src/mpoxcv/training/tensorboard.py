@@ -9,11 +9,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL import Image
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard import SummaryWriter
 
 from mpoxcv.storage.files import StrPath
-from mpoxcv.undocumented import event_file, hparams_summaries
+from mpoxcv.undocumented import event_file
 
 # of these train and val are drawn on the same axes, in the tab CUSTOM SCALARS
 CURVES = ("loss", "f1_macro", "balanced_accuracy", "accuracy", "auroc_macro", "ece")
@@ -31,15 +30,16 @@ class SplitTensorBoardLogger(TensorBoardLogger):
 
     def __init__(self, save_dir: StrPath) -> None:
         super().__init__(str(save_dir), name="", version="", default_hp_metric=False)
-        self._laid_out = False
+        # of what was logged last
+        self._step: int | None = None
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log each metric under its tag; Lightning's count of epochs is left out."""
-        if not self._laid_out:
+        if self._step is None:
             charts = {name: ["Multiline", [rf"curves/{name}/(train|val)$"]] for name in CURVES}
             self.experiment.add_custom_scalars({"train and val": charts})
-            self._laid_out = True
+        self._step = step or 0
         tagged = {tag_of(name): value for name, value in metrics.items() if name != "epoch"}
         super().log_metrics(tagged, step)
 
@@ -49,29 +49,11 @@ class SplitTensorBoardLogger(TensorBoardLogger):
 
         Args:
             options: numbers, booleans and text by name.
-            metrics: by ``<split>/<metric>``; the page shows the values that were logged.
+            metrics: by ``<split>/<metric>``; the page names them by their tags.
         """
-        experiment, start, end = hparams_summaries(options, metrics)
-        content = HParamsPluginData.FromString(experiment.value[0].metadata.plugin_data.content)
-        for info in content.experiment.metric_infos:
-            info.display_name, info.name.tag = info.name.tag, tag_of(info.name.tag)
-        experiment.value[0].metadata.plugin_data.content = content.SerializeToString()
-        for summary in (experiment, start, end):
-            event_file(self.experiment).add_summary(summary)
+        tagged = {tag_of(name): value for name, value in metrics.items()}
+        self.log_hyperparams(dict(options), tagged, self._step)
         self.experiment.close()
-
-
-def write_summary_run(folder: StrPath, figures: Mapping[str, Path], text: str) -> None:
-    """Write a run for what several runs say together, in place of an earlier one.
-
-    It has PNG files by tag, and a ``text`` in Markdown.
-    """
-    for old in Path(folder).glob("events.out.tfevents.*"):
-        old.unlink()
-    with SummaryWriter(str(folder)) as writer:
-        writer.add_text("summary", text)
-        for tag, file in figures.items():
-            add_png(writer, tag, file, 0)
 
 
 def add_png(writer: SummaryWriter, tag: str, file: Path, step: int) -> None:

@@ -6,7 +6,6 @@ import lightning as L
 import pandas as pd
 
 from mpoxcv.data.datamodule import MSLDDataModule
-from mpoxcv.errors import Diverged
 from mpoxcv.report.figures import learning_curves_figure
 from mpoxcv.storage.files import StrPath, write_csv
 from mpoxcv.training.callbacks.figures import publish
@@ -22,12 +21,6 @@ class History(L.Callback):
 
     def __init__(self, folder: StrPath) -> None:
         self.folder = Path(folder)
-
-    def on_exception(  # noqa: D102
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
-    ) -> None:
-        if isinstance(exception, Diverged):
-            self.on_fit_end(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:  # noqa: D102
         assert isinstance(pl_module, LesionClassifier)
