@@ -26,7 +26,7 @@ from mpoxcv.command_line import PATHS, TEXTS, as_typed
 from mpoxcv.errors import UserError, visible
 from mpoxcv.explain import explain, of_outside, options_of
 from mpoxcv.resolvers import flatten
-from mpoxcv.undocumented import CHATTY_LOGGER, NVML_CHECK, UNWANTED_WARNINGS
+from mpoxcv.undocumented import CHATTY_LOGGERS, NVML_CHECK, UNWANTED_WARNINGS
 
 # numbers by default, but words mean something, too
 WORDS_ALLOWED = frozenset({"fold", "trainer.devices"})
@@ -203,7 +203,8 @@ def settle_training() -> None:
     # 32-true means float32: with 10 of its 23 bits, torch's default for convolutions on NVIDIA's
     # GPUs, folds in lockstep would not be what they are alone
     torch.backends.cudnn.allow_tf32 = False
-    logging.getLogger(CHATTY_LOGGER).setLevel(logging.WARNING)
+    for name in CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
     for text in UNWANTED_WARNINGS:
         warnings.filterwarnings("ignore", message=text)
 

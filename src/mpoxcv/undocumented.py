@@ -56,9 +56,12 @@ UNWANTED_WARNINGS = (
     "You requested to overfit but enabled .* dataloader shuffling",
     # hydra/launcher=slurm_cpu uses it, and not Lightning
     "The `srun` command is available",
+    # of a frozen backbone, which is meant
+    r"Found \d+ module\(s\) in eval mode",
 )
-# Its advice on loader workers and unused metrics is not for batches from memory.
-CHATTY_LOGGER = "lightning.pytorch.utilities.rank_zero"
+# Of Lightning, advice on loader workers and unused metrics, which is not for batches from memory;
+# of torch's exporter to ONNX, a line for each constant that it finds twice.
+CHATTY_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "onnx_ir", "onnxscript", "torch.onnx")
 
 # Importing Lightning sets it to 1 (pytorch-lightning #15110); torch's Adam then looks for a GPU's
 # library in every step: 0.4 ms on a CPU.

@@ -198,6 +198,7 @@ def _check_record(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> Non
     counts = ("pictures", "copies", "patients")
     try:
         texts = [part.get(name) for part in (provenance, data) for name in TEXT_FIELDS]
+        texts += (provenance.get("weights") or {}).values()
         cells = [cell for classes in data["counts"].values() for cell in classes.values()]
         numbers = [
             *data["originals"].values(),

@@ -134,6 +134,7 @@ def _content(group: Group) -> dict[str, Any]:
         "synthetic": bool(data.get("synthetic", False)),
         "protocol": POOLED if first.fold == POOLED else data.get("protocol", "published"),
         "permuted_labels": permuted, "classes": classes, "citation": data.get("citation"),
+        "weights": first.provenance.get("weights"), "trained": first.config.get("model.train"),
         "monitor": [first.config.get("callbacks.checkpoint.monitor"), best],
         "excluded": [
             *(first.config.get("data.exclude") or []),

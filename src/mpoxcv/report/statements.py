@@ -96,6 +96,12 @@ def protocol_of(summary: Summary) -> Iterator[str]:
         metric, end = group["monitor"]
         chosen = f"The checkpoint with the {end} {metric} is tested once."
         yield chosen if metric else "The last epoch's weights are tested."
+        if weights := group["weights"]:
+            told = ("source", "licence", "sha256")
+            source, licence, sha256 = (weights.get(key) or NOT_REPORTED for key in told)
+            trained = {"head": "its head alone was trained", "all": "all of it was trained on"}
+            part = trained.get(group["trained"], "its last parts were trained with the head")
+            yield f"The network began with {source} (licence {licence}, SHA-256 {sha256}); {part}."
         yield f"Data: {group['data']}. {group['citation'] or f'Source and licence: {NOT_REPORTED}.'}"
         excluded = ", ".join(group["excluded"])
         yield f"Left out: {excluded}." if excluded else "No picture was left out."

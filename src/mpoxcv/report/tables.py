@@ -60,6 +60,9 @@ def _result_rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
             mean, sd, n = result.get("mean_sd", {}).get(metric, (0, 0, 0))
             if n > 1:
                 cells[f"{NAMES[metric]}, mean ± SD"] = f"{mean:.3f} ± {sd:.3f} (n = {n})"
+        seconds = [run["seconds"] for run in result.get("runs", ()) if run["seconds"]]
+        if seconds:
+            cells["time a run"] = f"{sum(seconds) / len(seconds):.0f} s"
         rows.append({"model": name, "protocol": content["data"]} | cells)
     return rows
 
