@@ -106,4 +106,6 @@ def test_a_network_of_ones_own_is_a_model(run_script, tree, own):
     shown = run_script("train", *network, "--cfg", "job", "--resolve")
     assert "name: own_code_of_test.Sized" in shown.out, shown.err
     missing = run_script("train", "fold=1", "model=own", *run_options(tree, own / "other"))
-    assert missing.code == 1 and "model._target_" in missing.err and "Traceback" not in missing.err
+    assert (
+        missing.code == 1 and "network._target_" in missing.err and "Traceback" not in missing.err
+    )

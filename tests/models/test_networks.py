@@ -19,7 +19,7 @@ NETWORKS = [
     # those of published results on this data
     pytest.param("torchvision", "efficientnet_b5", 32, {}, marks=slow),
     pytest.param("torchvision", "resnet50", 32, {}, marks=slow),
-    pytest.param("torchvision", "densenet121", 32, {}, marks=slow),
+    ("torchvision", "densenet121", 32, {}),
     pytest.param("torchvision", "resnet101", 32, {}, marks=slow),
     ("torchvision", "mobilenet_v2", 32, {}),
     ("timm", "mobilenetv1_100", 32, {}),
@@ -89,8 +89,12 @@ def test_a_network_is_trained_gone_on_with_tested_and_used(library, name, size, 
 
 @pytest.mark.parametrize("name", models.list_models(module=models))
 def test_every_classifier_of_torchvision_can_be_built(name):
+    # RegNets compute their widths by tensors
+    plain = name.startswith("regnet")
+    if plain and name.endswith(("_16gf", "_32gf", "_128gf")):
+        pytest.skip("a giant")
     # shapes without numbers: giants, too, in no time
-    with torch.device("meta"):
+    with torch.device("cpu" if plain else "meta"):
         network = create_model(name, 2, train=1)
         size = network.preprocessing.image_size
         assert network.eval()(torch.zeros(1, 3, size, size)).shape == (1, 2)

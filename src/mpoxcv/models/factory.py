@@ -123,6 +123,9 @@ def _torchvision(
     if quiet and weights:
         # they were trained on pixels normalised otherwise than these weights' page says
         quiet["transform_input"] = True
+    if name.startswith("vit_"):
+        # some weights are for larger pictures than the network is built for
+        quiet["image_size"] = chosen.meta["min_size"][0]
     backbone = models.get_model(name, weights=None, **quiet | options)
     kinds = nn.Linear | nn.Conv2d
     layer = [n for n, module in backbone.named_modules() if isinstance(module, kinds)][-1]
