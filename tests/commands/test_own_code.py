@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from test_sweep import options
 
 from mpoxcv import LesionClassifier
@@ -17,6 +18,10 @@ class Net(nn.Module):
         self.layer = nn.Linear(3 * 32 * 32, classes)
     def forward(self, images):
         return self.layer(images.flatten(1))
+class Sized(Net):
+    def __init__(self, num_classes, bias=True):
+        super().__init__(num_classes)
+        self.layer = nn.Linear(3 * 32 * 32, num_classes, bias=bias)
 class Flip(nn.Module):
     def forward(self, images):
         return images.flip(-1)
@@ -82,4 +87,25 @@ def test_a_summary_names_the_cause(run_script, tree, own):
     assert (
         "classifier.network names 'own_code_of_tests.Net'"
         in (own / "sweep/fold=1/job.json").read_text()
+    )
+
+
+def test_a_network_of_ones_own_is_a_model(run_script, tree, own):
+    network = ["model=own", "model._target_=own_code_of_test.Sized", "+model.bias=false"]
+    done = run_script("train", "fold=1", *network, *run_options(tree, own / "run"))
+    assert done.code == 0, done.err
+    state = torch.load(own / "run/checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {
+        "network.layer.weight": (3, 3072)
+    }
+    refused = run_script("test", "run=run", "trainer=cpu")
+    assert refused.code == 1 and "trust=['own_code_of_test.Sized']" in refused.err
+    done = run_script("test", "run=run", "trainer=cpu", "trust=[own_code_of_test]")
+    assert done.code == 0 and "0 of " in done.out, done.err
+    # the folder of a run that is given none has the network's name
+    shown = run_script("train", *network, "--cfg", "job", "--resolve")
+    assert "name: own_code_of_test.Sized" in shown.out, shown.err
+    missing = run_script("train", "fold=1", "model=own", *run_options(tree, own / "other"))
+    assert (
+        missing.code == 1 and "network._target_" in missing.err and "Traceback" not in missing.err
     )

@@ -14,7 +14,7 @@ from mpoxcv.data.features import cached_features
 from mpoxcv.data.fold import Fold
 from mpoxcv.data.loader import BatchLoader, batch_sizes
 from mpoxcv.errors import UserError, check_choice, check_number
-from mpoxcv.models.factory import feature_count
+from mpoxcv.models.factory import check_size
 from mpoxcv.models.network import Network, Preprocessing
 from mpoxcv.storage.files import StrPath
 
@@ -89,9 +89,12 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
             UserError: pictures of ``image_size`` do not fit, or ``augment`` cannot act on features.
         """
         made_for = getattr(network, "preprocessing", None)
-        if made_for is None or self._network is network:
+        if self._network is network:
             return
-        self._network = network
+        # features are of one network
+        self._network, self._pixels = network, None
+        if made_for is None:
+            return
         others = []
         for name, value in vars(made_for).items():
             value = list(value) if isinstance(value, tuple) else value
@@ -105,7 +108,7 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         if others and network.weights:
             print(f"The weights were made for other pictures than these: {', '.join(others)}.")
         if self.image_size != made_for.image_size:
-            feature_count(network.backbone, self.form.size)
+            check_size(network.backbone, self.form.size)
         if network.frozen and self.augment is not None:
             raise UserError(
                 "data.augment acts on pictures, and of a frozen backbone (model.train=head) its outputs are kept: "

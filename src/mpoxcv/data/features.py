@@ -8,7 +8,6 @@ import importlib.metadata
 import importlib.util
 import io
 import tempfile
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mpoxcv.data.loader import BatchLoader
+from mpoxcv.errors import UserError
 from mpoxcv.models.weights import digest_of
 from mpoxcv.pictures.pixels import Form
 from mpoxcv.storage.files import StrPath, lock, write_atomically
@@ -63,6 +63,7 @@ def cached_features(
         device: computes.
 
     Raises:
+        UserError: somebody else changes them meanwhile.
         OSError: the disk is full, or ``cache_dir`` cannot be written to.
     """
     backbone = backbone.eval().to(device)
@@ -79,14 +80,22 @@ def cached_features(
             loader = _loader(pixels, missing, mean, std, device)
             compute: Compute | None = backbone
             if engine.startswith("onnxruntime") and missing:
-                if folder not in _onnx:
+                # trying takes half a minute, which the next process need not lose again
+                refused = folder / "refused"
+                if folder not in _onnx and not refused.exists():
                     _onnx.clear()
                     _onnx[folder] = _by_onnxruntime(backbone, next(iter(loader))["image"])
-                compute = _onnx[folder]
+                compute = _onnx.get(folder)
             if compute is None:
+                write_atomically(refused, "torch computes this backbone\n")
                 continue
             _compute(compute, loader, digests[missing], folder, engine)
-        return _read(folder, digests)[0]
+        features, missing = _read(folder, digests)
+        if missing:
+            raise UserError(
+                f"{folder} was changed or damaged meanwhile: delete it, and begin again."
+            )
+        return features
     raise AssertionError("torch computes what nothing else does")
 
 
@@ -117,7 +126,11 @@ def _compute(
     written = 0
     with torch.inference_mode():
         for batch in track(loader, title, len(loader), transient=True):
-            done.append(compute(batch["image"]).float().cpu().numpy())
+            images, count = batch["image"], len(batch["image"])
+            # the last digits may depend on the batch's size, and must not on which fold comes first
+            if count < BATCH:
+                images = images[torch.arange(BATCH, device=images.device) % count]
+            done.append(compute(images)[:count].float().cpu().numpy())
             number = sum(map(len, done))
             if number >= CHUNK or written + number == len(digests):
                 chunk = digests[written : written + number]
@@ -136,16 +149,16 @@ def _read(folder: Path, digests: np.ndarray) -> tuple[np.ndarray, list[int]]:
         try:
             with np.load(file) as content:
                 named, values = content["digests"].tolist(), content["features"]
-        # damaged from outside: computed again
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            if not features.shape[1]:
+                features = np.empty((len(digests), values.shape[1]), np.float32)
+            pairs = [(position[d], i) for i, d in enumerate(named) if d in position]
+            if pairs:
+                rows, sources = map(list, zip(*pairs, strict=True))
+                features[rows] = values[sources]
+                missing.difference_update(rows)
+        # damaged from outside, which numpy and zipfile say in a dozen ways: computed again
+        except Exception:
             continue
-        if not features.shape[1]:
-            features = np.empty((len(digests), values.shape[1]), np.float32)
-        pairs = [(position[d], i) for i, d in enumerate(named) if d in position]
-        if pairs:
-            rows, sources = map(list, zip(*pairs, strict=True))
-            features[rows] = values[sources]
-            missing.difference_update(rows)
     return features, sorted(missing)
 
 

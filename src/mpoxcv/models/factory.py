@@ -1,11 +1,12 @@
 """Networks by name: LeNet, and those of torchvision and timm with a new head."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mpoxcv.errors import UserError, check_choice, did_you_mean
 from mpoxcv.models import weights as stored
@@ -48,6 +49,11 @@ def create_model(
         UserError: there is no such network, it refuses an option, or the weights cannot be had.
     """
     if name == "lenet":
+        if weights or train != "all" or dropout or hidden:
+            raise UserError(
+                "model=lenet is trained as a whole, from random weights, and has no other head: weights, train, dropout "
+                "and hidden are for model=torchvision, timm or efficientnet_lite0."
+            )
         try:
             return LeNet(num_classes, **options)
         except TypeError as error:
@@ -56,34 +62,40 @@ def create_model(
     try:
         build = _torchvision if library == "torchvision" else _timm
         backbone, preprocessing, record = build(name, weights, options)
+        # ViTs are built for a size
+        size = options.get("img_size", options.get("image_size", preprocessing.image_size))
+        features = feature_count(backbone, size)
     except TypeError as error:
         raise UserError(f"model.name={name} does not take these options: {error}") from None
     except REFUSALS as error:
         raise UserError(f"model.name={name} cannot be built with these options: {error}") from error
-    size = options.get("img_size", preprocessing.image_size)
-    features = feature_count(backbone, size)
     head = make_head(features, num_classes, dropout, hidden)
-    return Network(backbone, head, train, preprocessing, record)
+    return Network(backbone, head, train, replace(preprocessing, image_size=size), record)
 
 
 def feature_count(backbone: nn.Module, size: int) -> int:
-    """Return D of a backbone that takes pictures of this size.
-
-    Raises:
-        UserError: it does not take them.
-    """
+    """Return D of a backbone that takes pictures of this size; one of REFUSALS if it does not."""
     training = backbone.training
     try:
         with torch.no_grad():
-            return backbone.eval()(torch.zeros(1, 3, size, size)).flatten(1).shape[1]
-    except REFUSALS as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"data.image_size={size} is not a size that this network takes: {reason}. "
-            "Leave it out for the size that the network was made for."
-        ) from None
+            features = backbone.eval()(torch.zeros(1, 3, size, size))
     finally:
         backbone.train(training)
+    if not isinstance(features, Tensor) or features.ndim != 2:
+        raise ValueError("its features should be one row of numbers a picture")
+    return features.shape[1]
+
+
+def check_size(backbone: nn.Module, size: int) -> None:
+    """Refuse a size of pictures that the backbone does not take."""
+    try:
+        feature_count(backbone, size)
+    except REFUSALS as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(
+            f"data.image_size={size} is not a size that this network takes: {reason.rstrip('.')}. "
+            "Leave it out for the size that the network was made for."
+        ) from None
 
 
 def _torchvision(
@@ -103,7 +115,7 @@ def _torchvision(
             hint = did_you_mean(weights, known.__members__)
             there = ", ".join(known.__members__)
             raise UserError(
-                f"model.weights={weights} is neither a file nor weights of torchvision's {name}: {there}, DEFAULT.{hint}"
+                f"model.weights={weights} is neither a file nor weights of torchvision's {name}: {there}.{hint}"
             )
         chosen = known[weights]
 
@@ -111,6 +123,9 @@ def _torchvision(
     if quiet and weights:
         # they were trained on pixels normalised otherwise than these weights' page says
         quiet["transform_input"] = True
+    if name.startswith("vit_"):
+        # some weights are for larger pictures than the network is built for
+        quiet["image_size"] = chosen.meta["min_size"][0]
     backbone = models.get_model(name, weights=None, **quiet | options)
     kinds = nn.Linear | nn.Conv2d
     layer = [n for n, module in backbone.named_modules() if isinstance(module, kinds)][-1]
@@ -150,11 +165,17 @@ def _timm(
         raise UserError(f"model.name={name} is not one of timm's {len(names)} networks.{hint}")
     own = weights and weights != "package" and not stored.is_file(weights)
     tag = f".{weights}" if own and weights != "DEFAULT" else ""
-    config = timm.get_pretrained_cfg(f"{name}{tag}")
+    try:
+        config = timm.get_pretrained_cfg(f"{name}{tag}")
+    # there are no weights of this name
+    except RuntimeError:
+        config = None
     if own and not (config and config.has_weights):
-        tags = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        known = timm.list_pretrained(f"{name.partition('.')[0]}.*")
+        tags = [full.partition(".")[2] for full in known]
         raise UserError(
-            f"model.weights={weights} is neither a file nor weights of timm's {name}: {', '.join(tags) or 'it has none'}."
+            f"model.weights={weights} is neither a file nor weights of timm's {name}, which has "
+            f"{', '.join([*tags, 'DEFAULT'] if tags else ['none'])}.{did_you_mean(str(weights), tags)}"
         )
     arguments: dict[str, Any] = {"num_classes": 0, **options}
     licence = (config and config.license) or "not stated"

@@ -69,7 +69,7 @@ class Network(nn.Module):
             return
         parts = self.parts()
         number = 0 if train == "head" else train
-        if not isinstance(number, int) or not 0 <= number <= len(parts):
+        if type(number) is not int or not 0 <= number <= len(parts):
             names = ", ".join(parts)
             raise UserError(
                 f"model.train={train} is not one of all, head, or a number: how many of the backbone's last parts are "
@@ -103,10 +103,10 @@ def make_head(features: int, classes: int, dropout: float, hidden: Sequence[int]
     """
     if not 0 <= dropout < 1:
         raise UserError(f"model.dropout={dropout} should be at least 0 and below 1.")
+    if not isinstance(hidden, Sequence) or not all(type(w) is int and w > 0 for w in hidden):
+        raise UserError(f"model.hidden={hidden} should be widths of layers: [256].")
     layers: list[nn.Module] = []
     for width in hidden:
-        if not isinstance(width, int) or width < 1:
-            raise UserError(f"model.hidden={list(hidden)} should be widths of layers: [256].")
         layers += [nn.Dropout(dropout), nn.Linear(features, width), nn.ReLU()]
         features = width
     return nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(features, classes))

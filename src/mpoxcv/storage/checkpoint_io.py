@@ -86,7 +86,7 @@ def read_tensors(path: StrPath, map_location: Any = None) -> dict[str, Any]:
     """
     try:
         if Path(path).suffix == ".safetensors":
-            # here, since it comes with an extra
+            # here, since it comes with timm
             from safetensors.torch import load_file
 
             return load_file(path)
@@ -100,7 +100,8 @@ def read_tensors(path: StrPath, map_location: Any = None) -> dict[str, Any]:
             raise ValueError(f"it holds a {type(content).__name__}")
         return content
     except ImportError:
-        raise
+        way = 'pip install "mpoxcv[pretrained]"'
+        raise UserError(f"{path} needs the package safetensors to be read: {way}") from None
     # torch and zipfile raise a dozen kinds for damaged files
     except Exception as error:
         line = next(iter(str(error).splitlines()), type(error).__name__)
