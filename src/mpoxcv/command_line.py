@@ -36,7 +36,7 @@ def as_typed(arguments: Sequence[str], options: Callable[[], Mapping[str, Any]])
     list, ``${…}``, ``null`` where that is the default, and in a multirun ``a,b`` if both are there.
 
     An object may have arguments that the default has not, or take the place of null:
-    ``data.augment={_target_:…}``. ``options`` gives all options' defaults by their dotted names.
+    ``data.augment={_target_:…}``. ``model._target_=`` alone chooses ``model=own``. ``options`` gives all options' defaults by their dotted names.
 
     Raises:
         UserError: an argument is not UTF-8.
@@ -45,6 +45,9 @@ def as_typed(arguments: Sequence[str], options: Callable[[], Mapping[str, Any]])
         if re.search("[\ud800-\udfff]", argument):
             raise UserError(f"{argument} is not UTF-8, and no config could hold it: rename it.")
     multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
+    own = any(argument.startswith("model._target_=") for argument in arguments)
+    if own and not any(argument.startswith("model=") for argument in arguments):
+        arguments = [*arguments, "model=own"]
     return [_as_typed(argument, multirun, options) for argument in arguments]
 
 
@@ -63,7 +66,11 @@ def _as_typed(argument: str, multirun: bool, options: Callable[[], Mapping[str, 
         if value[-1] != "]" or "],[" in value:
             return argument
         items = ITEM.findall(value[1:-1])[:-1]
-    elif not there and value == "null" and (kind in LISTS or options().get(option) is None):
+    elif (
+        not there
+        and value == "null"
+        and (kind in LISTS or kind == "weights" or options().get(option) is None)
+    ):
         return argument
     elif not there and multirun and "," in value:
         several = ITEM.findall(value)[:-1]

@@ -102,7 +102,7 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     """
     _check(cfg)
     paths = find_pictures(str(cfg.images))
-    runs = load_runs(str(cfg.run), cfg.trust, cfg.data)
+    runs = load_runs(str(cfg.run), cfg.trust, cfg.data, cfg.model.weights)
     classes = runs[0].classifier.classes
     sources = "; ".join(dict.fromkeys(run.source for run in runs))
 
@@ -163,9 +163,12 @@ def find_pictures(images: str) -> list[Path]:
 
 
 def load_runs(
-    folder: StrPath, trust: Sequence[str] = (), moved: Mapping[str, Any] | None = None
+    folder: StrPath,
+    trust: Sequence[str] = (),
+    moved: Mapping[str, Any] | None = None,
+    weights: str | None = None,
 ) -> list[TrainedRun]:
-    """Load the runs in ``folder`` or below it; ``trust`` and ``moved`` are those of stored_parts.
+    """Load the runs in ``folder`` or below it; ``trust``, ``moved`` and ``weights`` as in stored_parts.
 
     Raises:
         UserError: there is no trained run, a checkpoint does not fit, or the classes differ.
@@ -176,7 +179,7 @@ def load_runs(
         if not (run / ".hydra" / "config.yaml").is_file():
             continue
 
-        _, parts = stored_parts(run, trust, moved or {})
+        _, parts = stored_parts(run, trust, moved or {}, weights=weights)
         # compiling takes longer than the pictures
         classifier: LesionClassifier = instantiate(parts["classifier"], compile=False)
         checkpoint = AtomicCheckpointIO().load_checkpoint(file, "cpu")

@@ -57,12 +57,17 @@ def claim(folder: Path) -> BaseFileLock:
 
 
 def stored_parts(
-    run: Path, trust: Sequence[str], moved: Mapping[str, Any], with_weights: bool = False
+    run: Path,
+    trust: Sequence[str],
+    moved: Mapping[str, Any],
+    with_weights: bool = False,
+    weights: str | None = None,
 ) -> tuple[DictConfig, dict[str, DictConfig]]:
     """Return a run's stored config, and its parts ``data`` and ``classifier`` to instantiate.
 
     ``moved`` has options of data that take the place of the stored ones where they say something;
-    ``with_weights``: the network is to begin with what it began with.
+    ``with_weights``: the network is to begin with what it began with. ``weights`` is the file of a
+    frozen backbone's, where it has moved.
 
     Raises:
         UserError: the config is refused (see ``mpoxcv.storage.stored_config``).
@@ -77,6 +82,8 @@ def stored_parts(
     # checkpoints hold all of a network that is not frozen: what it began with may be gone
     if not with_weights and network.get("weights") and network.get("train") != "head":
         network.weights = None
+    elif weights:
+        network.weights = weights
     return stored, parts
 
 

@@ -98,6 +98,8 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         others = []
         for name, value in vars(made_for).items():
             value = list(value) if isinstance(value, tuple) else value
+            if not self.antialias and name in ("interpolation", "crop"):
+                continue
             given = getattr(self, name)
             if given is None:
                 setattr(self, name, value)

@@ -109,6 +109,11 @@ class Fold:
         crop = self.crop
         if crop not in (None, "squash") and not (isinstance(crop, float | int) and 0 < crop <= 1):
             raise UserError(f"data.crop={crop} should be squash, or a number up to 1, as 0.875 is.")
+        whole = (self.interpolation or "bilinear", crop or "squash") == ("bilinear", "squash")
+        if not self.antialias and not whole:
+            raise UserError(
+                "data.antialias=false resizes whole pictures as OpenCV does: leave out data.crop and data.interpolation."
+            )
         if self.threads is not None:
             check_number("data.threads", self.threads, 1)
 

@@ -368,9 +368,9 @@ class LesionClassifier(L.LightningModule):
         if weights := self._unchanged():
             checkpoint["weights"] = weights.sha256
             state = checkpoint["state_dict"]
-            checkpoint["state_dict"] = {
-                n: t for n, t in state.items() if not n.startswith(BACKBONE)
-            }
+            # in place, since modules' versions are an attribute of it
+            for name in [name for name in state if name.startswith(BACKBONE)]:
+                del state[name]
 
     def _unchanged(self) -> Weights | None:
         """Return the weights that the backbone keeps, and that checkpoints are without."""
@@ -404,7 +404,7 @@ class LesionClassifier(L.LightningModule):
                     f"{weights.source} has {weights.sha256}. Give those: model.weights=…"
                 )
             kept = {n: t for n, t in self.state_dict().items() if n.startswith(BACKBONE)}
-            checkpoint["state_dict"] = {**kept, **checkpoint.get("state_dict", {})}
+            checkpoint.setdefault("state_dict", {}).update(kept)
         ours, theirs = (
             {name: tuple(value.shape) for name, value in weights.items()}
             for weights in (self.state_dict(), checkpoint.get("state_dict", {}))
