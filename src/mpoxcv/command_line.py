@@ -25,6 +25,8 @@ PATHS = frozenset({
 TEXTS = frozenset({"citation", "name", "positive_class"})
 # of lists of paths, patterns or texts
 LISTS = frozenset({"classes", "exclude", "ignore_classes", "runs", "searchpath"})
+# null has a meaning, whatever the default is
+NULLABLE = LISTS | {"weights"}
 ITEM = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""")
 
 
@@ -63,7 +65,7 @@ def _as_typed(argument: str, multirun: bool, options: Callable[[], Mapping[str, 
         if value[-1] != "]" or "],[" in value:
             return argument
         items = ITEM.findall(value[1:-1])[:-1]
-    elif not there and value == "null" and (kind in LISTS or options().get(option) is None):
+    elif (not there and value == "null") and (kind in NULLABLE or options().get(option) is None):
         return argument
     elif not there and multirun and "," in value:
         several = ITEM.findall(value)[:-1]

@@ -17,9 +17,15 @@ from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import probabilities_of, read_predictions
 from mpoxcv.evaluation.runs import flat
 from mpoxcv.storage.files import read_json, read_metrics
+from mpoxcv.storage.stored_config import instantiable
 
 # of a stored trainer, what is not taken
 OWN_TRAINER = ("_target_", "plugins", "default_root_dir", "profiler")
+# of a stored run's callbacks, those that change its results and read or write nothing
+KEPT_CALLBACKS = tuple(f"lightning.pytorch.callbacks.{name}" for name in (
+    "BackboneFinetuning", "EMAWeightAveraging", "EarlyStopping", "GradientAccumulationScheduler",
+    "WeightAveraging",
+))  # fmt: skip
 # of provenance.json, in the order of what explains most
 COMPARED = (
     "data.fingerprint", "data.counts", "git", "sources", "packages", "python", "platform",
@@ -72,8 +78,10 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
     if "checkpoint" in callbacks:
         chosen = {k: v for k, v in had["checkpoint"].items() if k in ("monitor", "mode")}
         callbacks["checkpoint"] = {**callbacks["checkpoint"], **chosen}
-    stopping = "lightning.pytorch.callbacks.EarlyStopping"
-    callbacks |= {name: c for name, c in had.items() if c.get("_target_") == stopping}
+    for name, callback in had.items():
+        if (target := callback.get("_target_")) in KEPT_CALLBACKS or target in cfg.trust:
+            file, trusted = run / ".hydra" / "config.yaml", [*KEPT_CALLBACKS, *cfg.trust]
+            callbacks[name] = instantiable(stored.callbacks, name, file, trusted)
 
     names = ("fold", "seed", "name", "model", "optimizer", "scheduler", "ckpt_path")
     config = {name: stored.get(name) for name in names} | parts

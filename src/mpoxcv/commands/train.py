@@ -119,6 +119,8 @@ def test(cfg: DictConfig) -> dict[str, float]:
     ours = {key: cfg[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
     config = OmegaConf.create({"seed": stored.get("seed", 0), **parts, **ours})
     datamodule, classifier, trainer = build(config)
+    # features have no mirror image
+    classifier.flips = datamodule.as_pictures = cfg.flips
     if leads():
         tell(run, beginning(datamodule))
     with ended(trainer.loggers):
@@ -150,7 +152,9 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
     datamodule.prepare_for(classifier.network)
     for name, value in datamodule.preprocessing().items():
         OmegaConf.update(cfg, f"data.{name}", value)
-    callbacks = [instantiate(c) for c in (cfg.get("callbacks") or {}).values() if c]
+    callbacks = [
+        instantiate(c) for c in (cfg.get("callbacks") or {}).values() if c and "_target_" in c
+    ]
     loggers = open_loggers([config for config in (cfg.get("logger") or {}).values() if config])
     # Lightning refuses the monitor without a logger
     if not loggers:

@@ -116,6 +116,8 @@ class Provenance(L.Callback):
             "originals": datamodule.originals, "audit": datamodule.audit,
             "doubts": datamodule.doubts,
         }  # fmt: skip
+        if pl_module.flips:
+            self.content["flips"] = True
         device = trainer.strategy.root_device
         on_gpu = device.type == "cuda"
         name = torch.cuda.get_device_name(device) if on_gpu else platform.processor()
