@@ -126,6 +126,8 @@ def test(cfg: DictConfig) -> dict[str, float]:
     with ended(trainer.loggers):
         metrics = score(trainer, classifier, datamodule, str(run / checkpoint))
     if trainer.is_global_zero:
+        if cfg.flips:
+            print("Each picture was scored together with its mirror image, left for right.")
         print_results(metrics, datamodule, Path(cfg.output_dir), read_metrics(run / "metrics.json"))
     return metrics
 
