@@ -25,6 +25,8 @@ PATHS = frozenset({
 TEXTS = frozenset({"citation", "name", "positive_class"})
 # of lists of paths, patterns or texts
 LISTS = frozenset({"classes", "exclude", "ignore_classes", "runs", "searchpath"})
+# null has a meaning, whatever the default is
+NULLABLE = LISTS | {"weights"}
 ITEM = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""")
 
 
@@ -36,7 +38,8 @@ def as_typed(arguments: Sequence[str], options: Callable[[], Mapping[str, Any]])
     list, ``${…}``, ``null`` where that is the default, and in a multirun ``a,b`` if both are there.
 
     An object may have arguments that the default has not, or take the place of null:
-    ``data.augment={_target_:…}``. ``model._target_=`` alone chooses ``model=own``. ``options`` gives all options' defaults by their dotted names.
+    ``data.augment={_target_:…}``. ``model._target_=`` alone chooses ``model=own``. ``options``
+    gives all options' defaults by their dotted names.
 
     Raises:
         UserError: an argument is not UTF-8.
@@ -66,11 +69,7 @@ def _as_typed(argument: str, multirun: bool, options: Callable[[], Mapping[str, 
         if value[-1] != "]" or "],[" in value:
             return argument
         items = ITEM.findall(value[1:-1])[:-1]
-    elif (
-        not there
-        and value == "null"
-        and (kind in LISTS or kind == "weights" or options().get(option) is None)
-    ):
+    elif (not there and value == "null") and (kind in NULLABLE or options().get(option) is None):
         return argument
     elif not there and multirun and "," in value:
         several = ITEM.findall(value)[:-1]

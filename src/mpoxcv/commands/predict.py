@@ -59,7 +59,7 @@ class TrainedRun:
         labels = torch.zeros_like(rows)
         batches = BatchLoader(images, rows, labels, d.eval_batch_size, mean=d.mean, std=d.std)
         with torch.inference_mode():
-            outputs = torch.cat([self.classifier(b["image"]).softmax(1) for b in batches])
+            outputs = torch.cat([self.classifier.predict_step(b, 0) for b in batches])
         if not outputs.isfinite().all():
             reason = "its training has diverged"
             raise UserError(f"The network in {self.folder} gives no finite numbers: {reason}.")
@@ -95,7 +95,8 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
 
     Returns:
         The table, one row a picture: ``image`` (path), ``prediction``, ``n_networks`` (how many
-        were averaged), ``data`` (what they were trained on) and float64 ``p_<class>``.
+        were averaged), ``data`` (what they were trained on), with ``flips`` a column of that name,
+        and float64 ``p_<class>``.
 
     Raises:
         UserError: an option is wrong, there is no run or picture, or the runs do not fit together.
@@ -103,6 +104,8 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     _check(cfg)
     paths = find_pictures(str(cfg.images))
     runs = load_runs(str(cfg.run), cfg.trust, cfg.data, cfg.model.weights)
+    for run in runs:
+        run.classifier.flips = cfg.flips
     classes = runs[0].classifier.classes
     sources = "; ".join(dict.fromkeys(run.source for run in runs))
 
@@ -128,11 +131,14 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     table.insert(1, "prediction", [classes[label] for label in averaged.argmax(1)])
     table.insert(2, "n_networks", used.sum(0))
     table.insert(3, "data", sources)
+    if cfg.flips:
+        table.insert(4, "flips", True)
 
     write_csv(str(cfg.output), for_spreadsheets(table), float_format="%.9g")
     if left_out:
         print(f"{len(left_out)} of {len(paths)} picture(s) left out:\n{reasons}", file=sys.stderr)
-    print(f"{len(table)} picture(s) by {len(runs)} network(s) trained on {sources}")
+    mirrored = ", averaged over each picture and its mirror image" if cfg.flips else ""
+    print(f"{len(table)} picture(s) by {len(runs)} network(s) trained on {sources}{mirrored}")
     _print(table, classes)
     print(f"Written to {cfg.output}. Research only: not for diagnosis.")
     return table
@@ -168,7 +174,7 @@ def load_runs(
     moved: Mapping[str, Any] | None = None,
     weights: str | None = None,
 ) -> list[TrainedRun]:
-    """Load the runs in ``folder`` or below it; ``trust``, ``moved`` and ``weights`` as in stored_parts.
+    """Load the runs in ``folder`` or below it; the other arguments are those of stored_parts.
 
     Raises:
         UserError: there is no trained run, a checkpoint does not fit, or the classes differ.

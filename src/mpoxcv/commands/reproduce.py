@@ -15,7 +15,7 @@ from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import probabilities_of, read_predictions
 from mpoxcv.evaluation.runs import flat
 from mpoxcv.storage.files import read_json, read_metrics
-from mpoxcv.storage.stored_config import resolved
+from mpoxcv.storage.stored_config import instantiable, resolved
 
 # of a stored config, what is taken
 TAKEN = (
@@ -23,6 +23,11 @@ TAKEN = (
 )  # fmt: skip
 # of its trainer, what is not
 OWN_TRAINER = ("_target_", "plugins", "default_root_dir", "profiler")
+# of a stored run's callbacks, those that change its results and read or write nothing
+KEPT_CALLBACKS = tuple(f"lightning.pytorch.callbacks.{name}" for name in (
+    "BackboneFinetuning", "EMAWeightAveraging", "EarlyStopping", "GradientAccumulationScheduler",
+    "WeightAveraging",
+))  # fmt: skip
 # of provenance.json, what may explain other results
 COMPARED = (
     "data.fingerprint", "data.counts", "git", "sources", "packages", "python", "platform",
@@ -74,8 +79,10 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
     if "checkpoint" in callbacks:
         chosen = {k: v for k, v in had["checkpoint"].items() if k in ("monitor", "mode")}
         callbacks["checkpoint"] = {**callbacks["checkpoint"], **chosen}
-    stopping = "lightning.pytorch.callbacks.EarlyStopping"
-    callbacks |= {name: c for name, c in had.items() if c.get("_target_") == stopping}
+    for name, callback in had.items():
+        if (target := callback.get("_target_")) in KEPT_CALLBACKS or target in cfg.trust:
+            file, trusted = run / ".hydra" / "config.yaml", [*KEPT_CALLBACKS, *cfg.trust]
+            callbacks[name] = instantiable(stored.callbacks, name, file, trusted)
 
     if config["ckpt_path"] == "last":
         # it went on with itself

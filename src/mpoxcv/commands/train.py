@@ -121,11 +121,15 @@ def test(cfg: DictConfig) -> dict[str, float]:
     ours = {key: cfg[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
     config = OmegaConf.create({"seed": stored.get("seed", 0), **parts, **ours})
     datamodule, classifier, trainer = build(config)
+    # features have no mirror image
+    classifier.flips = datamodule.as_pictures = cfg.flips
     if leads():
         tell(run, beginning(datamodule))
     with ended(trainer.loggers):
         metrics = score(trainer, classifier, datamodule, str(run / checkpoint))
     if trainer.is_global_zero:
+        if cfg.flips:
+            print("Each picture was scored together with its mirror image, left for right.")
         print_results(metrics, datamodule, Path(cfg.output_dir), read_metrics(run / "metrics.json"))
     return metrics
 
@@ -152,7 +156,9 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
     datamodule.prepare_for(classifier.network)
     for name, value in datamodule.preprocessing().items():
         OmegaConf.update(cfg, f"data.{name}", value)
-    callbacks = [instantiate(c) for c in (cfg.get("callbacks") or {}).values() if c]
+    callbacks = [
+        instantiate(c) for c in (cfg.get("callbacks") or {}).values() if c and "_target_" in c
+    ]
     loggers = open_loggers([config for config in (cfg.get("logger") or {}).values() if config])
     # Lightning refuses the monitor without a logger
     if not loggers:

@@ -79,6 +79,8 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         # the cache's, where batches are made; of a frozen backbone its features
         self._pixels: Tensor | None = None
         self._network: nn.Module | None = None
+        # give pictures to a frozen backbone, too, and not its features
+        self.as_pictures = False
 
     def prepare_for(self, network: nn.Module) -> None:
         """Make pictures into what a network was made for, where the options leave that open.
@@ -193,7 +195,7 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
     def _rows_of(self, device: torch.device) -> Tensor:
         """Return what rows of the table stand for: pixels, or a frozen backbone's features."""
         network = self._network
-        if not isinstance(network, Network) or not network.frozen:
+        if not isinstance(network, Network) or not network.frozen or self.as_pictures:
             return torch.from_numpy(self.cached_pixels)
         place = next(network.parameters()).device
         features = cached_features(

@@ -59,6 +59,8 @@ def _reasons(
         yield f"data.image_size={datamodule.form.size}"
     if classifier.compiled:
         yield "classifier.compile=true"
+    if classifier.mix is not None:
+        yield "classifier.mix mixes the pictures of a batch"
     if classifier.scheduler_interval != "epoch":
         yield f"classifier.scheduler_interval={classifier.scheduler_interval}"
 

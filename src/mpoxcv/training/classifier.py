@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import lightning as L
 import torch
@@ -77,6 +77,13 @@ class LesionClassifier(L.LightningModule):
             n / (C * n_class) of the training pictures (King and Zeng 2001, as in scikit-learn);
             None weighs all pictures the same.
         label_smoothing: in [0, 1): share of the target that is spread over all classes.
+        layer_decay: in (0, 1]: the head is trained at the optimizer's learning rate, the last of
+            the network's ``parts()`` at this share of it, and each earlier one at this share of the
+            next one's.
+        mix: maps (pictures, labels) of a training batch to mixed pictures and float targets (B, C),
+            as torchvision's v2 ``MixUp`` and ``CutMix`` do; of several processes each mixes its
+            share. The train metrics take the class of a mixed picture's larger share for its label,
+            and their loss is that without mixing.
         compile: run the network through ``torch.compile``; a mode of it, such as
             ``reduce-overhead`` (CUDA graphs), or true.
         seed: of dropout and the like, drawn anew in each step from (seed, epoch, step), so that a
@@ -95,6 +102,8 @@ class LesionClassifier(L.LightningModule):
         scheduler_interval: str = "epoch",
         class_weights: str | Sequence[float] | None = None,
         label_smoothing: float = 0.0,
+        layer_decay: float = 1.0,
+        mix: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
         compile: bool | str = False,
         seed: int = 0,
     ) -> None:
@@ -112,6 +121,20 @@ class LesionClassifier(L.LightningModule):
             raise UserError(
                 f"classifier.label_smoothing={label_smoothing} should be at least 0 and below 1."
             )
+        if not 0 < layer_decay <= 1:
+            raise UserError(
+                f"classifier.layer_decay={layer_decay} should be above 0 and at most 1."
+            )
+        if layer_decay < 1 and not isinstance(network, Network):
+            raise UserError(
+                f"classifier.layer_decay={layer_decay} needs a network of a backbone's parts and a head, and "
+                f"{type(network).__name__} has none: set classifier.layer_decay=1.0, or take another model=…"
+            )
+        if mix is not None and getattr(network, "frozen", False):
+            raise UserError(
+                "classifier.mix mixes pictures, and of a frozen backbone (model.train=head) its outputs are kept: set "
+                "mix=none, or model.train=all."
+            )
         mode = str(compile).lower() if isinstance(compile, bool) else compile
         check_choice("classifier.compile", mode, COMPILE_MODES)
         check_choice("classifier.scheduler_interval", scheduler_interval, INTERVALS)
@@ -122,7 +145,11 @@ class LesionClassifier(L.LightningModule):
         self.scheduler, self.scheduler_interval = scheduler, scheduler_interval
         self.class_weights = class_weights
         self.label_smoothing = label_smoothing
+        self.layer_decay, self.mix = layer_decay, mix
+        self._trains_all = all(parameter.requires_grad for parameter in network.parameters())
         self.seed = seed
+        # score pictures together with their mirror images
+        self.flips = False
         self.compiled = bool(compile)
         if compile:
             self.network.compile(mode=compile if isinstance(compile, str) else None)
@@ -172,6 +199,8 @@ class LesionClassifier(L.LightningModule):
             for kind, hint in REFUSED.items():
                 if isinstance(callback, kind):
                     raise UserError(f"The callback {kind.__name__} is not taken. {hint}")
+            if isinstance(callback, theirs.BaseFinetuning):
+                self._begin_frozen(callback)
         if self.class_weights == "balanced":
             datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
             if not hasattr(datamodule, "class_counts"):
@@ -183,17 +212,45 @@ class LesionClassifier(L.LightningModule):
         elif self.class_weights is not None:
             self._weight = torch.tensor(list(self.class_weights), dtype=torch.float32)
 
+    def _begin_frozen(self, callback: theirs.BaseFinetuning) -> None:
+        """Freeze the batch norm, too, of a backbone that a callback has frozen and thaws later."""
+        name = type(callback).__name__
+        if self.trainer.world_size > 1:
+            # DDP looks once at what has gradients: each process would train a thawed part alone
+            raise UserError(f"{name} trains in one process alone: trainer.devices=1.")
+        if not self._trains_all:
+            raise UserError(f"{name} thaws the whole backbone: it needs model.train=all.")
+        if self.layer_decay < 1:
+            raise UserError(
+                f"{name} gives all that it thaws one learning rate: set classifier.layer_decay=1.0, or leave it out."
+            )
+        if not getattr(callback, "train_bn", True):
+            self.backbone.requires_grad_(False)
+
     def loss(self, logits: Tensor, labels: Tensor, reduction: str = "mean") -> Tensor:
-        """Cross entropy with class weights and label smoothing, as torch's ``CrossEntropyLoss``."""
+        """Cross entropy with class weights and label smoothing, as torch's ``CrossEntropyLoss``.
+
+        ``labels`` are int64 (B,), or float (B, C): for those torch's mean is over pictures.
+        """
         weight = None if self._weight is None else self._weight.to(logits)
         options: Any = {"reduction": reduction, "label_smoothing": self.label_smoothing}
         return F.cross_entropy(logits, labels, weight, **options)
 
     def on_train_start(self) -> None:  # noqa: D102
-        # BackboneFinetuning thaws at its epoch alone, and has frozen them again where a run goes on
-        for group in self.trainer.optimizers[0].param_groups:
-            for parameter in group["params"]:
-                parameter.requires_grad = True
+        # where a run goes on within an epoch, its beginning is not told again
+        self._follow_optimizer()
+
+    def _follow_optimizer(self) -> None:
+        """Freeze what the optimizer does not have, and thaw what it has.
+
+        BackboneFinetuning thaws at its epoch alone, batch norm that it does not train as well, and
+        has frozen all again where a run goes on.
+        """
+        groups = self.trainer.optimizers[0].param_groups
+        trained = {id(parameter) for group in groups for parameter in group["params"]}
+        for parameter in self.network.parameters():
+            parameter.requires_grad = id(parameter) in trained
+        self.train()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
         seed = mix(self.seed, self.current_epoch, batch_idx, 1 + self.global_rank)
@@ -201,17 +258,25 @@ class LesionClassifier(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the batch's loss."""
-        logits, labels = self._step(batch), batch["label"]
-        if self.trainer.world_size == 1:
-            return self.loss(logits, labels)
+        targets = batch["label"]
+        if self.mix is not None:
+            image, targets = self.mix(batch["image"], targets)
+            batch = {**batch, "image": image, "label": targets.argmax(1)}
+        logits = self._step(batch)
+        is_mixed, world_size = targets.is_floating_point(), self.trainer.world_size
+        if world_size == 1 and not is_mixed:
+            return self.loss(logits, targets)
 
-        # Shares of a batch may differ in size: divide by the whole batch's weight; DDP then
-        # averages over processes.
-        total = logits.new_tensor(len(labels))
+        # Divide by the whole batch's weight, which torch does of labels alone; shares of a batch
+        # may differ in size, and DDP averages over processes. Float targets need float scores.
+        logits = logits.float()
+        total = logits.new_tensor(len(targets))
         if self._weight is not None:
-            total = self._weight.to(logits)[labels].sum()
-        torch.distributed.all_reduce(total)
-        return self.loss(logits, labels, "sum") * self.trainer.world_size / total
+            weight = self._weight.to(logits)
+            total = (targets * weight if is_mixed else weight[targets]).sum()
+        if world_size > 1:
+            torch.distributed.all_reduce(total)
+        return self.loss(logits, targets, "sum") * world_size / total
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Keep the batch's outputs."""
@@ -221,11 +286,23 @@ class LesionClassifier(L.LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return probabilities (B, C)."""
-        return self(batch["image"]).softmax(1)
+        return self.scores(batch["image"]).softmax(1)
+
+    def scores(self, image: Tensor) -> Tensor:
+        """Return scores (B, C) as ``forward`` does.
+
+        With ``flips`` their softmax is the mean of those of the pictures and of their mirror
+        images, left for right; ``image`` must hold pictures then.
+        """
+        scores = self(image)
+        if not self.flips:
+            return scores
+        # a compiled network's may lie where the next ones come
+        first = scores.log_softmax(1)
+        return torch.logaddexp(first, self(image.flip(-1)).log_softmax(1))
 
     def on_train_epoch_start(self) -> None:  # noqa: D102
-        # BackboneFinetuning may have thawed some of it
-        self.train()
+        self._follow_optimizer()
         self._steps.clear()
         self._row()
 
@@ -249,7 +326,7 @@ class LesionClassifier(L.LightningModule):
         self._finish("test")
 
     def _step(self, batch: Batch) -> Tensor:
-        logits = self(batch["image"])
+        logits = self.scores(batch["image"])
         # the next step's CUDA graph may write over a compiled network's
         scores = logits.detach().clone() if self.compiled else logits.detach()
         self.keep_step(scores, batch["label"], batch["index"])
@@ -304,10 +381,12 @@ class LesionClassifier(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build what the arguments ask for, in Lightning's form."""
-        # others are frozen, by BackboneFinetuning
-        trained = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        (_, first), *others = self._trained_by_rate()
         with refusal_explained("optimizer"):
-            optimizer = self.optimizer(trained)
+            optimizer = self.optimizer(first)
+            for share, parameters in others:
+                rate = optimizer.defaults["lr"] * share
+                optimizer.add_param_group({"params": parameters, "lr": rate})
         if isinstance(optimizer, torch.optim.LBFGS):
             raise UserError("LBFGS computes a step's loss several times, which is not supported.")
         if self.scheduler is None:
@@ -321,6 +400,21 @@ class LesionClassifier(L.LightningModule):
             # never by Lightning, which looks after the epoch's checkpoint: see on_train_epoch_end
             config |= {"monitor": PLATEAU_MONITOR, "interval": "epoch", "frequency": sys.maxsize}
         return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def _trained_by_rate(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """Return what is trained, the head first, with its share of the learning rate."""
+        parts = [self.network]
+        if self.layer_decay < 1:
+            network = cast(Network, self.network)
+            # at last what lies between parts, such as a class token, as their first
+            parts = [network.head, *reversed(network.parts().values()), network]
+        groups, seen = [], set[int]()
+        for depth, part in enumerate(parts):
+            trained = [p for p in part.parameters() if p.requires_grad and id(p) not in seen]
+            seen.update(map(id, trained))
+            if trained:
+                groups.append((self.layer_decay ** min(depth, len(parts) - 2), trained))
+        return groups
 
     def _updates(self) -> int:
         """Return how often the learning rate is updated in an epoch."""

@@ -10,6 +10,8 @@ from torch.optim import Optimizer
 
 from mpoxcv.errors import UserError
 
+# of the first group of parameters
+RATES = ("max_lr", "base_lr")
 EPOCHS = re.compile(r"(\d+(?:\.\d+)?) epochs?")
 
 
@@ -30,6 +32,13 @@ def make_scheduler(
     if not isinstance(factory, functools.partial):
         return factory(optimizer)
     keywords = {name: _counted(name, value, updates) for name, value in factory.keywords.items()}
+    # OneCycleLR and CyclicLR would raise each group of parameters to the same rate
+    rates = [group.get("initial_lr", group["lr"]) for group in optimizer.param_groups]
+    if len(rates) > 1:
+        keywords |= {
+            name: [rate / rates[0] * value for rate in rates]
+            for name, value in keywords.items() if name in RATES and isinstance(value, float | int)
+        }  # fmt: skip
     if "schedulers" not in keywords:
         return factory.func(optimizer, *factory.args, **keywords)
     parts = [make_scheduler(part, optimizer, updates) for part in keywords.pop("schedulers")]
@@ -54,5 +63,9 @@ def refusal_explained(option: str) -> Iterator[None]:
     """Raise a UserError that names the option where torch refuses what it says."""
     try:
         yield
+    except KeyError as error:
+        raise UserError(
+            f"{option} cannot be taken as it is: what a callback thawed has no {error}. Choose another."
+        ) from error
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise UserError(f"{option} cannot be taken as it is: {error}") from error

@@ -119,6 +119,8 @@ class Provenance(L.Callback):
         }  # fmt: skip
         weights = getattr(pl_module.network, "weights", None)
         self.content["weights"] = asdict(weights) if weights else None
+        if pl_module.flips:
+            self.content["flips"] = True
         device = trainer.strategy.root_device
         on_gpu = device.type == "cuda"
         name = torch.cuda.get_device_name(device) if on_gpu else platform.processor()

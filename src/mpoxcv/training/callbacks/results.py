@@ -16,8 +16,9 @@ class Results(L.Callback):
     """Write what ``trainer.validate`` and ``trainer.test`` give, and nothing of a fit's epochs.
 
     Args:
-        folder: gets predictions.csv (one row a scored picture, val before test) and metrics.json
-            (name to number, null where a metric is not defined).
+        folder: gets predictions.csv (one row a scored picture, val before test; with a column
+            ``flips`` where mirror images were scored, too) and metrics.json (name to number, null
+            where a metric is not defined).
     """
 
     def __init__(self, folder: StrPath) -> None:
@@ -35,7 +36,8 @@ class Results(L.Callback):
     def _write(self, trainer: L.Trainer, classifier: L.LightningModule, split: str) -> None:
         assert isinstance(classifier, LesionClassifier)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        self.predictions[split] = predictions_table(datamodule, split, classifier.outputs[split])
+        table = predictions_table(datamodule, split, classifier.outputs[split])
+        self.predictions[split] = table.assign(flips=True) if classifier.flips else table
         self.metrics |= classifier.metrics[split]
         if trainer.is_global_zero:
             write_predictions(pd.concat(self.predictions.values()), self.folder / "predictions.csv")
