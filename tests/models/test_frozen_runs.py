@@ -117,7 +117,9 @@ def test_other_weights_than_it_was_trained_on_are_refused(verb, frozen, run_scri
         given = {"predict": ["images=set/FOLDS/fold1/Test"]}.get(verb, ["trainer=cpu"])
         done = run_script(verb, "run=run", *given)
     assert done.code == 1 and "Traceback" not in done.err
-    if verb != "reproduce":
+    if verb == "resume":
+        assert "holds a run with other weights:\n  backbone.pth: " in done.err
+    elif verb != "reproduce":
         assert "other weights of the backbone: SHA-256" in done.err
     (frozen / "backbone.pth").unlink()
     if verb in ("test", "predict"):

@@ -101,8 +101,8 @@ def make_head(features: int, classes: int, dropout: float, hidden: Sequence[int]
     Raises:
         UserError: a number is not what it should be.
     """
-    if not 0 <= dropout < 1:
-        raise UserError(f"model.dropout={dropout} should be at least 0 and below 1.")
+    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
+        raise UserError(f"model.dropout={dropout} should be a number from 0, below 1.")
     if not isinstance(hidden, Sequence) or not all(type(w) is int and w > 0 for w in hidden):
         raise UserError(f"model.hidden={hidden} should be widths of layers: [256].")
     layers: list[nn.Module] = []
