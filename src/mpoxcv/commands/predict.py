@@ -185,7 +185,7 @@ def load_runs(
         if not (run / ".hydra" / "config.yaml").is_file():
             continue
 
-        _, parts = stored_parts(run, trust, moved or {}, weights=weights)
+        _, parts = stored_parts(run, trust, moved or {}, "predict", weights)
         # compiling takes longer than the pictures
         classifier: LesionClassifier = instantiate(parts["classifier"], compile=False)
         checkpoint = AtomicCheckpointIO().load_checkpoint(file, "cpu")

@@ -69,7 +69,7 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
     Raises:
         UserError: the stored config is refused (see ``mpoxcv.storage.stored_config``).
     """
-    stored, parts = stored_parts(run, cfg.trust, cfg.data, with_weights=True)
+    stored, parts = stored_parts(run, cfg.trust, cfg.data, "train")
     config = {name: resolved(stored, name, run / ".hydra" / "config.yaml") for name in TAKEN}
     # of what is called without a check, plain values alone
     trainer = _plain(config["trainer"])

@@ -57,17 +57,13 @@ def claim(folder: Path) -> BaseFileLock:
 
 
 def stored_parts(
-    run: Path,
-    trust: Sequence[str],
-    moved: Mapping[str, Any],
-    with_weights: bool = False,
-    weights: str | None = None,
+    run: Path, trust: Sequence[str], moved: Mapping[str, Any], verb: str, weights: str | None = None
 ) -> tuple[DictConfig, dict[str, DictConfig]]:
     """Return a run's stored config, and its parts ``data`` and ``classifier`` to instantiate.
 
     ``moved`` has options of data that take the place of the stored ones where they say something;
-    ``with_weights``: the network is to begin with what it began with. ``weights`` is the file of a
-    frozen backbone's, where it has moved.
+    ``verb`` is what they are for: to ``train`` again, to ``score``, or to ``predict``. ``weights``
+    is the file of a frozen backbone's, where it has moved.
 
     Raises:
         UserError: the config is refused (see ``mpoxcv.storage.stored_config``).
@@ -79,8 +75,11 @@ def stored_parts(
             OmegaConf.update(stored, f"data.{name}", value)
     parts = {key: instantiable(stored, key, file, trust) for key in ("data", "classifier")}
     network = parts["classifier"].get("network") or OmegaConf.create()
-    # checkpoints hold all of a network that is not frozen: what it began with may be gone
-    if not with_weights and network.get("weights") and network.get("train") != "head":
+    # checkpoints hold all but a frozen backbone, and what others began with may be gone; scores are
+    # those of the run to the bit where stems are computed alike
+    part = network.get("train")
+    needed = verb == "train" or part == "head" or (verb == "score" and part != "all")
+    if network.get("weights") and not needed:
         network.weights = None
     elif weights:
         network.weights = weights

@@ -117,7 +117,7 @@ def test(cfg: DictConfig) -> dict[str, float]:
             reason = f"it lacks {file}. Example: {example}"
             raise UserError(f"{run} is not the folder of a trained run: {reason}")
 
-    stored, parts = stored_parts(run, cfg.trust, cfg.data, weights=cfg.model.weights)
+    stored, parts = stored_parts(run, cfg.trust, cfg.data, "score", cfg.model.weights)
     ours = {key: cfg[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
     config = OmegaConf.create({"seed": stored.get("seed", 0), **parts, **ours})
     datamodule, classifier, trainer = build(config)

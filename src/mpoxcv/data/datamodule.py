@@ -76,16 +76,17 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
                 hint = "should be three numbers, for red, green and blue: [0.5,0.5,0.5]"
                 raise UserError(f"data.{option}={value} {hint}.")
             setattr(self, option, list(value))
-        # the cache's, where batches are made; of a frozen backbone its features
+        # the cache's, where batches are made; of a network with a stem, what that makes of them
         self._pixels: Tensor | None = None
         self._network: nn.Module | None = None
-        # give pictures to a frozen backbone, too, and not its features
+        # give pictures to a network with a stem, too
         self.as_pictures = False
 
     def prepare_for(self, network: nn.Module) -> None:
         """Make pictures into what a network was made for, where the options leave that open.
 
-        The features of a frozen backbone are computed once, and are what its batches hold.
+        What a network's stem makes of them is computed once, and is what its batches hold; but
+        where pictures are augmented on the fly.
 
         Raises:
             UserError: pictures of ``image_size`` do not fit, or ``augment`` cannot act on features.
@@ -193,13 +194,14 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         return self._pixels, device
 
     def _rows_of(self, device: torch.device) -> Tensor:
-        """Return what rows of the table stand for: pixels, or a frozen backbone's features."""
+        """Return what rows of the table stand for: pixels, or what a network's stem gives."""
         network = self._network
-        if not isinstance(network, Network) or not network.frozen or self.as_pictures:
+        stem = network.stem if isinstance(network, Network) else None
+        if not isinstance(network, Network) or stem is None or self.as_pictures or self.augment:
             return torch.from_numpy(self.cached_pixels)
         place = next(network.parameters()).device
         features = cached_features(
-            network.backbone, self.cached_pixels, self.cached_digests, self.form, self.mean,
+            stem, self.cached_pixels, self.cached_digests, self.form, self.mean,
             self.std, self.cache_dir, device,
         )  # fmt: skip
         network.to(place)

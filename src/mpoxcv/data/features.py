@@ -1,4 +1,4 @@
-"""What a frozen backbone makes of pictures, computed once and kept beside their pixels.
+"""What a frozen backbone or its stem makes of pictures, computed once and kept by their pixels.
 
 Legend: N pictures, S picture size in pixels, D features.
 """

@@ -4,11 +4,13 @@ Legend: B batch, S picture size in pixels, D features, C classes.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
 from mpoxcv.errors import UserError
+from mpoxcv.models.stem import Stem
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Network(nn.Module):
     """A backbone and its head.
 
     What is not trained stays as it is: it has no gradients, and its batch norm and dropout do what
-    they do in evaluation.
+    they do in evaluation. ``stem`` is what of pretrained weights comes before all that is trained,
+    and can be computed once: the backbone, some of it, or None.
 
     Args:
         backbone: maps float (B, 3, S, S) to features (B, D).
@@ -65,6 +68,8 @@ class Network(nn.Module):
         self.backbone, self.head = backbone, head
         self.preprocessing, self.weights = preprocessing, weights
         self.frozen = train == "head"
+        # in a list, so that its modules are not registered twice
+        self._stem: list[nn.Module] = []
         if train == "all":
             return
         parts = self.parts()
@@ -75,24 +80,42 @@ class Network(nn.Module):
                 f"model.train={train} is not one of all, head, or a number: how many of the backbone's last parts are "
                 f"trained with the head, up to {len(parts)}: {names}."
             )
-        for part in list(parts.values())[: len(parts) - number]:
+        frozen = list(parts.values())[: len(parts) - number]
+        for part in frozen:
             part.requires_grad_(False)
         if not number:
             # what lies between the parts, such as a class token
             backbone.requires_grad_(False)
+            self._stem.append(backbone)
+        elif frozen and weights and preprocessing:
+            # what networks raise that are no row of parts; they are computed anew in each step
+            with suppress(ValueError, RuntimeError, TypeError, AttributeError, IndexError):
+                size = preprocessing.image_size
+                self._stem.append(Stem(backbone, frozen, self._children().values(), size))
+
+    @property
+    def stem(self) -> nn.Module | None:
+        """What is computed once: maps float (B, 3, S, S) to (B, D)."""
+        return self._stem[0] if self._stem else None
 
     def parts(self) -> dict[str, nn.Module]:
-        """Return the backbone's parts by name, in order; those of its sequences one by one."""
+        """Return the backbone's parts that have parameters by name, in order."""
+        return {n: p for n, p in self._children().items() if next(p.parameters(), None) is not None}
+
+    def _children(self) -> dict[str, nn.Module]:
+        """Return the backbone's modules by name; those of its sequences one by one."""
         parts: dict[str, nn.Module] = {}
         for name, child in self.backbone.named_children():
             sequence = isinstance(child, nn.Sequential | nn.ModuleList) and len(child) > 1
             below = child.named_children() if sequence else [("", child)]
             parts |= {f"{name}.{inner}".rstrip("."): module for inner, module in below}
-        return {n: p for n, p in parts.items() if next(p.parameters(), None) is not None}
+        return parts
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map float (B, 3, S, S), or a backbone's features (B, D), to scores (B, C)."""
-        return self.head(x if x.ndim == 2 else self.backbone(x))
+        """Map float (B, 3, S, S), or what the stem makes of it (B, D), to scores (B, C)."""
+        if x.ndim > 2:
+            return self.head(self.backbone(x))
+        return self.head(self.stem.rest(x) if isinstance(self.stem, Stem) else x)
 
 
 def make_head(features: int, classes: int, dropout: float, hidden: Sequence[int]) -> nn.Sequential:

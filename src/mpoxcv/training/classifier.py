@@ -130,10 +130,10 @@ class LesionClassifier(L.LightningModule):
                 f"classifier.layer_decay={layer_decay} needs a network of a backbone's parts and a head, and "
                 f"{type(network).__name__} has none: set classifier.layer_decay=1.0, or take another model=…"
             )
-        if mix is not None and getattr(network, "frozen", False):
+        if mix is not None and getattr(network, "stem", None) is not None:
             raise UserError(
-                "classifier.mix mixes pictures, and of a frozen backbone (model.train=head) its outputs are kept: set "
-                "mix=none, or model.train=all."
+                "classifier.mix mixes pictures, and what a frozen backbone (model.train=head, or a number) makes of them is "
+                "kept: set mix=none, or model.train=all."
             )
         mode = str(compile).lower() if isinstance(compile, bool) else compile
         check_choice("classifier.compile", mode, COMPILE_MODES)
@@ -459,17 +459,18 @@ class LesionClassifier(L.LightningModule):
         checkpoint["history"] = self.history
         checkpoint["should_stop"] = self.trainer.should_stop
         checkpoint["steps"] = self._all_steps() if self._steps else []
-        if weights := self._unchanged():
+        if weights := self._kept_weights():
             checkpoint["weights"] = weights.sha256
-            state = checkpoint["state_dict"]
+            state = checkpoint["state_dict"] if self.network.frozen else {}
             # in place, since modules' versions are an attribute of it
             for name in [name for name in state if name.startswith(BACKBONE)]:
                 del state[name]
 
-    def _unchanged(self) -> Weights | None:
-        """Return the weights that the backbone keeps, and that checkpoints are without."""
-        frozen = isinstance(self.network, Network) and self.network.frozen
-        return self.network.weights if frozen else None  # type: ignore[return-value]
+    def _kept_weights(self) -> Weights | None:
+        """Return the weights that a backbone, or its stem, keeps; checkpoints are without these."""
+        network = self.network
+        keeps = isinstance(network, Network) and network.stem is not None
+        return network.weights if keeps else None  # type: ignore[return-value]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of other classes or of another network, with the first differences.
@@ -491,14 +492,15 @@ class LesionClassifier(L.LightningModule):
                 f"The checkpoint was trained on the classes [{', '.join(classes)}], "
                 f"and these are [{', '.join(self.classes)}]."
             )
-        if weights := self._unchanged():
+        if weights := self._kept_weights():
             if (sha256 := checkpoint.get("weights")) not in (None, weights.sha256):
                 raise UserError(
                     f"The checkpoint's head was trained on other weights of the backbone: SHA-256 {sha256}, and "
                     f"{weights.source} has {weights.sha256}. Give those: model.weights=…"
                 )
-            kept = {n: t for n, t in self.state_dict().items() if n.startswith(BACKBONE)}
-            checkpoint.setdefault("state_dict", {}).update(kept)
+            if self.network.frozen:
+                kept = {n: t for n, t in self.state_dict().items() if n.startswith(BACKBONE)}
+                checkpoint.setdefault("state_dict", {}).update(kept)
         ours, theirs = (
             {name: tuple(value.shape) for name, value in weights.items()}
             for weights in (self.state_dict(), checkpoint.get("state_dict", {}))
