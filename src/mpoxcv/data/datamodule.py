@@ -16,6 +16,7 @@ from mpoxcv.data.loader import BatchLoader, batch_sizes
 from mpoxcv.errors import UserError, check_choice, check_number
 from mpoxcv.models.factory import check_size
 from mpoxcv.models.network import Network, Preprocessing
+from mpoxcv.models.stem import Stem
 from mpoxcv.storage.files import StrPath
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -114,6 +115,8 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
             print(f"The weights were made for other pictures than these: {', '.join(others)}.")
         if self.image_size != made_for.image_size:
             check_size(network.backbone, self.form.size)
+            if isinstance(network.stem, Stem):
+                network.stem.set_size(self.form.size)
         if network.frozen and self.augment is not None:
             raise UserError(
                 "data.augment acts on pictures, and of a frozen backbone (model.train=head) its outputs are kept: "
