@@ -1,5 +1,6 @@
 """The tables of a summary, every cell as text: for the report, the terminal, and a paper."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def tables_of(summary: Summary) -> dict[str, pd.DataFrame]:
         published = table.astype(object).fillna("").astype(str).to_dict("records")
 
     rows_of = {
-        "results": [row for group in groups for row in _result_rows(group)],
+        "results": _named_apart(groups),
         "folds": [_run_row(group["name"], run) for group, run in runs],
         "per_class": [_class_row(group, name) for group in groups for name in group["per_class"]],
         "mpox": [_question_row(group) for group in groups if group["mpox"]],
@@ -40,6 +41,21 @@ def tables_of(summary: Summary) -> dict[str, pd.DataFrame]:
     # models on the same pictures share their baselines
     tables = {name: pd.DataFrame(rows).drop_duplicates() for name, rows in rows_of.items() if rows}
     return {name: table.fillna("") for name, table in tables.items()}
+
+
+def _named_apart(groups: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Return all results; baselines that models share stand once, others say whose they are."""
+    whose: dict[tuple[tuple[str, str], ...], str] = {}
+    for group in groups:
+        for row in _result_rows(group):
+            whose.setdefault(tuple(row.items()), group["name"])
+    names = Counter(dict(row)["model"] for row in whose)
+    rows = []
+    for cells, name in whose.items():
+        row = dict(cells)
+        row["model"] += f", pictures as {name} gets them" if names[row["model"]] > 1 else ""
+        rows.append(row)
+    return rows
 
 
 def _result_rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
