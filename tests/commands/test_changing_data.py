@@ -21,6 +21,7 @@ from mpoxcv.audit.likeness import CERTAIN
 from mpoxcv.datasets.synthetic import MARKER
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.cache import digest_files, open_cache
+from mpoxcv.pictures.pixels import Form
 from mpoxcv.training.callbacks import Provenance
 
 TEST = "FOLDS/fold1/Test"
@@ -150,7 +151,7 @@ def test_a_file_that_changes_while_it_is_read_poisons_no_cache(tree: Path, tmp_p
     paths = [file.relative_to(tree).as_posix() for file in sorted(tree.rglob("*.jpg"))]
     digests = digest_files(tree, paths)
     write_picture(tree / paths[3], 999)
-    for read in (lambda: open_cache(tree, paths, 16, tmp_path / "cache", digests=digests),
+    for read in (lambda: open_cache(tree, paths, Form(16), tmp_path / "cache", digests=digests),
                  lambda: describe(tree, paths, digests, tmp_path / "cache")):  # fmt: skip
         with pytest.raises(UserError, match=r"was changed while it was read"):
             read()

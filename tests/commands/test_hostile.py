@@ -410,6 +410,8 @@ def predicted(finished, tmp_path_factory):
         "output": "predictions.csv",
         "overwrite": False,
         "held_out": False,
+        "flips": False,
+        "model": {"weights": None},
     }
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()) as said:
         patch.chdir(folder)

@@ -175,6 +175,7 @@ def counts_of(folder: Path) -> list[int]:
     return [int(line) for line in (folder / "computed.txt").read_text().split()]
 
 
+@pytest.mark.slow
 def test_a_killed_pass_goes_on_and_gives_the_same(two_folds):
     assert in_process(two_folds) == 0
     whole = np.load(two_folds / "features0.npy")

@@ -60,6 +60,7 @@ def test_a_backbone_that_is_no_row_of_parts_is_computed_anew_in_each_step(tmp_pa
     assert create_model("vit_tiny_patch16_224", 2, train="head", **options).stem is not None
 
 
+@pytest.mark.slow
 def test_it_is_trained_scored_used_and_reproduced(weights, run_script, tmp_path):
     given = [*RESNET, f"model.weights={weights}"]
     done = train(run_script, tmp_path, "run", *given)

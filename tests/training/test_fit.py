@@ -112,7 +112,7 @@ def test_the_warm_up_recipe_rises_and_falls_to_zero(train, tmp_path):
     expected = 0.1 * warm * (1 + np.cos(np.pi * steps / 56)) / 2
     assert np.allclose(curves(tmp_path / "run")["lr"], expected)
     # the stored config, with its schedules in a schedule, can be read
-    assert "classifier" in stored_parts(tmp_path / "run", [], {})[1]
+    assert "classifier" in stored_parts(tmp_path / "run", [], {}, "predict")[1]
 
 
 def test_schedules_one_after_another(train, tmp_path):

@@ -78,8 +78,10 @@ def stored_parts(
     # checkpoints hold all but a frozen backbone, and what others began with may be gone; scores are
     # those of the run to the bit where stems are computed alike
     part = network.get("train")
-    needed = verb == "train" or part == "head" or (verb == "score" and part != "all")
-    if network.get("weights") and not needed:
+    named = str(network.get("weights") or "")
+    gone = bool(Path(named).suffix) and not Path(named).is_file()
+    needed = verb == "train" or part == "head" or (verb == "score" and part != "all" and not gone)
+    if named and not needed:
         network.weights = None
     elif weights:
         network.weights = weights
