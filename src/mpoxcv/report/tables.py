@@ -29,6 +29,8 @@ def tables_of(summary: Summary) -> dict[str, pd.DataFrame]:
 
     rows_of = {
         "results": _named_apart(groups),
+        # apart, since the same runs anew take another time
+        "cost": [_cost_row(group) for group in groups],
         "folds": [_run_row(group["name"], run) for group, run in runs],
         "per_class": [_class_row(group, name) for group in groups for name in group["per_class"]],
         "mpox": [_question_row(group) for group in groups if group["mpox"]],
@@ -76,11 +78,14 @@ def _result_rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
             mean, sd, n = result.get("mean_sd", {}).get(metric, (0, 0, 0))
             if n > 1:
                 cells[f"{NAMES[metric]}, mean ± SD"] = f"{mean:.3f} ± {sd:.3f} (n = {n})"
-        seconds = [run["seconds"] for run in result.get("runs", ()) if run["seconds"]]
-        if seconds:
-            cells["time a run"] = f"{sum(seconds) / len(seconds):.0f} s"
         rows.append({"model": name, "protocol": content["data"]} | cells)
     return rows
+
+
+def _cost_row(content: Mapping[str, Any]) -> dict[str, str]:
+    seconds = pd.Series([run["seconds"] for run in content["runs"]], dtype=float)
+    mean = NOT_REPORTED if seconds.isna().all() else f"{seconds.mean():.0f}"
+    return {"model": content["name"], "runs": str(len(seconds)), "seconds a run": mean}
 
 
 def _run_row(name: str, run: Mapping[str, Any]) -> dict[str, str]:
