@@ -2,9 +2,12 @@
 
 import multiprocessing
 import os
+import random
 import runpy
 import signal
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from conftest import PROJECT
@@ -41,6 +44,31 @@ def start(
     process = PROCESSES.Process(target=_train, args=given)
     process.start()
     return process
+
+
+def kill_somewhere(
+    arguments: list[str],
+    folder: Path,
+    moment: str,
+    rng: random.Random,
+    seconds: tuple[float, float],
+    most: Mapping[str, int],
+    otherwise: int,
+    timeout: float,
+) -> int | None:
+    """Start a run and kill it ``at a random time`` within the seconds, or at one of a moment.
+
+    ``most`` has how often moments come, but the first; ``otherwise`` that of the others. Returns
+    the exit code: the run may have ended before.
+    """
+    if moment == "at a random time":
+        process = start(arguments, folder)
+        time.sleep(rng.uniform(*seconds))
+        process.kill()
+    else:
+        process = start(arguments, folder, moment, rng.randint(0, most.get(moment, otherwise)))
+    process.join(timeout)
+    return process.exitcode
 
 
 def _train(

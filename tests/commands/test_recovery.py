@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from conftest import CLASSES, PATTERN, write_tree
-from killing import MOMENTS, start
+from killing import MOMENTS, kill_somewhere, start
 
 KILLS = int(os.environ.get("MPOXCV_KILLS", "16"))
 RESULTS = ("predictions.csv", "metrics.json", "learning_curves.csv", "baselines.csv")
@@ -117,15 +117,9 @@ def test_killed_runs_end_like_an_undisturbed_one(decided):
         moment = (*MOMENTS, "training_step", "at a random time")[number % (len(MOMENTS) + 2)]
         cache = f"cache{number}" if number % 4 == 0 else "cache"
         command = options(tree, name, cache, decision)
-        if moment == "at a random time":
-            process = start(command, folder)
-            time.sleep(rng.uniform(0.2, 1.5))
-            process.kill()
-        else:
-            most = {"training_step": 39, "validation_step": 4, "test_step": 0}.get(moment, 25)
-            process = start(command, folder, moment, rng.randint(0, most))
-        process.join(200)
-        killed[moment] += process.exitcode == -signal.SIGKILL
+        most = {"training_step": 39, "validation_step": 4, "test_step": 0}
+        code = kill_somewhere(command, folder, moment, rng, (0.2, 1.5), most, 25, 200)
+        killed[moment] += code == -signal.SIGKILL
         if rng.random() < 0.5 and (folder / name).is_dir():
             (folder / name).rename(folder / f"{name}-moved")
             name = f"{name}-moved"

@@ -5,7 +5,6 @@ import json
 import os
 import random
 import re
-import time
 from pathlib import Path
 
 import lightning as L
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from conftest import CLASSES, PROJECT, write_tree
-from killing import MOMENTS, start
+from killing import MOMENTS, kill_somewhere, start
 from mpoxcv import LeNet, LesionClassifier, create_model
 from mpoxcv.data.loader import augmented, seeded
 from mpoxcv.errors import UserError
@@ -578,15 +577,8 @@ def test_fine_tuning_killed_at_random_moments_goes_on_to_the_bit(undisturbed):
         kind, more = (("everything", EVERYTHING), ("decayed", DECAYED))[number % 2]
         run, moment = f"random{number}", (*MOMENTS, "at a random time")[number % (len(MOMENTS) + 1)]
         command = options(tree, *more, run=run)
-        if moment == "at a random time":
-            process = start(command, folder)
-            time.sleep(rng.uniform(1, 8))
-            process.kill()
-        else:
-            most = {"training_step": 11, "validation_step": 2, "test_step": 0}.get(moment, 12)
-            process = start(command, folder, moment, rng.randint(0, most))
-        process.join(300)
-        killed += process.exitcode == -9
+        most = {"training_step": 11, "validation_step": 2, "test_step": 0}
+        killed += kill_somewhere(command, folder, moment, rng, (1, 8), most, 12, 300) == -9
         end([*command, "resume=true"], folder)
         for name in RESULTS:
             one, two = ((folder / r / name).read_bytes() for r in (run, kind))

@@ -25,8 +25,8 @@ class Batch(TypedDict):
     """One batch.
 
     ``image`` is float32 (B, 3, S, S) in channels_last order, in [0, 1] unless normalised, or (B, D)
-    features of a frozen backbone; ``label``
-    int64 (B,); ``index`` int64 (B,), the position in the split's table.
+    features of a frozen backbone; ``label`` int64 (B,); ``index`` int64 (B,), the position in the
+    split's table.
     """
 
     image: Tensor

@@ -150,7 +150,7 @@ def _torchvision(
             lambda: torch.hub.download_url_to_file(chosen.url, str(file)),
         )  # fmt: skip
     record = stored.load_file(backbone, str(file), "see torchvision's page of the weights")
-    return backbone, made_for, Weights(f"torchvision {name} {chosen.name}", *_rest(record))
+    return backbone, made_for, replace(record, source=f"torchvision {name} {chosen.name}")
 
 
 def _timm(
@@ -193,7 +193,7 @@ def _timm(
         backbone = timm.create_model(name, **arguments)
 
     data = resolve_model_data_config(backbone)
-    crop = {"squash": "squash"}.get(data["crop_mode"], data["crop_pct"])
+    crop = "squash" if data["crop_mode"] == "squash" else data["crop_pct"]
     made_for = Preprocessing(
         data["input_size"][1], tuple(data["mean"]), tuple(data["std"]),
         *((data["interpolation"], crop) if weights else ()),
@@ -206,7 +206,3 @@ def _timm(
         return backbone, made_for, stored.load_file(backbone, weights)
     sha256 = stored.digest_of(backbone.state_dict())
     return backbone, made_for, Weights(f"timm {name}{tag}", licence, sha256)
-
-
-def _rest(record: Weights) -> tuple[str, str]:
-    return record.licence, record.sha256

@@ -52,13 +52,13 @@ class Stem(nn.Module):
         output = called[self.number - 1][1]
         if trains or len(set(modules)) < len(modules) or not isinstance(output, Tensor):
             raise ValueError("its parts do not follow each other")
-        self.set_size(size)
+        self.shape = output.shape[1:]
         with torch.no_grad():
             if not torch.equal(self.rest(self(picture)), whole):
                 raise ValueError("it does more between its parts than to reshape")
 
     def set_size(self, size: int) -> None:
-        """Prepare ``rest`` for what pictures of S pixels give."""
+        """Prepare ``rest`` for what pictures of another size S give."""
         shapes: list[torch.Size] = []
         hook = self.before[-1].register_forward_hook(lambda m, _, x: shapes.append(x.shape[1:]))
         with torch.no_grad():

@@ -101,13 +101,11 @@ def load_package(backbone: nn.Module, name: str, licence: str) -> Weights:
 
 
 def read_state(file: str | Path) -> dict[str, Tensor]:
-    """Return a file's tensors by name.
+    """Return a file's tensors by name, after :func:`hash_of` has found it there.
 
     Raises:
-        UserError: it is not there, damaged, or holds more than tensors and plain values.
+        UserError: it is damaged, or holds more than tensors and plain values.
     """
-    if not Path(file).is_file():
-        raise UserError(f"There is no file {file}, which model.weights names.")
     content = read_tensors(file)
     for name in WRAPPERS:
         content = content[name] if isinstance(content.get(name), Mapping) else content

@@ -467,7 +467,7 @@ class LesionClassifier(L.LightningModule):
                 del state[name]
 
     def _kept_weights(self) -> Weights | None:
-        """Return the weights that a backbone, or its stem, keeps; checkpoints are without these."""
+        """Return the weights that a backbone, or its stem, keeps to the end."""
         network = self.network
         keeps = isinstance(network, Network) and network.stem is not None
         return network.weights if keeps else None  # type: ignore[return-value]
