@@ -144,6 +144,7 @@ def limit(
     folder: Path,
     name: str = "lenet",
     size: str = "32",
+    library: str = "torchvision",
 ) -> None:
     """The best of the products of two large float32 matrices, and a network's operations a picture.
 
@@ -158,7 +159,7 @@ def limit(
 
     few = min(batch_size, 8)
     options = {"own_kernels": False} if name == "lenet" else {}
-    network = create_model(name, 6, **options)
+    network = create_model(name, 6, library, **options)
     images = torch.rand(few, 3, int(size), int(size))
     labels = torch.zeros(few, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:

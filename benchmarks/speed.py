@@ -5,6 +5,7 @@
     python benchmarks/speed.py --data DIR data=msld_v1
         a tree made by scripts/make_folds.py
     python benchmarks/speed.py --network resnet18 --size 224 --ways ours usual bare --batch-size 32
+    python benchmarks/speed.py --network tf_efficientnet_lite0 --library timm --size 224 --ways …
 
 All train one network, LeNet at 32 x 32 unless told otherwise, on the same files, alternating, each
 time in a new process. ``ours`` is scripts/train.py as it is, which decodes the pictures anew in
@@ -42,10 +43,10 @@ def measure(root: Path, folder: Path, ways: list[str], arguments: Any) -> Rounds
     """Run every way once a round."""
     fold = str(arguments.fold)
     epochs = str(arguments.epochs + 2)
-    network = [arguments.network, str(arguments.size)]
+    network = [arguments.network, str(arguments.size), arguments.library]
     options = [*arguments.options]
     if arguments.network != "lenet":
-        options += ["model=torchvision", f"model.name={arguments.network}"]
+        options += [f"model={arguments.library}", f"model.name={arguments.network}"]
         options += [f"data.image_size={arguments.size}"]
 
     def once(way: str, number: int) -> tuple[Run, dict[str, Any]]:
@@ -60,7 +61,7 @@ def measure(root: Path, folder: Path, ways: list[str], arguments: Any) -> Rounds
 
         place = (root, fold, size, epochs, out)
         if way == "usual":
-            process = measuring.run(HERE / "lightning_usual.py", *place, *network)
+            process = measuring.run(HERE / "lightning_usual.py", *place, *network[:2])
         else:
             more = network if way == "limit" else []
             if way.startswith("bare"):
@@ -159,8 +160,10 @@ def main() -> None:
     parser = measuring.parser(__doc__, "speed.json", rounds=3)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs a round")
-    or_another = "or one of torchvision, such as resnet18"
-    parser.add_argument("--network", default="lenet", help=or_another)
+    parser.add_argument(
+        "--network", default="lenet", help="or one of the library, such as resnet18"
+    )
+    parser.add_argument("--library", default="torchvision", choices=("torchvision", "timm"))
     parser.add_argument("--size", type=int, default=32, help="pixels a side that it takes")
     to_first = "ratios are to the first"
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, help=to_first)

@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import signal
+import sys
 from pathlib import Path
 
 import lightning as L
@@ -53,10 +54,10 @@ def computed(monkeypatch) -> list[int]:
     counts: list[int] = []
     compute = pass_._compute
 
-    def counted(backbone, loader, digests, *rest):
-        if len(digests):
-            counts.append(len(digests))
-        compute(backbone, loader, digests, *rest)
+    def counted(backbone, pixels, rows, *rest):
+        if rows:
+            counts.append(len(rows))
+        compute(backbone, pixels, rows, *rest)
 
     monkeypatch.setattr(pass_, "_compute", counted)
     by_torch(monkeypatch)
@@ -153,12 +154,12 @@ def _pass(folder: Path, moment: str | None = None, count: int = 0, number: int =
     engines, compute = pass_._engines, pass_._compute
     pass_._engines = lambda device: engines(device)[-1:]
 
-    def planned(backbone, loader, digests, *rest):
+    def planned(backbone, pixels, rows, *rest):
         with (folder / "computed.txt").open("a") as stream:
-            stream.write(f"{len(digests)}\n")
+            stream.write(f"{len(rows)}\n")
         if moment:
             _plan(moment, count, signal.SIGKILL)
-        compute(backbone, loader, digests, *rest)
+        compute(backbone, pixels, rows, *rest)
 
     pass_._compute = planned
     np.save(folder / f"features{number}.npy", features_of(folder))
@@ -262,13 +263,22 @@ def test_where_onnxruntime_cannot_torch_computes(
     assert np.array_equal(features_of(two_folds), by_us)
 
 
-def test_without_onnxruntime_torch_computes(two_folds, fresh, monkeypatch, capsys):
-    find = pass_.importlib.util.find_spec
-    monkeypatch.setattr(
-        pass_.importlib.util, "find_spec", lambda name: None if "onnx" in name else find(name)
-    )
+@pytest.mark.parametrize("lacks", ["onnxscript", "onnxruntime"])
+def test_without_onnxruntime_torch_computes(lacks, two_folds, fresh, monkeypatch, capsys):
+    """Also where it is installed, and broken."""
+    if lacks == "onnxscript":
+        find = pass_.importlib.util.find_spec
+        monkeypatch.setattr(
+            pass_.importlib.util, "find_spec", lambda name: None if name == lacks else find(name)
+        )
+    else:
+        monkeypatch.setitem(sys.modules, lacks, None)
     features_of(two_folds)
     assert not lines(capsys) and not fresh
+    monkeypatch.undo()
+    # once it is mended, it is taken
+    features_of(two_folds)
+    assert "is computed by onnxruntime" in "".join(lines(capsys))
 
 
 # training ---------------------------------------------------------------------------------------

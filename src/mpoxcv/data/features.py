@@ -4,27 +4,25 @@ Legend: N pictures, S picture size in pixels, D features.
 """
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import io
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from rich.progress import track
 from torch import Tensor, nn
 
-from mpoxcv.data.loader import BatchLoader
 from mpoxcv.errors import UserError
 from mpoxcv.models.weights import digest_of
 from mpoxcv.pictures.pixels import Form
 from mpoxcv.storage.files import StrPath, lock, write_atomically
 
 # raise it when the same pictures and backbone would give other features
-VERSION = 1
+VERSION = 2
 BATCH = 32
 # pictures of a file: what an interrupted pass loses at most
 CHUNK = 256
@@ -66,8 +64,8 @@ def cached_features(
         UserError: somebody else changes them meanwhile.
         OSError: the disk is full, or ``cache_dir`` cannot be written to.
     """
-    backbone = backbone.eval().to(device)
     made_by = [VERSION, str(backbone), digest_of(backbone.state_dict()), *form, mean, std]
+    prepared = Prepared(backbone, mean, std).eval().to(device)
     for engine in _engines(device):
         key = hashlib.sha256(repr([*made_by, engine]).encode()).hexdigest()[:16]
         folder = Path(cache_dir) / f"features-{key}"
@@ -77,19 +75,18 @@ def cached_features(
         with lock(folder / ".lock"):
             # another process may have computed them meanwhile
             features, missing = _read(folder, digests)
-            loader = _loader(pixels, missing, mean, std, device)
-            compute: Compute | None = backbone
+            compute: Compute | None = prepared
             if engine.startswith("onnxruntime") and missing:
                 # trying takes half a minute, which the next process need not lose again
                 refused = folder / "refused"
                 if folder not in _onnx and not refused.exists():
                     _onnx.clear()
-                    _onnx[folder] = _by_onnxruntime(backbone, next(iter(loader))["image"])
+                    _onnx[folder] = _by_onnxruntime(prepared, _batch(pixels, missing[:BATCH]))
                 compute = _onnx.get(folder)
             if compute is None:
                 write_atomically(refused, "torch computes this backbone\n")
                 continue
-            _compute(compute, loader, digests[missing], folder, engine)
+            _compute(compute, pixels, missing, digests, folder, device, engine)
         features, missing = _read(folder, digests)
         if missing:
             raise UserError(
@@ -102,38 +99,65 @@ def cached_features(
 def _engines(device: torch.device) -> list[str]:
     """Return what computes, the fastest first, with its version."""
     engines = [f"torch {torch.__version__} {device.type}"]
-    needed = ("onnxruntime", "onnxscript")
-    if device.type == "cpu" and all(importlib.util.find_spec(name) for name in needed):
-        engines.insert(0, f"onnxruntime {importlib.metadata.version('onnxruntime')}")
+    # torch's exporter takes onnxscript; a broken installation is none
+    if device.type == "cpu" and importlib.util.find_spec("onnxscript"):
+        with suppress(ImportError):
+            import onnxruntime
+
+            engines.insert(0, f"onnxruntime {onnxruntime.__version__}")
     return engines
 
 
-def _loader(
-    pixels: np.ndarray, rows: Sequence[int], mean: Any, std: Any, device: torch.device
-) -> BatchLoader:
-    chosen = torch.tensor(rows, dtype=torch.int64)
-    labels = torch.zeros_like(chosen)
-    images = torch.from_numpy(pixels)
-    return BatchLoader(images, chosen, labels, BATCH, mean=mean, std=std, device=device)
+class Prepared(nn.Module):
+    """A backbone that takes pictures as the cache has them: uint8 (B, S, S, 3) to (B, D).
+
+    Whatever computes the backbone normalises them, too: two pools of threads are in each other's
+    way.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, mean: Sequence[float] | None, std: Sequence[float] | None
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        for name, values in (("shift", mean or [0.0] * 3), ("scale", std or [1.0] * 3)):
+            self.register_buffer(name, 255 * torch.tensor([*values]).view(3, 1, 1), False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Return the backbone's output."""
+        images = pixels.permute(0, 3, 1, 2).float()
+        return self.backbone((images - self.shift) / self.scale)
+
+
+def _batch(pixels: np.ndarray, rows: Sequence[int]) -> Tensor:
+    """Return BATCH pictures, these again where they are fewer.
+
+    The last digits may depend on the batch's size, and must not on which fold comes first.
+    """
+    return torch.from_numpy(np.take(pixels, np.resize(rows, BATCH), 0))
 
 
 def _compute(
-    compute: Compute, loader: BatchLoader, digests: np.ndarray, folder: Path, engine: str
+    compute: Compute,
+    pixels: np.ndarray,
+    rows: Sequence[int],
+    digests: np.ndarray,
+    folder: Path,
+    device: torch.device,
+    engine: str,
 ) -> None:
-    """Compute features of a loader's pictures and write them, a file for each few of them."""
-    title = f"The frozen backbone on {len(digests)} pictures ({engine.split()[0]})"
+    """Compute features of the pictures in ``rows`` and write them, a file for each few of them."""
+    title = f"The frozen backbone on {len(rows)} pictures ({engine.split()[0]})"
+    parts = [rows[i : i + BATCH] for i in range(0, len(rows), BATCH)]
     done: list[np.ndarray] = []
     written = 0
     with torch.inference_mode():
-        for batch in track(loader, title, len(loader), transient=True):
-            images, count = batch["image"], len(batch["image"])
-            # the last digits may depend on the batch's size, and must not on which fold comes first
-            if count < BATCH:
-                images = images[torch.arange(BATCH, device=images.device) % count]
-            done.append(compute(images)[:count].float().cpu().numpy())
+        for part in track(parts, title, transient=True):
+            features = compute(_batch(pixels, part).to(device))
+            done.append(features[: len(part)].float().cpu().numpy())
             number = sum(map(len, done))
-            if number >= CHUNK or written + number == len(digests):
-                chunk = digests[written : written + number]
+            if number >= CHUNK or written + number == len(rows):
+                chunk = digests[rows[written : written + number]]
                 stream = io.BytesIO()
                 np.savez(stream, digests=chunk, features=np.concatenate(done))
                 name = hashlib.sha256("".join(chunk).encode()).hexdigest()[:16]
@@ -176,7 +200,7 @@ def _by_onnxruntime(backbone: nn.Module, example: Tensor) -> Compute | None:
             file = Path(folder) / "backbone.onnx"
             shapes = ({0: torch.export.Dim.DYNAMIC},)
             torch.onnx.export(
-                backbone, (torch.cat([example, example])[:2].contiguous(),), file,
+                backbone, (example[:2],), file,
                 dynamo=True, dynamic_shapes=shapes, verbose=False,
             )  # fmt: skip
             options = onnxruntime.SessionOptions()
@@ -185,7 +209,7 @@ def _by_onnxruntime(backbone: nn.Module, example: Tensor) -> Compute | None:
         name = session.get_inputs()[0].name
 
         def compute(images: Tensor) -> Tensor:
-            return torch.from_numpy(session.run(None, {name: images.contiguous().numpy()})[0])
+            return torch.from_numpy(session.run(None, {name: images.numpy()})[0])
 
         apart = float((compute(example) - expected).abs().max() / expected.abs().max())
     # exporters and runtimes refuse networks in many ways, and torch computes them all

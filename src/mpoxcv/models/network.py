@@ -73,13 +73,13 @@ class Network(nn.Module):
         if train == "all":
             return
         parts = self.parts()
-        number = 0 if train == "head" else train
-        if type(number) is not int or not 0 <= number <= len(parts):
+        if train != "head" and (type(train) is not int or not 1 <= train <= len(parts)):
             names = ", ".join(parts)
             raise UserError(
                 f"model.train={train} is not one of all, head, or a number: how many of the backbone's last parts are "
-                f"trained with the head, up to {len(parts)}: {names}."
+                f"trained with the head, from 1 to {len(parts)}: {names}."
             )
+        number = 0 if train == "head" else int(train)
         frozen = list(parts.values())[: len(parts) - number]
         for part in frozen:
             part.requires_grad_(False)
