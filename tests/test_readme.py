@@ -7,15 +7,22 @@ import sys
 
 import pytest
 
-from conftest import CLASSES, PATTERN, PROJECT, write_tree
+from conftest import CLASSES, PATTERN, PROJECT, write_picture, write_tree
 from mpoxcv import LesionClassifier, load_runs
 from mpoxcv.errors import UserError
+
+
+def python_of(word: str) -> str:
+    """Return the one Python example that holds a word."""
+    blocks = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+    [example] = [block for block in blocks if word in block]
+    return example
 
 
 @pytest.mark.slow
 def test_the_python_example_runs(tmp_path):
     """As it stands, but for the names of the small tree and a number of epochs."""
-    [example] = re.findall(r"```python\n(.*?)```", (PROJECT / "README.md").read_text(), re.DOTALL)
+    example = python_of("lightning")
     write_tree(tmp_path / "data/msld_v2", folds=3)
     small = {
         r"classes = \[.*\]": f"classes = {CLASSES}",
@@ -29,6 +36,16 @@ def test_the_python_example_runs(tmp_path):
         [sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_three_lines_classify_a_photograph(finished, tmp_path, monkeypatch, capsys):
+    shutil.copytree(finished[0], tmp_path / "run")
+    example = re.sub(r'"logs/.*?"', '"run"', python_of("mpoxcv.load"))
+    write_picture(tmp_path / "photo.jpg", 1)
+    monkeypatch.chdir(tmp_path)
+    exec(example)
+    said = capsys.readouterr().out
+    assert said.startswith("photo.jpg: ") and "With a probability of 90% it is " in said
 
 
 def test_trained_networks_come_back_in_python(finished, tmp_path):

@@ -8,18 +8,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mpoxcv.commands.predict import load_runs
     from mpoxcv.data.augment import RandomFlip
     from mpoxcv.data.datamodule import MSLDDataModule
     from mpoxcv.datasets.synthetic import write_synthetic
     from mpoxcv.models.factory import create_model
     from mpoxcv.models.lenet import LeNet
     from mpoxcv.training.classifier import LesionClassifier
+    from mpoxcv.use.predictor import load
+    from mpoxcv.use.stored_run import load_runs
 
 __version__ = "0.1.0"
 __all__ = [
-    "LeNet", "LesionClassifier", "MSLDDataModule", "RandomFlip", "create_model", "load_runs",
-    "write_synthetic",
+    "LeNet", "LesionClassifier", "MSLDDataModule", "RandomFlip", "create_model", "load",
+    "load_runs", "write_synthetic",
 ]  # fmt: skip
 _MODULES = {
     "LeNet": "models.lenet",
@@ -27,7 +28,8 @@ _MODULES = {
     "MSLDDataModule": "data.datamodule",
     "RandomFlip": "data.augment",
     "create_model": "models.factory",
-    "load_runs": "commands.predict",
+    "load": "use.predictor",
+    "load_runs": "use.stored_run",
     "write_synthetic": "datasets.synthetic",
 }
 

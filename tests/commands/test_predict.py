@@ -34,9 +34,8 @@ def predict(run_script, tmp_path):
     """Predict, and return the table by file name."""
 
     def run(folder: Path, images: str | Path, *arguments: str, name: str = "out.csv"):
-        done = run_script(
-            "predict", f"run={folder}", f"images='{images}'", f"output={name}", *arguments
-        )
+        given = (f"run={folder}", f"images='{images}'", f"output={name}", "temperature=1")
+        done = run_script("predict", *given, *arguments)
         assert done.code == 0, done.err
         table = pd.read_csv(tmp_path / name)
         return done, table.set_index(table["image"].map(lambda path: Path(path).name))

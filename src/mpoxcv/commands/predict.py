@@ -1,102 +1,33 @@
-"""New pictures through trained networks, averaged. N pictures, C classes, R runs, S pixels."""
+"""Classify new pictures by trained networks, averaged, into a table."""
 
-import glob
-import os
 import sys
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
 from mpoxcv.command_line import command_for, require_suffix
-from mpoxcv.commands.run_folder import stored_parts
-from mpoxcv.data.datamodule import MSLDDataModule
-from mpoxcv.data.loader import BatchLoader
-from mpoxcv.data.protocol import fold_table
-from mpoxcv.errors import UserError, holds_invisible, shorten, visible
-from mpoxcv.evaluation.predictions import read_predictions
-from mpoxcv.pictures import tree
-from mpoxcv.pictures.cache import read_file
-from mpoxcv.pictures.images import decoded
-from mpoxcv.pictures.pixels import Form, resize
-from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
-from mpoxcv.storage.files import StrPath, read_json, write_csv
+from mpoxcv.errors import UserError, shorten, visible
+from mpoxcv.pictures.tree import find_pictures
+from mpoxcv.storage.files import write_csv
 from mpoxcv.storage.markup import for_spreadsheets, one_line
-from mpoxcv.training.classifier import LesionClassifier
+from mpoxcv.use.predictor import NOT_FOR, Prediction, Predictor, table_of
+from mpoxcv.use.stored_run import load_runs
 
 SEEN = "every network has seen its patient, or nothing tells whose it is"
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """One run's network with its best checkpoint's weights, and its DataModule, not set up."""
-
-    folder: Path
-    # what it was trained on, as in the column data of its predictions.csv
-    source: str
-    classifier: LesionClassifier
-    data: MSLDDataModule
-
-    @property
-    def form(self) -> Form:
-        """What pictures are made into."""
-        return self.data.form
-
-    def probabilities(self, pixels: np.ndarray) -> np.ndarray:
-        """Return float64 (N, C) for uint8 (N, S, S, 3); UserError where they are not finite."""
-        d = self.data
-        images = torch.from_numpy(pixels)
-        rows = torch.arange(len(pixels))
-        labels = torch.zeros_like(rows)
-        batches = BatchLoader(images, rows, labels, d.eval_batch_size, mean=d.mean, std=d.std)
-        with torch.inference_mode():
-            outputs = torch.cat([self.classifier.predict_step(b, 0) for b in batches])
-        if not outputs.isfinite().all():
-            reason = "its training has diverged"
-            raise UserError(f"The network in {self.folder} gives no finite numbers: {reason}.")
-        return outputs.numpy().astype(float)
-
-    def saw(self, paths: Sequence[Path]) -> np.ndarray:
-        """Tell where Train or Valid had a picture's patient, or nothing tells whose: bool (N,).
-
-        Raises:
-            UserError: the run's data set is not there, or is split otherwise now.
-        """
-        d = self.data
-        split = (d.fold, d.protocol, d.split_file)
-        table = fold_table(d.root, d.classes, d.names, *split, exclude=d.exclude)
-        scored = read_predictions(self.folder / "predictions.csv")
-        keys = ["split", "image"]
-        gone = scored.set_index(keys).index.difference(table.set_index(keys).index)
-        if len(gone):
-            raise UserError(
-                f"{d.root} is not the data set of {self.folder}, or was split anew: {len(gone)} of the run's Valid and Test "
-                "pictures are not in the same split there. held_out=true needs the run's own: data.root=DIR."
-            )
-
-        patients = set(table.loc[table["split"] != "test", "patient"])
-        # a pattern may ask for the class, which no other folder's name is
-        known = [str(p) if p.parent.name in d.classes else p.name for p in paths]
-        told = [d.names.tell(path) for path in known]
-        return np.array([whose is None or whose.patient in patients for whose in told])
 
 
 def predict(cfg: DictConfig) -> pd.DataFrame:
     """Classify pictures as ``conf/predict.yaml`` says; those left out are named on stderr.
 
     Returns:
-        The table, one row a picture: ``image`` (path), ``prediction``, ``n_networks`` (how many
-        were averaged), ``data`` (what they were trained on), with ``flips`` a column of that name,
-        and float64 ``p_<class>``.
+        The table, one row a picture, as of ``mpoxcv.use.predictor.table_of``, with ``data`` (what
+        the networks were trained on) before the probabilities, and with ``flips`` a column of that
+        name.
 
     Raises:
         UserError: an option is wrong, there is no run or picture, or the runs do not fit together.
@@ -106,105 +37,41 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     runs = load_runs(str(cfg.run), cfg.trust, cfg.data, cfg.model.weights)
     for run in runs:
         run.classifier.flips = cfg.flips
-    classes = runs[0].classifier.classes
-    sources = "; ".join(dict.fromkeys(run.source for run in runs))
+    predictor = Predictor(runs, cfg.temperature)
+    sources = "; ".join(predictor.sources)
 
     # whose networks are averaged for which pictures, (R, N)
-    used = ~np.array([run.saw(paths) if cfg.held_out else [False] * len(paths) for run in runs])
-    forms = {run.form for run in runs}
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = [*pool.map(lambda p, n: _decode(p, forms) if n else SEEN, paths, used.sum(0))]
-
-    pictures = {p: d for p, d in zip(paths, decoded, strict=True) if isinstance(d, dict)}
-    left_out = [(p, why) for p, why in zip(paths, decoded, strict=True) if isinstance(why, str)]
-    reasons = shorten([f"{one_line(str(path))}: {visible(why)}" for path, why in left_out], 100)
-    if not pictures:
+    used = ~np.array([run.saw(paths) for run in runs]) if cfg.held_out else None
+    kept = np.any(np.ones((1, len(paths)), bool) if used is None else used, axis=0)
+    left_out = [(path, SEEN) for path, keep in zip(paths, kept, strict=True) if not keep]
+    taken = [path for path, keep in zip(paths, kept, strict=True) if keep]
+    steps = predictor.predict(taken, cfg.level, None if used is None else used[:, kept])
+    predictions: list[Prediction] = []
+    title = f"Classifying {len(taken)} pictures"
+    for path, step in zip(taken, track(steps, title, len(taken), transient=True), strict=True):
+        if isinstance(step, str):
+            left_out.append((path, step))
+        else:
+            predictions.append(step)
+    reasons = shorten([f"{one_line(str(p))}: {visible(why)}" for p, why in sorted(left_out)], 100)
+    if not predictions:
         raise UserError(f"None of {len(paths)} picture(s) can be classified:\n{reasons}")
 
-    used = used[:, [path in pictures for path in paths]]
-    pixels = {form: np.stack([picture[form] for picture in pictures.values()]) for form in forms}
-    by_run = np.stack([run.probabilities(pixels[run.form]) for run in runs])
-    averaged = (by_run * used[..., None]).sum(0) / used.sum(0)[:, None]
-    table = pd.DataFrame(averaged, columns=[f"p_{name}" for name in classes])
+    table = table_of(predictions)
     # what a spreadsheet would take for a formula begins with ./
-    table.insert(0, "image", [f"./{p}" if str(p)[0] in "=+-@|%" else str(p) for p in pictures])
-    table.insert(1, "prediction", [classes[label] for label in averaged.argmax(1)])
-    table.insert(2, "n_networks", used.sum(0))
-    table.insert(3, "data", sources)
+    table["image"] = [f"./{name}" if name[0] in "=+-@|%" else name for name in table["image"]]
+    table.insert(5, "data", sources)
     if cfg.flips:
-        table.insert(4, "flips", True)
+        table.insert(6, "flips", True)
 
     write_csv(str(cfg.output), for_spreadsheets(table), float_format="%.9g")
     if left_out:
         print(f"{len(left_out)} of {len(paths)} picture(s) left out:\n{reasons}", file=sys.stderr)
     mirrored = ", averaged over each picture and its mirror image" if cfg.flips else ""
     print(f"{len(table)} picture(s) by {len(runs)} network(s) trained on {sources}{mirrored}")
-    _print(table, classes)
-    print(f"Written to {cfg.output}. Research only: not for diagnosis.")
+    _print(table, predictor)
+    print(f"Written to {cfg.output}. {NOT_FOR}")
     return table
-
-
-def find_pictures(images: str) -> list[Path]:
-    """Return the pictures of a file, a folder or a glob; what else lies there is named on stderr.
-
-    Raises:
-        UserError: there is none, or a folder cannot be read.
-    """
-    path = Path(images)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        pictures, others = tree.sort_out(tree.entries_of(path))
-    else:
-        matches = map(Path, glob.glob(images, recursive=True))  # noqa: PTH207  absolute ones
-        names = tree.SYSTEM_NAMES
-        pictures, others = tree.sort_out(
-            m for m in matches if not any(part.lower() in names for part in m.parts)
-        )
-    tree.name_others(images, *(f"{other}: {why}" for other, why in sorted(others.items())))
-    if not pictures:
-        ways = "Give a picture, a folder, or a glob: 'images=new/*.jpg'"
-        raise UserError(f"images={images} names no picture. {ways}")
-    return sorted(set(map(Path, pictures)))
-
-
-def load_runs(
-    folder: StrPath,
-    trust: Sequence[str] = (),
-    moved: Mapping[str, Any] | None = None,
-    weights: str | None = None,
-) -> list[TrainedRun]:
-    """Load the runs in ``folder`` or below it; the other arguments are those of stored_parts.
-
-    Raises:
-        UserError: there is no trained run, a checkpoint does not fit, or the classes differ.
-    """
-    runs: list[TrainedRun] = []
-    for file in sorted(Path(folder).rglob("checkpoints/best.ckpt")):
-        run = file.parent.parent
-        if not (run / ".hydra" / "config.yaml").is_file():
-            continue
-
-        _, parts = stored_parts(run, trust, moved or {}, "predict", weights)
-        # compiling takes longer than the pictures
-        classifier: LesionClassifier = instantiate(parts["classifier"], compile=False)
-        checkpoint = AtomicCheckpointIO().load_checkpoint(file, "cpu")
-        classifier.on_load_checkpoint(checkpoint)
-        classifier.load_state_dict(checkpoint["state_dict"])
-        if runs and classifier.classes != runs[0].classifier.classes:
-            pair = f"{run} and {runs[0].folder}"
-            raise UserError(f"{pair} have different classes: their networks cannot be averaged.")
-
-        provenance = read_json(run / "provenance.json")
-        if provenance.get("status") != "finished":
-            print(f"{run} is not finished: its best checkpoint so far is used.", file=sys.stderr)
-        source = provenance.get("data", {}).get("name", parts["data"].get("name", "unknown"))
-        data: MSLDDataModule = instantiate(parts["data"])
-        runs.append(TrainedRun(run, visible(str(source)), classifier.eval(), data))
-    if not runs:
-        contents = "a run's folder holds .hydra and checkpoints/best.ckpt"
-        raise UserError(f"There is no trained run in {folder}: {contents}.")
-    return runs
 
 
 def _check(cfg: DictConfig) -> None:
@@ -219,23 +86,24 @@ def _check(cfg: DictConfig) -> None:
     require_suffix("output", output, ".csv")
 
 
-def _decode(path: Path, forms: set[Form]) -> dict[Form, np.ndarray] | str:
-    """Return a picture in each form, or why there is none."""
-    try:
-        if holds_invisible(str(path)):
-            return "has control characters, text directions or no UTF-8 in its name"
-        with decoded(read_file(path)) as pixels:
-            return {form: resize(pixels, form) for form in forms}
-    except UserError as error:
-        return str(error)
-
-
-def _print(table: pd.DataFrame, classes: Sequence[str]) -> None:
+def _print(table: pd.DataFrame, predictor: Predictor) -> None:
     console = Console(highlight=False, markup=False)
-    grid = Table("picture", "prediction", "probability")
-    for _, row in table.head(10).iterrows():
+    shown = table.head(10)
+    title = f"{len(shown)} of {len(table)} pictures" if len(table) > len(shown) else None
+    grid = Table("picture", "prediction", "probability", "set", "unlike", title=title)
+    for _, row in shown.iterrows():
         name, prediction = Path(row["image"]).name, row["prediction"]
-        grid.add_row(visible(name), visible(prediction), f"{row[f'p_{prediction}']:.3f}")
+        texts = (name, prediction, f"{row[f'p_{prediction}']:.3f}", row["set"])
+        grid.add_row(*map(visible, texts), "unlike" if row["distance"] > 1 else "")
     console.print(grid)
-    counts = (f"{visible(name)} {(table['prediction'] == name).sum()}" for name in classes)
+    said = table["prediction"].value_counts().reindex(predictor.classes, fill_value=0)
+    counts = (f"{visible(name)} {number}" for name, number in said.items())
     console.print(", ".join(counts), soft_wrap=True)
+    if predictor.temperature != 1:
+        fitted = f"temperature {predictor.temperature:.2f}, fitted on the networks' Valid pictures"
+        console.print(f"Probabilities have the {fitted}: temperature=1 takes them as they are.")
+    if unlike := int((table["distance"] > 1).sum()):
+        console.print(
+            f"{unlike} picture(s) are unlike those that the networks learned from; so are "
+            f"{predictor.unlike_of_test:.0%} of their own test pictures."
+        )

@@ -10,12 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.commands import train as experiment
 from mpoxcv.commands.record import differences, finished_metrics, told
-from mpoxcv.commands.run_folder import stored_parts
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import probabilities_of, read_predictions
 from mpoxcv.evaluation.runs import flat
 from mpoxcv.storage.files import read_json, read_metrics
 from mpoxcv.storage.stored_config import instantiable, resolved
+from mpoxcv.use.stored_run import stored_parts
 
 # of a stored config, what is taken
 TAKEN = (

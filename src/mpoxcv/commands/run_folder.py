@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.errors import UserError
 from mpoxcv.storage.files import lock, write_atomically
-from mpoxcv.storage.stored_config import instantiable, load_config
 
 
 def leads() -> bool:
@@ -54,38 +53,6 @@ def claim(folder: Path) -> BaseFileLock:
     except Timeout:
         hint = "Wait until it has ended, or choose another."
         raise UserError(f"Another process is at work in {folder}. {hint}") from None
-
-
-def stored_parts(
-    run: Path, trust: Sequence[str], moved: Mapping[str, Any], verb: str, weights: str | None = None
-) -> tuple[DictConfig, dict[str, DictConfig]]:
-    """Return a run's stored config, and its parts ``data`` and ``classifier`` to instantiate.
-
-    ``moved`` has options of data that take the place of the stored ones where they say something;
-    ``verb`` is what they are for: to ``train`` again, to ``score``, or to ``predict``. ``weights``
-    is the file of a frozen backbone's, where it has moved.
-
-    Raises:
-        UserError: the config is refused (see ``mpoxcv.storage.stored_config``).
-    """
-    file = run / ".hydra" / "config.yaml"
-    stored = load_config(file, trust)
-    for name, value in moved.items():
-        if value:
-            OmegaConf.update(stored, f"data.{name}", value)
-    parts = {key: instantiable(stored, key, file, trust) for key in ("data", "classifier")}
-    network = parts["classifier"].get("network") or OmegaConf.create()
-    # checkpoints hold all but a frozen backbone, and what others began with may be gone; scores are
-    # those of the run to the bit where stems are computed alike
-    part = network.get("train")
-    named = str(network.get("weights") or "")
-    gone = bool(Path(named).suffix) and not Path(named).is_file()
-    needed = verb == "train" or part == "head" or (verb == "score" and part != "all" and not gone)
-    if named and not needed:
-        network.weights = None
-    elif weights:
-        network.weights = weights
-    return stored, parts
 
 
 def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from mpoxcv.command_line import command_for, shell
 from mpoxcv.commands.record import begin, check, finished_metrics, options_of, tell
-from mpoxcv.commands.run_folder import complete_config, goes_on, leads, resume_path, stored_parts
+from mpoxcv.commands.run_folder import complete_config, goes_on, leads, resume_path
 from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.groups import REPLICATES, bootstrap, pooled
@@ -34,6 +34,7 @@ from mpoxcv.training.classifier import LesionClassifier
 from mpoxcv.training.loggers import ended, open_loggers, unfailing
 from mpoxcv.training.memory import memory_explained
 from mpoxcv.training.tensorboard import SplitTensorBoardLogger
+from mpoxcv.use.stored_run import stored_parts
 
 LOGGED_OPTIONS = (
     "fold", "seed", "data.name", "data.train_images", "data.image_size", "data.batch_size", "data.sampler", "data.augment",

@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -155,7 +156,8 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
     def train_dataloader(self) -> BatchLoader:
         """Return the training batches."""
         options: Any = {"sampler": self.sampler, "augment": self.augment}
-        loader = self._loader("train", self.batch_size, smallest=self._smallest_batch(), **options)
+        options["smallest"] = self._smallest_batch()
+        loader = self._loader(self.table("train"), self.batch_size, **options)
         # the same few batches in every epoch: Lightning itself tells that to a DataLoader alone
         loader.one_order |= getattr(self.trainer, "overfit_batches", 0) > 0
         return loader
@@ -166,14 +168,18 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
 
     def val_dataloader(self) -> BatchLoader:
         """Return the validation batches."""
-        return self._loader("val", self.eval_batch_size)
+        return self._loader(self.table("val"), self.eval_batch_size)
 
     def test_dataloader(self) -> BatchLoader:
         """Return the test batches."""
-        return self._loader("test", self.eval_batch_size)
+        return self._loader(self.table("test"), self.eval_batch_size)
 
-    def _loader(self, split: str, batch_size: int, **options: Any) -> BatchLoader:
+    def scoring_batches(self, split: str, rows: np.ndarray | None = None) -> BatchLoader:
+        """Return batches of a split's pictures as they are, in order; of these ``rows`` alone."""
         table = self.table(split)
+        return self._loader(table if rows is None else table.iloc[rows], self.eval_batch_size)
+
+    def _loader(self, table: pd.DataFrame, batch_size: int, **options: Any) -> BatchLoader:
         rows = torch.from_numpy(table["row"].to_numpy(copy=True))
         labels = torch.from_numpy(table["label"].to_numpy(np.int64, copy=True))
         if self.trainer:

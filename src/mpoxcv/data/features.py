@@ -120,6 +120,8 @@ class Prepared(nn.Module):
     ) -> None:
         super().__init__()
         self.backbone = backbone
+        self.shift: Tensor
+        self.scale: Tensor
         for name, values in (("shift", mean or [0.0] * 3), ("scale", std or [1.0] * 3)):
             self.register_buffer(name, 255 * torch.tensor([*values]).view(3, 1, 1), False)
 

@@ -21,8 +21,8 @@ NEUTRAL = frozenset({
     "fold", "seed", "ckpt_path", "resume", "output_dir", "logger", "debug", "hydra", "name",
     "data.root", "data.cache_dir", "data.threads", "data.prefetch", "data.gpu_cache_mb",
     "model.own_kernels", *(f"callbacks.{name}" for name in (
-        "learning_rate", "progress", "samples", "history", "results", "baselines", "figures",
-        "provenance", "within_epoch",
+        "learning_rate", "progress", "samples", "history", "reference", "results", "baselines",
+        "figures", "provenance", "within_epoch",
     )),
 })  # fmt: skip
 POOLED = "pooled"

@@ -22,7 +22,7 @@ from mpoxcv.training.tensorboard import SplitTensorBoardLogger
 CALLBACKS = {
     theirs.EarlyStopping, theirs.LearningRateMonitor, theirs.ModelCheckpoint, theirs.ModelSummary,
     theirs.RichModelSummary, ours.Baselines, ours.Figures, ours.History, ours.Provenance,
-    ours.Results, ours.SamplePictures,
+    ours.Reference, ours.Results, ours.SamplePictures,
 }  # fmt: skip
 # loggers and profilers; W&B has one run open in a process, and lockstep's would share it
 OTHERS = {

@@ -337,6 +337,29 @@ def is_picture(file: os.DirEntry[str] | Path) -> bool | None:
     return None if suffix in SIDE_SUFFIXES else False
 
 
+def find_pictures(images: str) -> list[Path]:
+    """Return the pictures of a file, a folder or a glob; what else lies there is named on stderr.
+
+    Raises:
+        UserError: there is none, or a folder cannot be read.
+    """
+    path = Path(images)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        pictures, others = sort_out(entries_of(path))
+    else:
+        matches = map(Path, glob.glob(images, recursive=True))  # noqa: PTH207  absolute ones
+        pictures, others = sort_out(
+            m for m in matches if not any(part.lower() in SYSTEM_NAMES for part in m.parts)
+        )
+    name_others(images, *(f"{other}: {why}" for other, why in sorted(others.items())))
+    if not pictures:
+        ways = "Give a picture, a folder, or a glob: 'images=new/*.jpg'"
+        raise UserError(f"images={images} names no picture. {ways}")
+    return sorted(set(map(Path, pictures)))
+
+
 @cache
 def name_others(root: str, *others: str) -> None:
     """Say on stderr, once in a process, which files in ``root`` were not taken, and why."""

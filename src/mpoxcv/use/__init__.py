@@ -1,0 +1,1 @@
+"""Using what was trained: from Python, as ONNX, and what a network looked at."""
