@@ -66,7 +66,7 @@ def test_it_is_scored_used_and_reproduced(frozen, run_script):
     assert "\n0 of " in done.out or " 0 of " in done.out
 
     pictures = frozen / "set/FOLDS/fold1/Test"
-    done = run_script("predict", "run=run", f"images={pictures}")
+    done = run_script("predict", "run=run", f"images={pictures}", "temperature=1")
     assert done.code == 0, done.err
     table = pd.read_csv(frozen / "predictions.csv")
     scored = pd.read_csv(frozen / "run/predictions.csv").query("split == 'test'")

@@ -73,7 +73,7 @@ def test_it_is_trained_scored_used_and_reproduced(weights, run_script, tmp_path)
 
     done = run_script("test", "run=run", "trainer=cpu")
     assert done.code == 0 and " 0 of " in f" {done.out}".replace("\n", " "), done.err
-    done = run_script("predict", "run=run", "images=set/FOLDS/fold1/Test")
+    done = run_script("predict", "run=run", "images=set/FOLDS/fold1/Test", "temperature=1")
     assert done.code == 0, done.err
     used = pd.read_csv(tmp_path / "predictions.csv")
     scored = once[once["split"] == "test"]

@@ -306,7 +306,8 @@ def test_averages_are_validated_kept_tested_predicted_and_reproduced(train, run_
     assert curves(tmp_path / "run")["val/loss"].min() == pytest.approx(scored["val/loss"], abs=1e-6)
     assert "\n0 of " in sound(run_script("test", "run=run", "trainer=cpu")).out
 
-    sound(run_script("predict", "run=run", "images=set/FOLDS/fold1/Test/Cowpox", "output=new.csv"))
+    images = "images=set/FOLDS/fold1/Test/Cowpox"
+    sound(run_script("predict", "run=run", images, "output=new.csv", "temperature=1"))
     new = pd.read_csv(tmp_path / "new.csv").set_index("image")
     tested = pd.read_csv(tmp_path / "run/predictions.csv")
     for image, row in new.iterrows():
@@ -436,7 +437,7 @@ def test_pictures_and_mirror_images_are_averaged(train, run_script, tree, tmp_pa
     calls = {"plain": "images=mirrored", "flips": "images=mirrored"}
     for name, images in calls.items():
         more = [f"output={name}.csv", f"flips={str(name == 'flips').lower()}"]
-        done = sound(run_script("predict", "run=run", images, *more))
+        done = sound(run_script("predict", "run=run", images, "temperature=1", *more))
         assert ("averaged over each picture and its mirror image" in done.out) == (name == "flips")
     plain, flips = (probabilities(tmp_path / f"{name}.csv").reshape(-1, 2, 3) for name in calls)
     assert np.abs(plain[:, 0] - plain[:, 1]).max() > 1e-4

@@ -12,9 +12,9 @@ from test_train import small
 from conftest import Finished
 from killing import start
 from mpoxcv import LeNet, LesionClassifier
-from mpoxcv.commands.run_folder import stored_parts
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import read_predictions
+from mpoxcv.use.stored_run import stored_parts
 
 LIGHTNING = "lightning.pytorch.callbacks"
 TORCH = "torch.optim.lr_scheduler"
