@@ -409,6 +409,8 @@ def predicted(finished, tmp_path_factory):
         "images": "*",
         "output": "predictions.csv",
         "overwrite": False,
+        "temperature": None,
+        "level": 0.9,
         "held_out": False,
         "flips": False,
         "model": {"weights": None},
