@@ -1,7 +1,9 @@
 """What a person at the keyboard is told of an error."""
 
 import re
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from errno import EACCES, EDQUOT, EFBIG, EIO, ENOLCK, ENOSPC, EOPNOTSUPP, EPERM, EROFS
 from importlib import metadata
 from pathlib import Path
@@ -126,6 +128,29 @@ def extra_of(text: str) -> tuple[str, str] | None:
 def cause_of(error: BaseException) -> str:
     """Return what a person needs to know of an error, in a line or a few."""
     return visible(known_cause(error) or f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def blaming(sent: object, trust: Sequence[str] = (), within: str = "") -> Iterator[None]:
+    """Let an error that nobody foresaw be a UserError: of files that a stranger may have sent.
+
+    What a person is told of anyhow passes, as does all where the user's own code is at work, which
+    ``trust`` names, and what does not come from a source file ``within``.
+    """
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        elsewhere = trust or not any(within in frame.filename for frame in frames)
+        explained = known_cause(error) or isinstance(error, HydraException | OmegaConfBaseException)
+        if elsewhere or explained:
+            raise
+        place = frames[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"{sent} holds something that no run of ours does: {line} ({where})"
+        ) from error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

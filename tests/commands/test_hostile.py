@@ -89,7 +89,7 @@ CONFIGS = {
     "pathlib": ("data.root", call("pathlib.Path.touch", "executed"), "pathlib.Path.touch"),
     "rmtree": ("data.exclude", [call("shutil.rmtree", ".")], "shutil.rmtree"),
     "partial": ("optimizer", call("os.system", TOUCH, _partial_=True), "os.system"),
-    "not recursive": ("data.generator", call("os.system", TOUCH, _recursive_=False), "os.system"),
+    "not recursive": ("data.augment", call("os.system", TOUCH, _recursive_=False), "os.system"),
     "get_method": ("data.augment", call("hydra.utils.get_method", "os.system"), "refused"),
     "get_object": (
         "data.augment",
@@ -327,9 +327,13 @@ def test_a_checkpoint_cannot_have_other_files_removed(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis.txt").touch()
     (tmp_path / "old.ckpt").touch()
-    for name in ("thesis", "thesis.txt", "old.ckpt", "gone.ckpt"):
-        AtomicCheckpointIO().remove_checkpoint(tmp_path / name)
-    assert {path.name for path in tmp_path.iterdir()} == {"thesis", "thesis.txt"}
+    files, own = AtomicCheckpointIO(), tmp_path / "run"
+    files.save_checkpoint({"state_dict": {}}, own / "best.ckpt")
+    for name in ("thesis", "thesis.txt", "old.ckpt", "gone.ckpt", "run/../old.ckpt"):
+        files.remove_checkpoint(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis", "thesis.txt", "old.ckpt", "run"}
+    files.remove_checkpoint(own / "best.ckpt")
+    assert not list(own.iterdir())
 
 
 def encode(image: Image.Image, kind: str = "PNG", **more: object) -> bytes:

@@ -2,7 +2,6 @@
 
 import glob
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ import pandas as pd
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from mpoxcv.command_line import command_for, require_suffix
@@ -24,6 +22,7 @@ from mpoxcv.data.loader import BatchLoader
 from mpoxcv.data.protocol import fold_table
 from mpoxcv.errors import UserError, holds_invisible, shorten, visible
 from mpoxcv.evaluation.predictions import read_predictions
+from mpoxcv.explain import blaming
 from mpoxcv.pictures import tree
 from mpoxcv.pictures.cache import read_file
 from mpoxcv.pictures.images import decoded
@@ -31,6 +30,7 @@ from mpoxcv.pictures.pixels import Form, resize
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
 from mpoxcv.storage.files import StrPath, read_json, write_csv
 from mpoxcv.storage.markup import for_spreadsheets, one_line
+from mpoxcv.terminal import console, say, warn
 from mpoxcv.training.classifier import LesionClassifier
 
 SEEN = "every network has seen its patient, or nothing tells whose it is"
@@ -73,7 +73,8 @@ class TrainedRun:
         """
         d = self.data
         split = (d.fold, d.protocol, d.split_file)
-        table = fold_table(d.root, d.classes, d.names, *split, exclude=d.exclude)
+        options: Any = {"exclude": d.exclude, "makes_folds": d.makes_folds}
+        table = fold_table(d.root, d.classes, d.names, *split, **options)
         scored = read_predictions(self.folder / "predictions.csv")
         keys = ["split", "image"]
         gone = scored.set_index(keys).index.difference(table.set_index(keys).index)
@@ -110,7 +111,10 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     sources = "; ".join(dict.fromkeys(run.source for run in runs))
 
     # whose networks are averaged for which pictures, (R, N)
-    used = ~np.array([run.saw(paths) if cfg.held_out else [False] * len(paths) for run in runs])
+    used = np.ones((len(runs), len(paths)), bool)
+    for row, run in enumerate(runs if cfg.held_out else ()):
+        with blaming(run.folder, cfg.trust):
+            used[row] = ~run.saw(paths)
     forms = {run.form for run in runs}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         decoded = [*pool.map(lambda p, n: _decode(p, forms) if n else SEEN, paths, used.sum(0))]
@@ -123,8 +127,11 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
 
     used = used[:, [path in pictures for path in paths]]
     pixels = {form: np.stack([picture[form] for picture in pictures.values()]) for form in forms}
-    by_run = np.stack([run.probabilities(pixels[run.form]) for run in runs])
-    averaged = (by_run * used[..., None]).sum(0) / used.sum(0)[:, None]
+    by_run = []
+    for run in runs:
+        with blaming(run.folder, cfg.trust):
+            by_run.append(run.probabilities(pixels[run.form]))
+    averaged = (np.stack(by_run) * used[..., None]).sum(0) / used.sum(0)[:, None]
     table = pd.DataFrame(averaged, columns=[f"p_{name}" for name in classes])
     # what a spreadsheet would take for a formula begins with ./
     table.insert(0, "image", [f"./{p}" if str(p)[0] in "=+-@|%" else str(p) for p in pictures])
@@ -136,11 +143,11 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
 
     write_csv(str(cfg.output), for_spreadsheets(table), float_format="%.9g")
     if left_out:
-        print(f"{len(left_out)} of {len(paths)} picture(s) left out:\n{reasons}", file=sys.stderr)
+        warn(f"{len(left_out)} of {len(paths)} picture(s) left out:\n{reasons}")
     mirrored = ", averaged over each picture and its mirror image" if cfg.flips else ""
-    print(f"{len(table)} picture(s) by {len(runs)} network(s) trained on {sources}{mirrored}")
+    say(f"{len(table)} picture(s) by {len(runs)} network(s) trained on {sources}{mirrored}")
     _print(table, classes)
-    print(f"Written to {cfg.output}. Research only: not for diagnosis.")
+    say(f"Written to {cfg.output}. Research only: not for diagnosis.")
     return table
 
 
@@ -185,26 +192,35 @@ def load_runs(
         if not (run / ".hydra" / "config.yaml").is_file():
             continue
 
-        _, parts = stored_parts(run, trust, moved or {}, "predict", weights)
-        # compiling takes longer than the pictures
-        classifier: LesionClassifier = instantiate(parts["classifier"], compile=False)
-        checkpoint = AtomicCheckpointIO().load_checkpoint(file, "cpu")
-        classifier.on_load_checkpoint(checkpoint)
-        classifier.load_state_dict(checkpoint["state_dict"])
-        if runs and classifier.classes != runs[0].classifier.classes:
+        with blaming(run, trust):
+            trained = _load_run(run, trust, moved or {}, weights)
+        if runs and trained.classifier.classes != runs[0].classifier.classes:
             pair = f"{run} and {runs[0].folder}"
             raise UserError(f"{pair} have different classes: their networks cannot be averaged.")
-
-        provenance = read_json(run / "provenance.json")
-        if provenance.get("status") != "finished":
-            print(f"{run} is not finished: its best checkpoint so far is used.", file=sys.stderr)
-        source = provenance.get("data", {}).get("name", parts["data"].get("name", "unknown"))
-        data: MSLDDataModule = instantiate(parts["data"])
-        runs.append(TrainedRun(run, visible(str(source)), classifier.eval(), data))
+        runs.append(trained)
     if not runs:
         contents = "a run's folder holds .hydra and checkpoints/best.ckpt"
         raise UserError(f"There is no trained run in {folder}: {contents}.")
     return runs
+
+
+def _load_run(
+    run: Path, trust: Sequence[str], moved: Mapping[str, Any], weights: str | None
+) -> TrainedRun:
+    _, parts = stored_parts(run, trust, moved, "predict", weights)
+    # compiling takes longer than the pictures
+    classifier: LesionClassifier = instantiate(parts["classifier"], compile=False)
+    checkpoint = AtomicCheckpointIO().load_checkpoint(run / "checkpoints" / "best.ckpt", "cpu")
+    classifier.on_load_checkpoint(checkpoint)
+    classifier.load_state_dict(checkpoint["state_dict"])
+    data: MSLDDataModule = instantiate(parts["data"])
+
+    provenance = read_json(run / "provenance.json")
+    if provenance.get("status") != "finished":
+        warn(f"{run} is not finished: its best checkpoint so far is used.")
+    recorded = provenance.get("data")
+    source = recorded.get("name", data.name) if isinstance(recorded, dict) else data.name
+    return TrainedRun(run, visible(str(source)), classifier.eval(), data)
 
 
 def _check(cfg: DictConfig) -> None:
@@ -231,11 +247,11 @@ def _decode(path: Path, forms: set[Form]) -> dict[Form, np.ndarray] | str:
 
 
 def _print(table: pd.DataFrame, classes: Sequence[str]) -> None:
-    console = Console(highlight=False, markup=False)
+    out = console()
     grid = Table("picture", "prediction", "probability")
     for _, row in table.head(10).iterrows():
         name, prediction = Path(row["image"]).name, row["prediction"]
         grid.add_row(visible(name), visible(prediction), f"{row[f'p_{prediction}']:.3f}")
-    console.print(grid)
+    out.print(grid)
     counts = (f"{visible(name)} {(table['prediction'] == name).sum()}" for name in classes)
-    console.print(", ".join(counts), soft_wrap=True)
+    out.print(", ".join(counts), soft_wrap=True)

@@ -1,7 +1,6 @@
 """A run's folder: its lock, its stored config, and where to go on from."""
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.errors import UserError
 from mpoxcv.storage.files import lock, write_atomically
-from mpoxcv.storage.stored_config import instantiable, load_config
+from mpoxcv.storage.stored_config import instantiable, load_config, read_plain, resolved
+from mpoxcv.terminal import warn
+
+# what a stored config is of
+OURS = {"data": "mpoxcv.MSLDDataModule", "classifier": "mpoxcv.LesionClassifier"}
 
 
 def leads() -> bool:
@@ -37,7 +40,7 @@ def complete_config(folder: Path, preprocessing: Mapping[str, Any]) -> None:
     """Write into a run's stored config what pictures are made into, where the network decided."""
     file = folder / ".hydra" / "config.yaml"
     if file.is_file():
-        stored = OmegaConf.load(file)
+        stored = OmegaConf.create(read_plain(file))
         for name, value in preprocessing.items():
             OmegaConf.update(stored, f"data.{name}", value, force_add=True)
         write_atomically(file, OmegaConf.to_yaml(stored))
@@ -61,19 +64,31 @@ def stored_parts(
 ) -> tuple[DictConfig, dict[str, DictConfig]]:
     """Return a run's stored config, and its parts ``data`` and ``classifier`` to instantiate.
 
-    ``moved`` has options of data that take the place of the stored ones where they say something;
-    ``verb`` is what they are for: to ``train`` again, to ``score``, or to ``predict``. ``weights``
-    is the file of a frozen backbone's, where it has moved.
+    What says where to write, or makes data, is not taken from it.
+
+    Args:
+        run: its folder.
+        trust: as of ``mpoxcv.storage.stored_config.instantiable``.
+        moved: options of data that take the place of the stored ones where they say something;
+            ``cache_dir`` always.
+        verb: what they are for: to ``train`` again, to ``score``, or to ``predict``.
+        weights: the file of a frozen backbone's, where it has moved.
 
     Raises:
         UserError: the config is refused (see ``mpoxcv.storage.stored_config``).
     """
     file = run / ".hydra" / "config.yaml"
     stored = load_config(file, trust)
-    for name, value in moved.items():
-        if value:
-            OmegaConf.update(stored, f"data.{name}", value)
-    parts = {key: instantiable(stored, key, file, trust) for key in ("data", "classifier")}
+    plain = {key: resolved(stored, key, file) for key in OURS}
+    if isinstance(plain["data"], dict):
+        plain["data"] |= {name: value for name, value in moved.items() if value}
+        plain["data"] |= {"generator": None, "makes_folds": False}
+    parts = {key: instantiable(part, key, file, trust) for key, part in plain.items()}
+    for key, target in OURS.items():
+        if parts[key]._target_ != target and not trust:
+            raise UserError(
+                f"{file} is refused: its {key} is a {parts[key]._target_}, no {target}."
+            )
     network = parts["classifier"].get("network") or OmegaConf.create()
     # checkpoints hold all but a frozen backbone, and what others began with may be gone; scores are
     # those of the run to the bit where stems are computed alike
@@ -120,6 +135,6 @@ def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
         if not previous.is_file():
             raise
         AtomicCheckpointIO().load_checkpoint(previous, map_location="cpu")
-        print(f"{error}\nGoing on from the one before it, {previous}.", file=sys.stderr)
+        warn(f"{error}\nGoing on from the one before it, {previous}.")
         return str(previous)
     return str(last)

@@ -17,6 +17,7 @@ from mpoxcv.commands import train
 from mpoxcv.commands.record import begin, options_of
 from mpoxcv.errors import Diverged, UserError, check_choice
 from mpoxcv.evaluation.runs import flat
+from mpoxcv.terminal import say
 from mpoxcv.training.callbacks.provenance import versions
 from mpoxcv.training.loggers import ended
 
@@ -73,7 +74,7 @@ def search(cfg: DictConfig) -> dict[str, Any]:
             run = folder / f"trial={trial.number}" / f"fold={fold}"
             values.append(validated(cfg, options | {"fold": fold, "output_dir": str(run)}))
             trial.report(float(np.mean(values)), step=len(values))
-            print(f"trial {trial.number}, fold {fold}: {plan.metric} {values[-1]:.4f}")
+            say(f"trial {trial.number}, fold {fold}: {plan.metric} {values[-1]:.4f}")
             if trial.should_prune() and len(values) < len(plan.folds):
                 raise optuna.TrialPruned
         return float(np.mean(values))
@@ -86,7 +87,7 @@ def search(cfg: DictConfig) -> dict[str, Any]:
 
     best = dict(study.best_params)
     where = f"mean over folds on Valid, trial {study.best_trial.number}"
-    print(f"Best of {len(study.trials)} trials: {plan.metric} {study.best_value:.4f}, {where}")
+    say(f"Best of {len(study.trials)} trials: {plan.metric} {study.best_value:.4f}, {where}")
 
     search_only = ("hparams_search", "callbacks", "logger")
     given = HydraConfig.get().overrides
@@ -95,7 +96,7 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     overrides = [f"fold={','.join(map(str, plan.folds))}"]
     overrides += [option for option in typed if not option.startswith(search_only)]
     overrides += [setting(name, value) for name, value in best.items()]
-    print(f"Now test it, once:\n  {command_for('train', '-m', *overrides)}")
+    say(f"Now test it, once:\n  {command_for('train', '-m', *overrides)}")
     return best
 
 

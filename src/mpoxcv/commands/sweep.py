@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +23,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
 from mpoxcv.cli import AT_END, as_given, hydra_folder
-from mpoxcv.command_line import command_for, setting
+from mpoxcv.command_line import command_again, setting
 from mpoxcv.commands import record
 from mpoxcv.commands.run_folder import claim, goes_on, leads, write_config
 from mpoxcv.commands.summarize import PLAN, read_plan, write_figures, write_summary_of
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.process import whoami
 from mpoxcv.explain import cause_of, of_outside
-from mpoxcv.storage.files import lock, write_atomically, write_json
+from mpoxcv.storage.files import lock, require_no_links, write_atomically, write_json
+from mpoxcv.terminal import warn
 
 # in a run's folder, also where they don't vary
 ALWAYS_NAMED = ("fold", "seed")
@@ -72,6 +73,8 @@ class SummariseSweep(Callback):
     def __init__(self, gpu_each: bool = False) -> None:
         self.gpu_each = gpu_each
         self.locks: dict[Path, BaseFileLock] = {}
+        # of the data sets, as the command names them
+        self.roots: set[str] = set()
         # monotonic seconds; the one at the end does not wait
         self.next_summary = 0.0
 
@@ -89,9 +92,10 @@ class SummariseSweep(Callback):
         """Write down which runs are expected, and settle where they lie.
 
         Raises:
-            UserError: the folder holds another multirun.
+            UserError: the folder holds another multirun, or a link that leads out of it.
         """
         folder = Path(config.hydra.sweep.dir).absolute()
+        require_no_links(folder)
         given = as_given(config.hydra.overrides.task)
         arguments = [option for option in given if not option.startswith("resume=")]
         hydra_options = as_given(config.hydra.overrides.hydra)
@@ -129,7 +133,8 @@ class SummariseSweep(Callback):
                 f"hydra.job.config.override_dirname.exclude_keys={json.dumps(unnamed)}",
             ]
             config.hydra.sweep.dir = str(folder)
-        AT_END.append(lambda: conclude(folder))
+        self.roots = {str(config.data.root), *swept.get("data.root", ())}
+        AT_END.append(lambda: conclude(folder, self.roots))
 
     @heard
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -164,7 +169,8 @@ class SummariseSweep(Callback):
         if config.hydra.mode == RunMode.MULTIRUN:
             leave_process_group()
             if (begin := time.monotonic()) >= self.next_summary:
-                write_summary_of(Path(config.hydra.sweep.dir))
+                roots = {str(config.data.root), *self.roots}
+                write_summary_of(Path(config.hydra.sweep.dir), roots)
                 spent = time.monotonic() - begin
                 self.next_summary = begin + (spent / SHARE if spent > QUICK else 0)
 
@@ -206,18 +212,18 @@ def leave_process_group() -> None:
 
 def going_on(folder: Path, plan: Mapping[str, Any]) -> str:
     """Return the command that goes on with a multirun."""
-    options = [*plan.get("arguments", []), *plan.get("launcher", [])]
+    options = ["-m", *plan.get("arguments", []), *plan.get("launcher", [])]
     where = setting("hydra.sweep.dir", folder)
-    return command_for("train", "-m", *options, where, "resume=true")
+    return command_again("train", options, where, "resume=true")
 
 
-def conclude(folder: Path) -> int:
+def conclude(folder: Path, roots: Collection[str]) -> int:
     """Write and print a multirun's summary at its end; return the exit code."""
     # here, since pandas and scipy take a second
     from mpoxcv.report.report import print_summary
 
     again = going_on(folder, read_plan(folder))
-    summary = write_summary_of(folder)
+    summary = write_summary_of(folder, roots)
     if summary is not None:
         write_figures(summary, folder / "summary")
         print_summary(summary, folder / "summary")
@@ -225,5 +231,5 @@ def conclude(folder: Path) -> int:
             return 0
 
     sys.stdout.flush()
-    print(f"\nNot all runs are finished. Go on with:\n  {again}", file=sys.stderr)
+    warn(f"\nNot all runs are finished. Go on with:\n  {again}")
     return 1

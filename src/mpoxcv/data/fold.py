@@ -43,6 +43,7 @@ class Fold:
         citation: source, licence and labelling of the pictures, as the report states them.
         protocol: ``published`` or ``grouped`` (see ``mpoxcv.data.protocol.fold_table``).
         split_file: of the grouped folds.
+        makes_folds: make them where that is not there; false refuses.
         train_images: to train on: the ``augmented`` pictures, the ``original`` ones, or ``both``.
         image_size: pixels of a side; None is what the network was made for, or 32.
         antialias, interpolation, crop: how pictures are resized (see
@@ -72,6 +73,7 @@ class Fold:
     citation: str | None = None
     protocol: str = "published"
     split_file: StrPath | None = None
+    makes_folds: bool = True
     train_images: str = "both"
     image_size: int | None = None
     antialias: bool = True
@@ -171,6 +173,7 @@ class Fold:
         table = fold_table(
             self.root, self.classes, self.names, self.fold, self.protocol, self.split_file,
             exclude=self.exclude, cache_dir=self.cache_dir, threads=self.threads,
+            makes_folds=self.makes_folds,
         )  # fmt: skip
         if self.train_images != "original" and not table["augmented"].any():
             raise UserError(

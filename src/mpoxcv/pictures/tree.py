@@ -12,7 +12,6 @@ Both folders may lie at any depth up to three below the root, since archives unp
 import glob
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
@@ -25,6 +24,7 @@ from mpoxcv.command_line import command_for, setting, shell
 from mpoxcv.errors import UserError, did_you_mean, holds_invisible, nfc, shorten, visible
 from mpoxcv.pictures.patients import Names, parse_names, read_names
 from mpoxcv.storage.files import StrPath
+from mpoxcv.terminal import warn
 
 SPLITS = ("train", "val", "test")
 # as they are written, and as they are read
@@ -342,7 +342,7 @@ def name_others(root: str, *others: str) -> None:
     """Say on stderr, once in a process, which files in ``root`` were not taken, and why."""
     if others:
         listed = visible(shorten(others))
-        print(f"{len(others)} file(s) in {root} are not taken:\n{listed}", file=sys.stderr)
+        warn(f"{len(others)} file(s) in {root} are not taken:\n{listed}")
 
 
 def _require_visible(folder: Path, names: Iterable[str]) -> None:
