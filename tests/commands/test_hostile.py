@@ -176,7 +176,12 @@ def test_what_an_interpolation_gave_is_not_resolved_again(run, run_script, monke
     monkeypatch.setenv("SECRET", "hunter2")
     change(run, "zz", "$")
     change(run, "name", "${zz}{oc.env:SECRET}")
-    assert_refused(run_script("reproduce", f"run={run}", "trainer=cpu"), "its name interpolates")
+    done = run_script("reproduce", f"run={run}", "trainer=cpu", "hydra.run.dir=again")
+    assert "hunter2" not in done.out + done.err
+    files = [file for file in Path("again").rglob("*") if file.is_file()]
+    assert files and not [file for file in files if b"hunter2" in file.read_bytes()]
+    change(run, "data.name", "${zz}{oc.env:SECRET}")
+    assert_refused(run_script("reproduce", f"run={run}", "trainer=cpu"), "its data interpolates")
 
 
 BILLION = "a: &a [x, x]\n" + "\n".join(f"b{i}: &b{i} [*a, *a]" for i in range(9))

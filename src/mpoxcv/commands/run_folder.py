@@ -79,12 +79,13 @@ def stored_parts(
     """
     file = run / ".hydra" / "config.yaml"
     stored = load_config(file, trust)
-    plain = {key: resolved(stored, key, file) for key in OURS}
-    if isinstance(plain["data"], dict):
-        plain["data"] |= {name: value for name, value in moved.items() if value}
-        plain["data"] |= {"generator": None, "makes_folds": False}
-    parts = {key: instantiable(part, key, file, trust) for key, part in plain.items()}
+    parts: dict[str, DictConfig] = {}
     for key, target in OURS.items():
+        part = resolved(stored, key, file)
+        if key == "data" and isinstance(part, dict):
+            part |= {name: value for name, value in moved.items() if value}
+            part |= {"generator": None, "makes_folds": False}
+        parts[key] = instantiable(part, key, file, trust)
         if parts[key]._target_ != target and not trust:
             raise UserError(
                 f"{file} is refused: its {key} is a {parts[key]._target_}, no {target}."

@@ -126,11 +126,11 @@ def test(cfg: DictConfig) -> dict[str, float]:
             reason = f"it lacks {file}. Example: {example}"
             raise UserError(f"{run} is not the folder of a trained run: {reason}")
 
-    stored, parts = stored_parts(run, cfg.trust, cfg.data, "score", cfg.model.weights)
     ours = {key: cfg[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
-    seed = resolved(stored, "seed", run / ".hydra" / "config.yaml")
-    config = OmegaConf.create({"seed": seed, **parts, **ours})
     with blaming(run, cfg.trust):
+        stored, parts = stored_parts(run, cfg.trust, cfg.data, "score", cfg.model.weights)
+        seed = resolved(stored, "seed", run / ".hydra" / "config.yaml")
+        config = OmegaConf.create({"seed": seed, **parts, **ours})
         datamodule, classifier, trainer = build(config)
         # features have no mirror image
         classifier.flips = datamodule.as_pictures = cfg.flips

@@ -339,6 +339,10 @@ class LesionClassifier(L.LightningModule):
 
     def _finish(self, split: str) -> None:
         """Compute, keep and log the metrics of a split that has been seen whole."""
+        if not self._steps:
+            raise UserError(
+                f"No picture of {split} was seen: does the checkpoint lack an epoch's half?"
+            )
         logits, labels, index = self._all_steps()
         self._steps.clear()
         order = index.argsort(stable=True)
