@@ -306,12 +306,7 @@ HOSTILE_OPTIONS = [
 
 
 def test_a_printed_command_repeats_no_code_of_a_stored_one(run, run_script, finished, tmp_path):
-    good = [
-        "fold=1",
-        "data.root=/data/set",
-        "scheduler=cosine",
-        "++optimizer.lr=0.1",
-    ]
+    good = ["fold=1", "data.root=/data/set", "scheduler=cosine", "++optimizer.lr=0.1"]
     (run / ".hydra/overrides.yaml").write_text(json.dumps([*good, *HOSTILE_OPTIONS]))
     done = run_script("train", *resumed(finished[1], run)[:-1])
     (command,) = [line.strip() for line in done.err.splitlines() if line.startswith("  python")]

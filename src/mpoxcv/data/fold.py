@@ -23,6 +23,8 @@ from mpoxcv.storage.files import StrPath
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "hamming", "box")
 TRAIN_IMAGES = ("both", "augmented", "original")
+# pixels of a side: more is a mistake, or a stranger's
+MAX_SIZE = 4096
 
 
 @dataclass(eq=False, repr=False)
@@ -106,11 +108,17 @@ class Fold:
                 raise UserError(f"data.{option}={value} should be true or false.")
         if self.image_size is not None:
             check_number("data.image_size", self.image_size, 1)
+            if self.image_size > MAX_SIZE:
+                raise UserError(f"data.image_size={self.image_size} is more than {MAX_SIZE}.")
         if self.interpolation is not None:
             check_choice("data.interpolation", self.interpolation, INTERPOLATIONS)
         crop = self.crop
-        if crop not in (None, "squash") and not (isinstance(crop, float | int) and 0 < crop <= 1):
-            raise UserError(f"data.crop={crop} should be squash, or a number up to 1, as 0.875 is.")
+        if crop not in (None, "squash") and not (
+            isinstance(crop, float | int) and 0.1 <= crop <= 1
+        ):
+            raise UserError(
+                f"data.crop={crop} should be squash, or a number from 0.1 to 1, as 0.875 is."
+            )
         whole = (self.interpolation or "bilinear", crop or "squash") == ("bilinear", "squash")
         if not self.antialias and not whole:
             raise UserError(

@@ -52,6 +52,8 @@ SYSTEM_NAMES = (
 )  # fmt: skip
 FOLD_FOLDER = re.compile(r"fold[ _-]?(\d+)([ _-]?aug)?", re.IGNORECASE)
 COLUMNS = ["path", "image", "class", "label"]
+# on a level above FOLDS; of a whole disk there are more
+MAX_FOLDERS = 1000
 
 
 def index_folds(
@@ -131,6 +133,8 @@ def find_fold_folders(root: Path) -> tuple[Path, Path | None]:
     # the root's own name does not count: it may be called folds
     for _ in range(3):
         below, level = [folder for parent in level for folder in _folders(parent)], []
+        if len(below) > MAX_FOLDERS:
+            raise UserError(f"{root} holds more than {MAX_FOLDERS} folders: it is no data set's.")
         for folder in below:
             by_name.get(folder.name.lower(), level).append(folder)
 
