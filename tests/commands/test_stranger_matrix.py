@@ -1,7 +1,8 @@
 """Every hostile value at every key of a run's config and every field of its records.
 
 All go through what the commands call, in one process: each is refused with a sentence, or passes,
-and nothing runs, is written elsewhere, or tells the environment. MPOXCV_EVERY=1 tries them all, =23 every 23rd.
+and nothing runs, is written elsewhere, or tells the environment. MPOXCV_EVERY=1 tries them all,
+=23 every 23rd.
 """
 
 import contextlib
