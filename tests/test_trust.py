@@ -21,10 +21,9 @@ TRUSTED = {
         "cli.py": "os.devnull",
         "datasets/unzip.py": "x below a new folder, under a name that refusal() let pass",
         "models/weights.py": "a regular file that the config names, whose bytes are hashed",
-        "pictures/images.py": "no file: bytes",
         "pictures/tree.py": "twelve bytes of a regular file",
         "storage/files.py": "the one reader, and the one writer",
-        "training/tensorboard.py": "a figure that was just written",
+        "training/callbacks/figures.py": "a figure that was just written",
     },
     "rglob": {
         "commands/predict.py": "the user's run=DIR", "datasets/fetch.py": "kagglehub's cache",
@@ -51,7 +50,6 @@ TRUSTED = {
         "pictures/cache.py": "storage.files'", "pictures/images.py": "storage.files'",
         "storage/files.py": "storage.files'", "storage/stored_config.py": "storage.files'",
         "training/callbacks/provenance.py": "this package, and the run's own best.ckpt",
-        "training/tensorboard.py": "a figure that was just written",
     },
     "read_text": {"datasets/published.py": "this package"},
     "read_csv": {

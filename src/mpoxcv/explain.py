@@ -2,9 +2,8 @@
 
 import re
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from errno import EACCES, EDQUOT, EFBIG, EIO, ENOLCK, ENOSPC, EOPNOTSUPP, EPERM, EROFS
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,11 @@ from mpoxcv import undocumented
 from mpoxcv.errors import UserError, did_you_mean, visible
 from mpoxcv.resolvers import flatten
 
-# of any file; what others mean depends on the file
-DISK_ERRORS = frozenset({ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EFBIG, EIO, ENOLCK, EOPNOTSUPP})
+# by which option a file lies where it does
+ANOTHER_FOLDER = (
+    "make room or give leave, or take another folder: hydra.run.dir, hydra.sweep.dir, data.root, "
+    "data.cache_dir, data.split_file, output"
+)
 
 
 def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[str]) -> str | None:
@@ -28,9 +30,7 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
 
     ``arguments`` are the command line's, for suggestions.
     """
-    # without a job nothing is written but in Hydra's folder
-    multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
-    if message := known_cause(error, "hydra.sweep.dir" if multirun else "hydra.run.dir"):
+    if message := known_cause(error):
         return message
     causes = list(_chain(error))
     if isinstance(error, MissingConfigException) and error.options:
@@ -53,17 +53,19 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
     return None
 
 
-def known_cause(error: BaseException, option: str | None = None) -> str | None:
-    """Return what a person needs to know of an error, from its chain of causes; None of a bug.
-
-    ``option`` is the one that leads to where a disk's error comes from.
-    """
+def known_cause(error: BaseException) -> str | None:
+    """Return what a person needs to know of an error, from its chain of causes; None of a bug."""
     causes = list(_chain(error))
     for cause in causes:
         if isinstance(cause, UserError) or type(cause).__name__ == undocumented.LIGHTNING_REFUSES:
             return str(cause)
-    if sentence := of_outside(error, {}, option):
-        return sentence
+    for cause in causes:
+        # without a number it is another tool's: Hydra's for a missing config is one
+        if isinstance(cause, OSError) and cause.errno:
+            where = f": {cause.filename}" if cause.filename else ""
+            return f"{cause.strerror}{where}. What was finished before is whole; {ANOTHER_FOLDER}"
+        if isinstance(cause, ImportError) and (extra := extra_of(str(cause))):
+            return f'The package {extra[0]} is not installed: pip install "mpoxcv[{extra[1]}]"'
     for cause in causes:
         line = f"{type(cause).__name__}: {str(cause).strip()}".splitlines()[0]
         for pattern, hint in undocumented.REFUSALS.items():
@@ -74,46 +76,6 @@ def known_cause(error: BaseException, option: str | None = None) -> str | None:
         what = f"{match[2] or 'The config'} names {match[1]!r}, which cannot be imported"
         return f"{what} ({causes[-1]}). {hint}: my_file.MyNetwork is in my_file.py."
     return None
-
-
-def of_outside(
-    error: BaseException, paths: Mapping[str, str], option: str | None = None
-) -> str | None:
-    """Return the message for an error of the disk, or of a package that is not there, else None.
-
-    ``paths`` are options that are paths, with their values: the one that helps is named, or else
-    ``option``.
-    """
-    for cause in _chain(error):
-        # without a number it is another tool's: Hydra's for a missing config is one
-        if isinstance(cause, OSError) and cause.errno:
-            where = f": {cause.filename}" if cause.filename else ""
-            led = where and option_of(cause.filename, paths)
-            (option,) = getattr(cause, "__notes__", [led or option])
-            # Hydra's and filelock's are none of the disk
-            if (option and where) or cause.errno in DISK_ERRORS:
-                way = f"another place: {option}=…" if option else "another folder"
-                state = "What was finished before is whole"
-                return f"{cause.strerror}{where}. {state}; make room or give leave, or take {way}"
-        if isinstance(cause, ImportError) and (extra := extra_of(str(cause))):
-            return f'The package {extra[0]} is not installed: pip install "mpoxcv[{extra[1]}]"'
-    return None
-
-
-def option_of(file: object, paths: Mapping[str, str]) -> str | None:
-    """Return the option that a file's place came from: it names the file or what holds it.
-
-    A file beside, as ``.NAME.lock`` is, counts too, and so does a folder on the way there.
-    """
-    path = Path(str(file)).absolute()
-    fits: dict[str, int] = {}
-    for option, value in paths.items():
-        place = Path(value).absolute()
-        beside = path.is_relative_to(place.parent) and path.parts[len(place.parts) - 1 :]
-        name = beside[0].removeprefix(".") if beside else ""
-        if f"{name}.".startswith(f"{place.name}.") or place.is_relative_to(path):
-            fits[option] = len(place.parts)
-    return max(fits, key=fits.__getitem__, default=None)
 
 
 def extra_of(text: str) -> tuple[str, str] | None:

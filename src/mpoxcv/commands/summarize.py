@@ -1,13 +1,12 @@
 """The summary of several runs: of those that a multirun expects, or of a folder's."""
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from mpoxcv.errors import UserError
-from mpoxcv.storage.files import fault_of, lock, naming, read_json, require_no_links
+from mpoxcv.storage.files import fault_of, lock, read_json, require_no_links
 from mpoxcv.terminal import warn
 
 # in a multirun's folder summary: its command and jobs
@@ -30,10 +29,9 @@ def summarize(cfg: DictConfig) -> None:
     require_no_links(output, top=None if cfg.output else folders[0])
     plan = read_plan(Path(folders[0])) if len(folders) == 1 else {}
     summary = summarise(folders, plan.get("jobs"), cfg.folds, cfg.replicates)
-    with naming(option="output"):
-        # the runs' configs name a folder, too, and may be a stranger's
-        write_report(summary, output, lambda group: cfg.data.root)
-        write_figures(summary, output)
+    # the runs' configs name a data set, too, and may be a stranger's
+    write_report(summary, output, cfg.data.root)
+    write_figures(summary, output)
     print_summary(summary, output)
 
 
@@ -49,18 +47,11 @@ def read_plan(folder: Path) -> dict[str, Any]:
     return plan
 
 
-def write_summary_of(folder: Path, roots: Collection[str]) -> Any:
-    """Write a multirun's summary; None as long as no run began.
-
-    Pictures are shown of data sets in ``roots`` alone, which the multirun's command names.
-    """
+def write_summary_of(folder: Path, root: str | None = None) -> Any:
+    """Write a multirun's summary, with pictures from ``root``; None as long as no run began."""
     # here, since pandas and scipy take a second
     from mpoxcv.evaluation.summary import summarise
     from mpoxcv.report.report import write_report
-
-    def root_of(group: Any) -> str | None:
-        root = str(group.finished[0].config.get("data.root"))
-        return root if root in roots else None
 
     jobs = read_plan(folder).get("jobs")
     with lock(folder / "summary" / ".lock"):
@@ -69,7 +60,7 @@ def write_summary_of(folder: Path, roots: Collection[str]) -> Any:
         except UserError as error:
             warn(error)
             return None
-        write_report(summary, folder / "summary", root_of)
+        write_report(summary, folder / "summary", root)
     return summary
 
 

@@ -9,7 +9,7 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,14 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
-from mpoxcv.cli import AT_END, as_given, hydra_folder
+from mpoxcv.cli import AT_END, as_given
 from mpoxcv.command_line import command_again, setting
 from mpoxcv.commands import record
 from mpoxcv.commands.run_folder import claim, goes_on, leads, write_config
 from mpoxcv.commands.summarize import PLAN, read_plan, write_figures, write_summary_of
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.process import whoami
-from mpoxcv.explain import cause_of, of_outside
+from mpoxcv.explain import cause_of, known_cause
 from mpoxcv.storage.files import lock, require_no_links, write_atomically, write_json
 from mpoxcv.terminal import warn
 
@@ -52,10 +52,9 @@ def heard(method: Callable[..., None]) -> Callable[..., None]:
         try:
             method(self, config, **kwargs)
         except Exception as error:
-            message = of_outside(error, hydra_folder(config.hydra))
-            if not message and not isinstance(error, UserError):
+            if not known_cause(error):
                 traceback.print_exc()
-            raise SystemExit(message or cause_of(error)) from error
+            raise SystemExit(cause_of(error)) from error
 
     return call
 
@@ -73,8 +72,6 @@ class SummariseSweep(Callback):
     def __init__(self, gpu_each: bool = False) -> None:
         self.gpu_each = gpu_each
         self.locks: dict[Path, BaseFileLock] = {}
-        # of the data sets, as the command names them
-        self.roots: set[str] = set()
         # monotonic seconds; the one at the end does not wait
         self.next_summary = 0.0
 
@@ -133,8 +130,9 @@ class SummariseSweep(Callback):
                 f"hydra.job.config.override_dirname.exclude_keys={json.dumps(unnamed)}",
             ]
             config.hydra.sweep.dir = str(folder)
-        self.roots = {str(config.data.root), *swept.get("data.root", ())}
-        AT_END.append(lambda: conclude(folder, self.roots))
+        # pictures are shown of the one data set that the command names
+        root = None if "data.root" in swept else config.data.root
+        AT_END.append(lambda: conclude(folder, root))
 
     @heard
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -169,8 +167,7 @@ class SummariseSweep(Callback):
         if config.hydra.mode == RunMode.MULTIRUN:
             leave_process_group()
             if (begin := time.monotonic()) >= self.next_summary:
-                roots = {str(config.data.root), *self.roots}
-                write_summary_of(Path(config.hydra.sweep.dir), roots)
+                write_summary_of(Path(config.hydra.sweep.dir))
                 spent = time.monotonic() - begin
                 self.next_summary = begin + (spent / SHARE if spent > QUICK else 0)
 
@@ -217,13 +214,13 @@ def going_on(folder: Path, plan: Mapping[str, Any]) -> str:
     return command_again("train", options, where, "resume=true")
 
 
-def conclude(folder: Path, roots: Collection[str]) -> int:
+def conclude(folder: Path, root: str | None) -> int:
     """Write and print a multirun's summary at its end; return the exit code."""
     # here, since pandas and scipy take a second
     from mpoxcv.report.report import print_summary
 
     again = going_on(folder, read_plan(folder))
-    summary = write_summary_of(folder, roots)
+    summary = write_summary_of(folder, root)
     if summary is not None:
         write_figures(summary, folder / "summary")
         print_summary(summary, folder / "summary")

@@ -103,7 +103,7 @@ def _grouped_folds(
     keys = ["image", "patient", "class"]
     # where it is there, no lock is written either
     if not file.is_file():
-        with naming(file, "data.split_file"), lock(file.with_name(f".{file.name}.lock")):
+        with naming(file), lock(file.with_name(f".{file.name}.lock")):
             if not file.is_file():
                 table = make().merge(originals[keys], on="image")
                 write_csv(file, table[[*keys, "fold", "split"]])

@@ -1,6 +1,5 @@
 """A summary as people read it: in the terminal, as a page, and as tables for a paper."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -22,14 +21,10 @@ from mpoxcv.terminal import console
 MISTAKES, THUMBNAIL = 12, 112
 
 
-def write_report(
-    summary: Summary,
-    folder: StrPath,
-    root_of: Callable[[Group], StrPath | None] = lambda group: None,
-) -> None:
+def write_report(summary: Summary, folder: StrPath, root: StrPath | None = None) -> None:
     """Write summary.json, folds.csv, predictions.csv, tables/, report.html and report.md.
 
-    ``root_of`` gives the folder of a group's pictures, if they are to be shown.
+    ``root`` is the folder of the pictures, if mistakes are to be shown.
     """
     folder = Path(folder)
     write_json(folder / "summary.json", summary.content)
@@ -63,7 +58,7 @@ def write_report(
         # what holds for several groups is said once
         "protocol": dict.fromkeys(statements.protocol_of(summary)),
         "folds_figure": folds_figure, "draw_all": draw_all,
-        "mistakes_of": lambda group: _mistakes_of(group, root_of(group)),
+        "mistakes_of": lambda group: _mistakes_of(group, root),
     }  # fmt: skip
     for name in ("report.md", "report.html"):
         write_atomically(folder / name, environment.get_template(f"{name}.j2").render(content))

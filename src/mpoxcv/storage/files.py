@@ -29,18 +29,12 @@ NUMBER = int | float
 
 
 @contextmanager
-def naming(path: StrPath | None = None, option: str | None = None) -> Iterator[None]:
-    """Let an error of the disk name ``path``, since those of a write name none or a file beside it.
-
-    ``option`` is the one that says where to write, where it is not that whose value leads there.
-    """
+def naming(path: StrPath) -> Iterator[None]:
+    """Let an error of the disk name ``path``: those of a write name none, or a file beside it."""
     try:
         yield
     except OSError as error:
-        if path:
-            error.filename = str(path)
-        if option:
-            error.add_note(option)
+        error.filename = str(path)
         raise
 
 
