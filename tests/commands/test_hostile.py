@@ -205,6 +205,7 @@ FILES = {
     "twice": "fold: 1\nfold: 2",
     "a huge number": "fold: " + "9" * 5000,
     "broken interpolation": "fold: ${",
+    "nested interpolations": "name: " + "${len:" * 9000 + "}" * 9000,
 }
 
 

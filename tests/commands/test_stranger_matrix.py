@@ -40,6 +40,9 @@ from mpoxcv.training.classifier import LesionClassifier
 STEP = int(os.environ.get("MPOXCV_EVERY", "101"))
 SECRET = "hunter2"
 CODE = {"_target_": "mpoxcv.storage.files.write_atomically", "_args_": ["executed", ""]}
+DEEP: list = []
+for _ in range(300):
+    DEEP = [DEEP]
 # nothing that Hydra itself would refuse
 OF_CONFIGS = [
     CODE, [CODE], [[{"x": CODE}]], CODE | {"_partial_": True}, CODE | {"_recursive_": False},
@@ -54,7 +57,7 @@ OF_CONFIGS = [
 OF_RECORDS = [
     CODE, [CODE], "${oc.env:SECRET}", "\x1b[2J\x07", "$(touch executed)", "<script>alert(1)</script>",
     "/dev/zero", "", "x" * 10_000, "\ud800", None, True, -1, 10**400, 1.5, float("nan"), float("inf"),
-    [], [None], [5], [[]], {}, {"": None}, {"a": {"b": 1}}, {"\x1b": "\x07"},
+    [], [None], [5], [[]], DEEP, {}, {"": None}, {"a": {"b": 1}}, {"\x1b": "\x07"},
 ]  # fmt: skip
 RECORDS = ("provenance.json", "metrics.json", "job.json", "beginning.json", "summary/expected.json")
 

@@ -21,6 +21,8 @@ OWN = frozenset({"fold", "seed", "name", "model.own_kernels"})
 MAY_DIFFER = frozenset({
     "data.split_file", "data.patients", "trainer.enable_progress_bar", "hparams_search.trials",
 })  # fmt: skip
+# characters of a value that is told
+LONGEST = 200
 # options that say where a run lies and whether it goes on
 PLACE = ("resume", "hydra.run.dir", "hydra.sweep.dir")
 
@@ -58,7 +60,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tu
 
 def told(differing: Mapping[str, tuple[Any, Any]]) -> str:
     """Return differences as lines of text."""
-    lines = [f"{name}: {then} then, {now} now" for name, (then, now) in differing.items()]
+    pairs = {name: [str(value)[:LONGEST] for value in pair] for name, pair in differing.items()}
+    lines = [f"{name}: {then} then, {now} now" for name, (then, now) in pairs.items()]
     return shorten(lines, 10)
 
 

@@ -25,6 +25,7 @@ MAX_BYTES, MAX_RECORD = 2**30, 2**24
 AT_ONCE = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 # numbers of records; larger ones count nothing
 LARGEST = 1e15
+MAX_DEPTH = 50
 NUMBER = int | float
 
 
@@ -153,14 +154,20 @@ def read_bytes(path: StrPath, limit: int = MAX_BYTES) -> bytes:
 
 
 def read_json(path: StrPath) -> dict[str, Any]:
-    """Return a JSON file's mapping, empty if there is none."""
+    """Return a JSON file's mapping, empty if there is none that a record of ours could be."""
     try:
         content = json.loads(read_bytes(path, MAX_RECORD))
         # halves of characters, which nothing could write again
         json.dumps(content, ensure_ascii=False).encode()
+        sound = isinstance(content, dict) and _depth(content) <= MAX_DEPTH
+        return content if sound else {}
     except (OSError, ValueError, RecursionError):
-        content = None
-    return content if isinstance(content, dict) else {}
+        return {}
+
+
+def _depth(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value
+    return 1 + max(map(_depth, inner), default=0) if isinstance(value, dict | list) else 0
 
 
 def fault_of(value: Any, kind: Any, name: str = "") -> str | None:

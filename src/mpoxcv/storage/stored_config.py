@@ -17,6 +17,7 @@ from mpoxcv.storage.files import read_bytes
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 30
+MAX_NESTED = 5
 MAX_VALUES = 100_000
 FAILURES = (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError, TypeError)
 PLAIN_TAGS = (None, "!", "tag:yaml.org,2002:str")
@@ -71,10 +72,10 @@ def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
     names = "|".join(map(re.escape, [*RESOLVERS, "hydra", *trust]))
     resolver = re.compile(rf"\$\{{({names}):[^{{}}$]*\}}")
     for text in _nodes(plain, str):
-        rest, before = text, ""
+        rest = text
         # from the innermost; the zero byte is in no name
-        while rest != before:
-            rest, before = resolver.sub("\0", REFERENCE.sub("\0", rest)), rest
+        for _ in range(MAX_NESTED if "${" in text else 0):
+            rest = resolver.sub("\0", REFERENCE.sub("\0", rest))
         if "${" in rest:
             raise UserError(
                 f"{file} is refused: {text!r} interpolates more than options of the config. If it is your own: "
