@@ -144,20 +144,9 @@ class Provenance(L.Callback):
             "status": status,
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "durations": {**self.durations, "total_s": round(now - self._begin, 3)},
-            "peak_memory_mib": peak_mib(),
         }
         if trainer.is_global_zero:
             write_json(self.folder / "provenance.json", self.content)
-
-
-def peak_mib() -> int | None:
-    """Return the most memory that this process has held, in MiB; None on Windows."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    unit = 1024**2 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
 def package_version(name: str) -> str | None:
