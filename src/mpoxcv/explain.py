@@ -1,8 +1,9 @@
 """What a person at the keyboard is told of an error."""
 
 import re
+import sysconfig
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -23,6 +24,10 @@ ANOTHER_FOLDER = (
     "make room or give leave, or take another folder: hydra.run.dir, hydra.sweep.dir, data.root, "
     "data.cache_dir, data.split_file, output"
 )
+
+# files of ours, of other packages and of Python itself; others are the user's own
+PLACES = (str(Path(__file__).parent), sysconfig.get_path("stdlib"))
+INSTALLED = re.compile("|".join(["^<", "(site|dist)-packages", *map(re.escape, PLACES)]))
 
 
 def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[str]) -> str | None:
@@ -93,22 +98,21 @@ def cause_of(error: BaseException) -> str:
 
 
 @contextmanager
-def blaming(sent: object, trust: Sequence[str] = (), within: str = "") -> Iterator[None]:
+def blaming(sent: object) -> Iterator[None]:
     """Let an error that nobody foresaw be a UserError: of files that a stranger may have sent.
 
-    What a person is told of anyhow passes, as does all where the user's own code is at work, which
-    ``trust`` names, and what does not come from a source file ``within``.
+    What a person is told of anyhow passes, and what the user's own code is at; all, if ``sent`` is
+    None.
     """
     try:
         yield
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        elsewhere = trust or not any(within in frame.filename for frame in frames)
+        own = any(not INSTALLED.search(frame.filename) for frame in frames)
         explained = known_cause(error) or isinstance(error, HydraException | OmegaConfBaseException)
-        if elsewhere or explained:
+        if sent is None or own or explained:
             raise
-        place = frames[-1]
-        where = f"{Path(place.filename).name}, line {place.lineno}"
+        where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
         line = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(
             f"{sent} holds something that no run of ours does: {line} ({where})"

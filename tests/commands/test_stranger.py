@@ -25,6 +25,7 @@ from test_train import interrupt_after
 from conftest import QUICK, write_tree
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.summary import summarise
+from mpoxcv.explain import blaming
 from mpoxcv.models import kernels
 from mpoxcv.pictures import pixels
 from mpoxcv.pictures.images import decode
@@ -244,7 +245,6 @@ def test_a_packed_checkpoint_is_refused_whatever_lies_behind_it(tmp_path, behind
 
 @pytest.mark.parametrize("fields", [
     {"history": [5]}, {"history": [{"epoch": "x"}]}, {"steps": [1]}, {"callbacks": {"a": 5}},
-    {"callbacks": {"a": {"kth_value": 5}}}, {"optimizer_states": [3]}, {"state_dict": None},
     {"state_dict": {"x": 1}}, {"loops": 3}, {"epoch": "x"}, {"hyper_parameters": {"classes": "x"}},
 ])  # fmt: skip
 def test_a_checkpoint_with_fields_of_other_kinds_is_refused(tmp_path, fields):
@@ -533,3 +533,10 @@ def test_a_picture_of_too_many_bytes_is_refused(tmp_path, monkeypatch):
 
     with pytest.raises(UserError, match="more than"):
         decode(read_file(tmp_path / "a.jpg"))
+
+
+def test_errors_of_the_users_own_code_keep_their_traceback(tmp_path):
+    for place, kind in (("<ours>", UserError), (str(tmp_path / "my_file.py"), ZeroDivisionError)):
+        code = compile("with blaming('the run'):\n    1 / 0\n", place, "exec")
+        with pytest.raises(kind):
+            exec(code, {"blaming": blaming})

@@ -6,6 +6,7 @@ and nothing runs, is written elsewhere, or tells the environment. MPOXCV_EVERY=1
 """
 
 import contextlib
+import copy
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 from test_hostile import FEW
+from test_record import small
 
 from conftest import PROJECT
 from mpoxcv.commands import record, reproduce, run_folder, summarize, train
@@ -89,8 +91,10 @@ class Sent:
                 "test": ["trainer=cpu", "output_dir=out", "callbacks.progress=null",
                          "+trainer.enable_progress_bar=false", "callbacks.figures=null"],
                 "reproduce": ["trainer=cpu", "output_dir=again", "logger=none"],
+                "train": ["fold=1", *small(self.set)[1:-1], "logger=none", "resume=true", "output_dir=x"],
             }.items():  # fmt: skip
-                self.configs[verb] = compose(verb, [f"run={self.run}", *more])
+                where = [] if verb == "train" else [f"run={self.run}"]
+                self.configs[verb] = compose(verb, [*where, *more])
 
     def config(self, verb: str) -> DictConfig:
         return OmegaConf.create(OmegaConf.to_container(self.configs[verb]))
@@ -122,6 +126,11 @@ class Sent:
         record._going_on(self.run)
         Provenance(self.run, 0)
         record.check({"seed": "7"}, self.run, True)
+
+    def going_on(self, folder: Path) -> DictConfig:
+        config = self.config("train")
+        config.output_dir = str(folder)
+        return config
 
     def load(self) -> None:
         LesionClassifier.load_from_checkpoint(self.run / "checkpoints/best.ckpt")
@@ -179,12 +188,12 @@ def places(node: object, path: tuple = ()) -> Iterator[tuple]:
 
 def put(node: object, place: tuple, value: object) -> object:
     """Return a copy with a value at a place."""
-    copy = json.loads(json.dumps(node))
-    inner = copy
+    made = json.loads(json.dumps(node))
+    inner = made
     for key in place[:-1]:
         inner = inner[key]
     inner[place[-1]] = value
-    return copy
+    return made
 
 
 @pytest.mark.parametrize("verb", ["predict", "reproduce", "load", "resume", "summarize", "test"])
@@ -213,6 +222,38 @@ def test_every_value_at_every_field_of_a_record(sent, verb, name):
         with changed(file, json.dumps(put(whole, place, value))):
             sent.try_all(verb, (name, place, value))
     print(f"{verb}, {name}: {sent.tried - before} of {len(cases)}")
+
+
+def plain_places(node: object, path: tuple = ()) -> Iterator[tuple]:
+    """Yield the way to each value of a checkpoint but its weights."""
+    for place in places(node, path):
+        if place[0] != "state_dict" or len(place) < 3:
+            yield place
+
+
+OF_CHECKPOINTS = [
+    None, "x", "../../home/executed", -1, 10**30, 1.5, float("nan"), [], [5], {}, {"a": {"b": 1}},
+    torch.tensor(-1.0), torch.zeros(0), torch.zeros(2, 3),
+]  # fmt: skip
+
+
+def test_every_value_at_every_field_of_a_checkpoint_that_goes_on(sent, tmp_path):
+    whole = torch.load(sent.run / "checkpoints/last.ckpt", weights_only=True)
+    whole = {**whole, "state_dict": dict(whole["state_dict"])}
+    places_of = list(plain_places(whole))
+    cases = [(place, value) for place in places_of for value in OF_CHECKPOINTS]
+    before = sent.tried
+    for number, (place, value) in enumerate(cases[:: 3 * STEP]):
+        folder = tmp_path / str(number)
+        (folder / "checkpoints").mkdir(parents=True)
+        inner = changed_copy = copy.deepcopy(whole)
+        for key in place[:-1]:
+            inner = inner[key]
+        inner[place[-1]] = value
+        torch.save(changed_copy, folder / "checkpoints/last.ckpt")
+        sent.commands["go on"] = lambda folder=folder: train.train(sent.going_on(folder))
+        sent.try_all("go on", (place, value))
+    print(f"checkpoint: {sent.tried - before} of {len(cases)}")
 
 
 JSON = st.recursive(

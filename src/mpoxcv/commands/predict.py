@@ -113,7 +113,7 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     # whose networks are averaged for which pictures, (R, N)
     used = np.ones((len(runs), len(paths)), bool)
     for row, run in enumerate(runs if cfg.held_out else ()):
-        with blaming(run.folder, cfg.trust):
+        with blaming(run.folder):
             used[row] = ~run.saw(paths)
     forms = {run.form for run in runs}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -129,7 +129,7 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
     pixels = {form: np.stack([picture[form] for picture in pictures.values()]) for form in forms}
     by_run = []
     for run in runs:
-        with blaming(run.folder, cfg.trust):
+        with blaming(run.folder):
             by_run.append(run.probabilities(pixels[run.form]))
     averaged = (np.stack(by_run) * used[..., None]).sum(0) / used.sum(0)[:, None]
     table = pd.DataFrame(averaged, columns=[f"p_{name}" for name in classes])
@@ -192,7 +192,7 @@ def load_runs(
         if not (run / ".hydra" / "config.yaml").is_file():
             continue
 
-        with blaming(run, trust):
+        with blaming(run):
             trained = _load_run(run, trust, moved or {}, weights)
         if runs and trained.classifier.classes != runs[0].classifier.classes:
             pair = f"{run} and {runs[0].folder}"

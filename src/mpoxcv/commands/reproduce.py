@@ -59,7 +59,7 @@ def reproduce(cfg: DictConfig) -> None:
     # the last digits depend on it
     if isinstance(threads, int) and 0 < threads <= MAX_THREADS:
         torch.set_num_threads(threads)
-    with blaming(run, cfg.trust):
+    with blaming(run):
         experiment.train(again(cfg, run))
 
     differing = differences(before, explaining(output))

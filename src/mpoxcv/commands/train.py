@@ -94,9 +94,10 @@ def train(cfg: DictConfig) -> Metrics:
                 if weights := getattr(classifier.network, "weights", None):
                     now["weights"] = {weights.source: weights.sha256}
                 begin(folder, now, Path(resume).absolute().parent.parent if resume else None)
-            with blaming(resume, within="checkpoint_connector"):
+            with blaming(resume):
                 trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
-        metrics = score(trainer, classifier, datamodule, best_checkpoint(trainer))
+        with blaming(resume):
+            metrics = score(trainer, classifier, datamodule, best_checkpoint(trainer))
         _log_hparams(trainer, cfg, metrics)
     if trainer.is_global_zero:
         print_results(metrics, datamodule, folder)
@@ -127,7 +128,7 @@ def test(cfg: DictConfig) -> dict[str, float]:
             raise UserError(f"{run} is not the folder of a trained run: {reason}")
 
     ours = {key: cfg[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
-    with blaming(run, cfg.trust):
+    with blaming(run):
         stored, parts = stored_parts(run, cfg.trust, cfg.data, "score", cfg.model.weights)
         seed = resolved(stored, "seed", run / ".hydra" / "config.yaml")
         config = OmegaConf.create({"seed": seed, **parts, **ours})

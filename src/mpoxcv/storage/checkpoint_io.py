@@ -15,15 +15,9 @@ from torch import Tensor
 from mpoxcv.errors import UserError
 from mpoxcv.storage.files import NUMBER, StrPath, fault_of, opened, write_atomically
 
-# of a callback, as far as it decides what is kept and when it ends
-STATE: dict[str, Any] = {
-    "best_model_score": Tensor, "current_score": Tensor, "kth_value": Tensor,
-    "best_k_models": {...: Tensor}, "best_score": Tensor, "wait_count": int, "stopped_epoch": int,
-    "patience": int,
-}  # fmt: skip
 # of what Lightning and our classifier read; see fault_of
 KINDS: dict[str, Any] = {
-    "state_dict": {...: Tensor}, "hyper_parameters": {"classes": [str]}, "callbacks": {...: STATE},
+    "state_dict": {...: Tensor}, "hyper_parameters": {"classes": [str]}, "callbacks": {...: {}},
     "loops": {}, "history": [{...: NUMBER}], "steps": [Tensor], "optimizer_states": [{}],
     "lr_schedulers": [{}], "epoch": int, "global_step": int, "should_stop": bool, "weights": str,
     "pytorch-lightning_version": str,
