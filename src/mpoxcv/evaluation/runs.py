@@ -12,6 +12,7 @@ import pandas as pd
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import classes_of, read_predictions
 from mpoxcv.evaluation.process import why_unfinished
+from mpoxcv.explain import blaming
 from mpoxcv.resolvers import flatten
 from mpoxcv.storage.files import NUMBER, StrPath, fault_of, read_json, read_metrics
 from mpoxcv.storage.stored_config import REFERENCE, read_plain
@@ -96,7 +97,8 @@ def find_runs(folders: Iterable[StrPath]) -> list[Run]:
         configs = sorted(top.rglob(".hydra/config.yaml"))
         for folder in [c.parents[1] for c in configs if c.with_name("overrides.yaml").is_file()]:
             try:
-                runs[folder.resolve()] = read_run(folder)
+                with blaming(folder):
+                    runs[folder.resolve()] = read_run(folder)
             except UserError as error:
                 # of another tool, damaged, or hostile: costs no other run
                 warn(f"{folder} is left out: {error}")
