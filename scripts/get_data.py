@@ -10,6 +10,7 @@ from mpoxcv.command_line import require_suffix
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.patients import read_names
 from mpoxcv.pictures.tree import left_out
+from mpoxcv.terminal import say
 
 
 @entry_point("get_data")
@@ -40,7 +41,7 @@ def main(cfg: DictConfig) -> None:
     # it reads and decodes all files
     findings = audit(table, root, data.cache_dir, data.threads, names)
     whole = f"Folds 1 to {cfg.folds} are whole and all {len(table)} files decode"
-    print(f"{whole}: the data can be used.")
+    say(f"{whole}: the data can be used.")
     print_findings(findings)
     if cfg.report is not None:
         write_page(findings, root, Path(cfg.report), is_synthetic(data.root))

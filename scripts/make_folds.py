@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from mpoxcv.cli import entry_point
 from mpoxcv.command_line import command_for
 from mpoxcv.errors import UserError
+from mpoxcv.terminal import say
 
 
 @entry_point("make_folds")
@@ -41,7 +42,7 @@ def main(cfg: DictConfig) -> None:
 
     choice = HydraConfig.get().runtime.choices["data"]
     classes = sorted(set(folds["class"])) if cfg.data.classes is None else None
-    print(f"Next: {next_command(str(cfg.output), choice, classes, cfg.copies)}")
+    say(f"Next: {next_command(str(cfg.output), choice, classes, cfg.copies)}")
 
 
 if __name__ == "__main__":

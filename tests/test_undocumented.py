@@ -10,13 +10,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from PIL import Image
-from torch.utils.tensorboard import SummaryWriter
 
 from conftest import PROJECT
 from mpoxcv import undocumented
 from mpoxcv.explain import known_cause
-from mpoxcv.training.tensorboard import add_png
 
 
 def test_torch_names_an_operation_that_is_not_deterministic():
@@ -63,17 +60,6 @@ def test_the_exception_of_what_cannot_be_compiled_has_its_name():
 
 def test_lightnings_exception_has_its_name():
     assert MisconfigurationException.__name__ == undocumented.LIGHTNING_REFUSES
-
-
-def test_a_closed_writer_takes_a_picture_as_it_is(tmp_path):
-    file = tmp_path / "picture.png"
-    Image.new("RGB", (3, 2)).save(file)
-    writer = SummaryWriter(tmp_path / "events")
-    writer.close()
-    add_png(writer, "tag", file, 0)
-    writer.close()
-    content = b"".join(path.read_bytes() for path in (tmp_path / "events").iterdir())
-    assert file.read_bytes() in content
 
 
 def test_the_warnings_patterns_match_their_warnings():

@@ -24,8 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.command_line import PATHS, TEXTS, as_typed
 from mpoxcv.errors import UserError, visible
-from mpoxcv.explain import explain, of_outside, options_of
-from mpoxcv.resolvers import flatten
+from mpoxcv.explain import explain, options_of
 from mpoxcv.undocumented import CHATTY_LOGGERS, NVML_CHECK, UNWANTED_WARNINGS
 
 # numbers by default, but words mean something, too
@@ -71,10 +70,6 @@ def entry_point(
                 sys.argv = [typed[0], *as_given(config.overrides.task)]
             try:
                 return task(cfg)
-            except Exception as error:
-                if sentence := of_outside(error, paths_of(cfg)):
-                    raise UserError(sentence) from error
-                raise
             finally:
                 sys.argv = typed
 
@@ -178,19 +173,6 @@ def end(number: int, frame: Any) -> NoReturn:
     raise SystemExit(
         f"Stopped by {name}. What was finished before is whole, and can be gone on with."
     )
-
-
-def paths_of(cfg: DictConfig) -> dict[str, str]:
-    """Return the options that may be paths: values that are text as it was given, and Hydra's."""
-    plain = OmegaConf.to_container(cfg, resolve=False)
-    texts = {k: v for k, v in flatten(plain) if isinstance(v, str) and v and "${" not in v}
-    return texts | hydra_folder(HydraConfig.get())
-
-
-def hydra_folder(config: Any) -> dict[str, str]:
-    """Return Hydra's option for where the command writes, with its value."""
-    which = "sweep" if config.mode == RunMode.MULTIRUN else "run"
-    return {f"hydra.{which}.dir": str(config[which].dir)}
 
 
 def settle_training() -> None:

@@ -27,6 +27,11 @@ TEXTS = frozenset({"citation", "name", "positive_class"})
 LISTS = frozenset({"classes", "exclude", "ignore_classes", "runs", "searchpath"})
 # null has a meaning, whatever the default is
 NULLABLE = LISTS | {"weights"}
+# of a stored command, what may be pasted: neither code, nor a place to write to
+LAUNCHER = re.compile(r"hydra/launcher=\w+|hydra\.launcher\.[a-z]\w*=[\w.-]*")
+CHOICE = re.compile(r"~[\w.]+|\+{0,2}[A-Za-z][\w/]*=[\w .,()*-]*")
+OPTION = re.compile(r"\+{0,2}[A-Za-z]\w*(\.[A-Za-z]\w*)*\.[A-Za-z]\w*=[^${}]*")
+READ = frozenset({"name_pattern", "patients", "root", "weights"})
 ITEM = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""")
 
 
@@ -93,6 +98,28 @@ def command_for(verb: str, *arguments: str) -> str:
     here = Path(sys.argv[0]).parent
     folder = here if here.name == "scripts" else Path("scripts")
     return shell("python", (folder / f"{verb}.py").as_posix(), *arguments)
+
+
+def command_again(verb: str, options: Sequence[str], *more: str) -> str:
+    """Return the command with the options of a stored one, which may be a stranger's.
+
+    Of those that were not typed just now, what names code or a place to write to is left out, and a
+    comment says so.
+    """
+    known = [option for option in options if option in sys.argv or _is_harmless(option)]
+    left_out = len(options) - len(known)
+    note = f"  # without {left_out} stored option(s) that name code or places: read them first"
+    return command_for(verb, *known, *more) + (note if left_out else "")
+
+
+def _is_harmless(option: str) -> bool:
+    if option == "-m":
+        return True
+    if option.lstrip("+~").startswith("hydra"):
+        return bool(LAUNCHER.fullmatch(option))
+    kind = option.partition("=")[0].lstrip("+").rpartition(".")[2]
+    is_plain = CHOICE.fullmatch(option) or OPTION.fullmatch(option)
+    return bool(is_plain) and kind not in PATHS - READ
 
 
 def data_options() -> list[str]:

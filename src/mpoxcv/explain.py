@@ -1,8 +1,10 @@
 """What a person at the keyboard is told of an error."""
 
 import re
-from collections.abc import Iterator, Mapping
-from errno import EACCES, EDQUOT, EFBIG, EIO, ENOLCK, ENOSPC, EOPNOTSUPP, EPERM, EROFS
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,15 @@ from mpoxcv import undocumented
 from mpoxcv.errors import UserError, did_you_mean, visible
 from mpoxcv.resolvers import flatten
 
-# of any file; what others mean depends on the file
-DISK_ERRORS = frozenset({ENOSPC, EDQUOT, EROFS, EACCES, EPERM, EFBIG, EIO, ENOLCK, EOPNOTSUPP})
+# by which option a file lies where it does
+ANOTHER_FOLDER = (
+    "make room or give leave, or take another folder: hydra.run.dir, hydra.sweep.dir, data.root, "
+    "data.cache_dir, data.split_file, output"
+)
+
+# files of ours, of other packages and of Python itself; others are the user's own
+PLACES = (str(Path(__file__).parent), sysconfig.get_path("stdlib"))
+INSTALLED = re.compile("|".join(["^<", "(site|dist)-packages", *map(re.escape, PLACES)]))
 
 
 def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[str]) -> str | None:
@@ -26,9 +35,7 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
 
     ``arguments`` are the command line's, for suggestions.
     """
-    # without a job nothing is written but in Hydra's folder
-    multirun = not {"-m", "--multirun"}.isdisjoint(arguments)
-    if message := known_cause(error, "hydra.sweep.dir" if multirun else "hydra.run.dir"):
+    if message := known_cause(error):
         return message
     causes = list(_chain(error))
     if isinstance(error, MissingConfigException) and error.options:
@@ -51,17 +58,19 @@ def explain(error: Exception, conf_dir: Path, config_name: str, arguments: list[
     return None
 
 
-def known_cause(error: BaseException, option: str | None = None) -> str | None:
-    """Return what a person needs to know of an error, from its chain of causes; None of a bug.
-
-    ``option`` is the one that leads to where a disk's error comes from.
-    """
+def known_cause(error: BaseException) -> str | None:
+    """Return what a person needs to know of an error, from its chain of causes; None of a bug."""
     causes = list(_chain(error))
     for cause in causes:
         if isinstance(cause, UserError) or type(cause).__name__ == undocumented.LIGHTNING_REFUSES:
             return str(cause)
-    if sentence := of_outside(error, {}, option):
-        return sentence
+    for cause in causes:
+        # without a number it is another tool's: Hydra's for a missing config is one
+        if isinstance(cause, OSError) and cause.errno:
+            where = f": {cause.filename}" if cause.filename else ""
+            return f"{cause.strerror}{where}. What was finished before is whole; {ANOTHER_FOLDER}"
+        if isinstance(cause, ImportError) and (extra := extra_of(str(cause))):
+            return f'The package {extra[0]} is not installed: pip install "mpoxcv[{extra[1]}]"'
     for cause in causes:
         line = f"{type(cause).__name__}: {str(cause).strip()}".splitlines()[0]
         for pattern, hint in undocumented.REFUSALS.items():
@@ -72,46 +81,6 @@ def known_cause(error: BaseException, option: str | None = None) -> str | None:
         what = f"{match[2] or 'The config'} names {match[1]!r}, which cannot be imported"
         return f"{what} ({causes[-1]}). {hint}: my_file.MyNetwork is in my_file.py."
     return None
-
-
-def of_outside(
-    error: BaseException, paths: Mapping[str, str], option: str | None = None
-) -> str | None:
-    """Return the message for an error of the disk, or of a package that is not there, else None.
-
-    ``paths`` are options that are paths, with their values: the one that helps is named, or else
-    ``option``.
-    """
-    for cause in _chain(error):
-        # without a number it is another tool's: Hydra's for a missing config is one
-        if isinstance(cause, OSError) and cause.errno:
-            where = f": {cause.filename}" if cause.filename else ""
-            led = where and option_of(cause.filename, paths)
-            (option,) = getattr(cause, "__notes__", [led or option])
-            # Hydra's and filelock's are none of the disk
-            if (option and where) or cause.errno in DISK_ERRORS:
-                way = f"another place: {option}=…" if option else "another folder"
-                state = "What was finished before is whole"
-                return f"{cause.strerror}{where}. {state}; make room or give leave, or take {way}"
-        if isinstance(cause, ImportError) and (extra := extra_of(str(cause))):
-            return f'The package {extra[0]} is not installed: pip install "mpoxcv[{extra[1]}]"'
-    return None
-
-
-def option_of(file: object, paths: Mapping[str, str]) -> str | None:
-    """Return the option that a file's place came from: it names the file or what holds it.
-
-    A file beside, as ``.NAME.lock`` is, counts too, and so does a folder on the way there.
-    """
-    path = Path(str(file)).absolute()
-    fits: dict[str, int] = {}
-    for option, value in paths.items():
-        place = Path(value).absolute()
-        beside = path.is_relative_to(place.parent) and path.parts[len(place.parts) - 1 :]
-        name = beside[0].removeprefix(".") if beside else ""
-        if f"{name}.".startswith(f"{place.name}.") or place.is_relative_to(path):
-            fits[option] = len(place.parts)
-    return max(fits, key=fits.__getitem__, default=None)
 
 
 def extra_of(text: str) -> tuple[str, str] | None:
@@ -126,6 +95,28 @@ def extra_of(text: str) -> tuple[str, str] | None:
 def cause_of(error: BaseException) -> str:
     """Return what a person needs to know of an error, in a line or a few."""
     return visible(known_cause(error) or f"{type(error).__name__}: {error}")
+
+
+@contextmanager
+def blaming(sent: object) -> Iterator[None]:
+    """Let an error that nobody foresaw be a UserError: of files that a stranger may have sent.
+
+    What a person is told of anyhow passes, and what the user's own code is at; all, if ``sent`` is
+    None.
+    """
+    try:
+        yield
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        own = any(not INSTALLED.search(frame.filename) for frame in frames)
+        explained = known_cause(error) or isinstance(error, HydraException | OmegaConfBaseException)
+        if sent is None or own or explained:
+            raise
+        where = f"{Path(frames[-1].filename).name}, line {frames[-1].lineno}"
+        line = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"{sent} holds something that no run of ours does: {line} ({where})"
+        ) from error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -6,7 +6,6 @@ alone in ``mpoxcv.lockstep``. Seen in torch 2.15, Lightning 2.6.6 and hydra-core
 """
 
 import re
-from typing import Any
 
 # torch raises a bare RuntimeError where the CPU's memory is not enough; of a GPU's it has a class.
 NO_CPU_MEMORY = "DefaultCPUAllocator: "
@@ -66,11 +65,3 @@ CHATTY_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "onnx_ir", "onnxscrip
 # Importing Lightning sets it to 1 (pytorch-lightning #15110); torch's Adam then looks for a GPU's
 # library in every step: 0.4 ms on a CPU.
 NVML_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
-
-
-def event_file(writer: Any) -> Any:
-    """Return what a ``SummaryWriter`` writes summaries to, opened again after ``close``.
-
-    ``add_image`` takes no encoded picture, and would encode it again (pytorch #65449).
-    """
-    return writer._get_file_writer()

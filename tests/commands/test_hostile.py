@@ -89,7 +89,7 @@ CONFIGS = {
     "pathlib": ("data.root", call("pathlib.Path.touch", "executed"), "pathlib.Path.touch"),
     "rmtree": ("data.exclude", [call("shutil.rmtree", ".")], "shutil.rmtree"),
     "partial": ("optimizer", call("os.system", TOUCH, _partial_=True), "os.system"),
-    "not recursive": ("data.generator", call("os.system", TOUCH, _recursive_=False), "os.system"),
+    "not recursive": ("data.augment", call("os.system", TOUCH, _recursive_=False), "os.system"),
     "get_method": ("data.augment", call("hydra.utils.get_method", "os.system"), "refused"),
     "get_object": (
         "data.augment",
@@ -176,7 +176,12 @@ def test_what_an_interpolation_gave_is_not_resolved_again(run, run_script, monke
     monkeypatch.setenv("SECRET", "hunter2")
     change(run, "zz", "$")
     change(run, "name", "${zz}{oc.env:SECRET}")
-    assert_refused(run_script("reproduce", f"run={run}", "trainer=cpu"), "its name interpolates")
+    done = run_script("reproduce", f"run={run}", "trainer=cpu", "hydra.run.dir=again")
+    assert "hunter2" not in done.out + done.err
+    files = [file for file in Path("again").rglob("*") if file.is_file()]
+    assert files and not [file for file in files if b"hunter2" in file.read_bytes()]
+    change(run, "data.name", "${zz}{oc.env:SECRET}")
+    assert_refused(run_script("reproduce", f"run={run}", "trainer=cpu"), "its data interpolates")
 
 
 BILLION = "a: &a [x, x]\n" + "\n".join(f"b{i}: &b{i} [*a, *a]" for i in range(9))
@@ -200,6 +205,7 @@ FILES = {
     "twice": "fold: 1\nfold: 2",
     "a huge number": "fold: " + "9" * 5000,
     "broken interpolation": "fold: ${",
+    "nested interpolations": "name: " + "${len:" * 9000 + "}" * 9000,
 }
 
 
@@ -327,9 +333,13 @@ def test_a_checkpoint_cannot_have_other_files_removed(tmp_path):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis.txt").touch()
     (tmp_path / "old.ckpt").touch()
-    for name in ("thesis", "thesis.txt", "old.ckpt", "gone.ckpt"):
-        AtomicCheckpointIO().remove_checkpoint(tmp_path / name)
-    assert {path.name for path in tmp_path.iterdir()} == {"thesis", "thesis.txt"}
+    files, own = AtomicCheckpointIO(), tmp_path / "run"
+    files.save_checkpoint({"state_dict": {}}, own / "best.ckpt")
+    for name in ("thesis", "thesis.txt", "old.ckpt", "gone.ckpt", "run/../old.ckpt"):
+        files.remove_checkpoint(tmp_path / name)
+    assert {path.name for path in tmp_path.iterdir()} == {"thesis", "thesis.txt", "old.ckpt", "run"}
+    files.remove_checkpoint(own / "best.ckpt")
+    assert not list(own.iterdir())
 
 
 def encode(image: Image.Image, kind: str = "PNG", **more: object) -> bytes:

@@ -316,7 +316,7 @@ def test_a_disk_without_locks(run_script, tree, tmp_path, monkeypatch, number, m
     given = where if multirun else run_options(tree, "run")
     monkeypatch.setattr(fcntl, "flock", flock)
     done = run_script("train", *multirun, "fold=1", *given)
-    option = "hydra.sweep.dir=…" if multirun else "hydra.run.dir=…"
+    option = "hydra.sweep.dir" if multirun else "hydra.run.dir"
     assert done.code == 1 and "Traceback" not in done.err, done.err
     assert os.strerror(number) in done.err and "No lock" in done.err and option in done.err
     assert not list(tmp_path.rglob("*.ckpt"))
@@ -332,7 +332,7 @@ def test_a_cache_without_locks(run_script, tree, tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     done = run_script("train", *run_options(tree, "run"))
-    assert_refused(done, "data.cache_dir=", "No lock")
+    assert_refused(done, "data.cache_dir", "No lock")
     assert json.loads(of(tmp_path / "run", "job.json"))["status"] == "failed"
 
 
@@ -363,5 +363,4 @@ def test_where_nothing_can_be_written_the_option_that_led_there_is_named(
     elif script == "train":
         given += ["trainer=cpu"]
     done = run_script(script, *given, option)
-    assert_refused(done, GONE, f"{option.partition('=')[0]}=…")
-    assert done.err.count("=…") == 1
+    assert_refused(done, GONE, option.partition("=")[0])

@@ -99,7 +99,7 @@ def test_summaries_that_take_long_are_not_written_after_every_job(
     monkeypatch.setattr(
         sweep_module,
         "write_summary_of",
-        lambda folder: written.append(write(folder)) or written[-1],
+        lambda *given: written.append(write(*given)) or written[-1],
     )
     given = [*options(tree, tmp_path / "sweep"), NO_BASELINES]
     done = run_script("train", "-m", "fold=1,2", *given)

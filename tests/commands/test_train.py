@@ -191,7 +191,7 @@ def test_scoring_a_finished_run_again(run_script, finished, tmp_path):
     done = run_script("test", "run=run", "trainer=cpu")
     assert done.code == 0, done.err
     assert re.search(r"\b0 of \d+ metrics differ", done.out)
-    [again] = (tmp_path / "run/tests").iterdir()
+    [again] = (tmp_path / "logs/tests").iterdir()
     for file in ("predictions.csv", "metrics.json"):
         assert (again / file).read_bytes() == (tmp_path / "run" / file).read_bytes()
     assert all(path.read_bytes() == content for path, content in before.items()), (

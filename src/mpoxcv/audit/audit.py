@@ -1,5 +1,7 @@
 """What is wrong with a data set and its folds, and what each finding does to a result."""
 
+import io
+import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,10 +18,12 @@ from mpoxcv.evaluation.groups import bootstrap, estimate
 from mpoxcv.evaluation.statistics import confusion
 from mpoxcv.pictures.cache import digest_files
 from mpoxcv.pictures.patients import Names, doubts
-from mpoxcv.storage.files import StrPath
+from mpoxcv.storage.files import StrPath, read_bytes
 
 # shown of each finding
 EXAMPLES = 24
+# of datalog.xlsx: bytes, packed and unpacked, and rows of a sheet
+MAX_BOOK, MAX_SHEETS, MAX_ROWS = 2**24, 2**27, 100_000
 # columns of ``mpoxcv.audit.surface.SURFACE``
 SHORTCUTS = {
     "the file alone (size, quantisation, resolution, borders)": slice(0, 6),
@@ -162,7 +166,10 @@ def _datalog(originals: pd.DataFrame, root: Path) -> Iterator[Finding]:
     if file is None:
         return
     try:
-        sheets = pd.read_excel(file, sheet_name=None, dtype=str)
+        content = io.BytesIO(read_bytes(file, MAX_BOOK))
+        if sum(part.file_size for part in zipfile.ZipFile(content).infolist()) > MAX_SHEETS:
+            raise ValueError(f"it unpacks to more than {MAX_SHEETS} bytes")
+        sheets = pd.read_excel(content, sheet_name=None, dtype=str, nrows=MAX_ROWS)
     # openpyxl and zipfile raise a dozen kinds for damaged files
     except Exception as error:
         raise UserError(f"{file} cannot be read: {error}. Replace it, or take it away.") from None

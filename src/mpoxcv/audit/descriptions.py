@@ -1,7 +1,6 @@
 """What is known of each picture file, kept by content, and which pictures are alike."""
 
 import hashlib
-import io
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,8 @@ from mpoxcv.errors import UserError
 from mpoxcv.pictures.cache import digest_files, read_file, unreadable
 from mpoxcv.pictures.images import decoded
 from mpoxcv.pictures.pixels import grey
-from mpoxcv.storage.files import StrPath, lock, write_atomically
+from mpoxcv.storage.arrays import map_array, save_array
+from mpoxcv.storage.files import StrPath, lock
 
 # raise it when the same bytes would give another description
 VERSION = 4
@@ -57,7 +57,7 @@ class Descriptions:
         with lock(self.file.with_suffix(".lock")):
             records = np.concatenate([self._read(), *self._added])
             self._records = records[np.unique(records["digest"], return_index=True)[1]]
-            _save_array(self.file, self._records)
+            save_array(self.file, self._records)
         self._digests = set(self._records["digest"].tolist())
         self._added = []
 
@@ -66,8 +66,9 @@ class Descriptions:
         return self._records[np.searchsorted(self._records["digest"], digests.astype("S32"))]
 
     def _read(self) -> np.ndarray:
-        records = _load_array(self.file, RECORD)
-        return np.zeros(0, RECORD) if records is None else records
+        records = map_array(self.file, RECORD)
+        # a copy, since the file is replaced
+        return np.zeros(0, RECORD) if records is None else np.array(records)
 
 
 def describe(
@@ -130,11 +131,11 @@ def likenesses(
     for column in (left["pixels"], right["pixels"], one, other):
         key.update(column.tobytes())
     file = Path(cache_dir) / f"likeness-{key.hexdigest()}.npy"
-    pairs = _load_array(file, PAIR)
+    pairs = map_array(file, PAIR)
     if pairs is None:
         # of runs that start together, one compares and the rest wait
         with lock(file.with_suffix(".lock")):
-            pairs = _load_array(file, PAIR)
+            pairs = map_array(file, PAIR)
             if pairs is None:
                 blocks = [np.zeros(0, PAIR)]
                 thumbs = left["thumb"], right["thumb"]
@@ -142,7 +143,7 @@ def likenesses(
                     ends = left["pixels"][i], right["pixels"][j]
                     blocks.append(np.rec.fromarrays([*ends, likeness], PAIR)[ends[0] != ends[1]])
                 pairs = np.concatenate(blocks)
-                _save_array(file, pairs)
+                save_array(file, pairs)
     return pd.DataFrame({name: pairs[name] for name in PAIR.names or ()})
 
 
@@ -164,19 +165,3 @@ def same_pictures(
     ends = np.searchsorted(distinct, pairs["left"]), np.searchsorted(distinct, pairs["right"])
     graph = coo_array((np.ones(len(pairs)), ends), shape=(len(distinct), len(distinct)))
     return connected_components(graph, directed=False)[1][number]
-
-
-def _load_array(file: Path, dtype: np.dtype) -> np.ndarray | None:
-    """Return what :func:`_save_array` kept; None where it is not there, or damaged from outside."""
-    try:
-        array = np.load(file)
-    except (OSError, ValueError, EOFError):
-        return None
-    return array if array.dtype == dtype else None
-
-
-def _save_array(file: Path, array: np.ndarray) -> None:
-    """Write the file whole or not at all."""
-    stream = io.BytesIO()
-    np.save(stream, array)
-    write_atomically(file, stream.getbuffer())

@@ -7,7 +7,6 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -15,15 +14,16 @@ from mpoxcv.audit.audit import Finding
 from mpoxcv.pictures.images import thumbnail
 from mpoxcv.storage.files import write_atomically, write_csv
 from mpoxcv.storage.markup import for_spreadsheets
+from mpoxcv.terminal import console, say
 
 STYLES = {"leak": "bold red", "warning": "yellow", "note": ""}
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print one line a finding, with its first example, and what to do about leaks."""
-    console = Console(markup=False, highlight=False, emoji=False)
+    out = console()
     if not findings:
-        console.print("The audit found nothing.")
+        out.print("The audit found nothing.")
         return
 
     table = Table(title="Audit", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
@@ -38,10 +38,10 @@ def print_findings(findings: Sequence[Finding]) -> None:
             lines.append("for example " + " and ".join(finding.examples[0]))
         severity = Text(finding.severity, style=STYLES[finding.severity])
         table.add_row(severity, str(finding.count), Text("\n".join(lines)))
-    console.print(table)
+    out.print(table)
 
     if any(finding.severity == "leak" for finding in findings):
-        console.print(
+        out.print(
             "train.py stops at leaks: data.leaks=drop leaves the training pictures out, data.leaks=allow says so."
         )
 
@@ -63,4 +63,4 @@ def write_page(findings: Sequence[Finding], root: Path, file: Path, synthetic: b
     content = {"findings": findings, "root": root.absolute(), "synthetic": synthetic}
     template = environment.get_template("page.html.j2")
     write_atomically(file, template.render(content, table=table.name, thumbnail=thumbnail))
-    print(f"The page: {file}\nAll {len(cases)} cases: {table}")
+    say(f"The page: {file}\nAll {len(cases)} cases: {table}")

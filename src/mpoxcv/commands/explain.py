@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
 from mpoxcv.command_line import command_for
-from mpoxcv.errors import UserError, visible
+from mpoxcv.errors import UserError
 from mpoxcv.pictures.cache import read_file
 from mpoxcv.pictures.images import decode
 from mpoxcv.pictures.pixels import resize
@@ -19,6 +19,7 @@ from mpoxcv.report.contact_sheet import contact_sheet
 from mpoxcv.report.figures import save_figure
 from mpoxcv.storage.files import write_csv
 from mpoxcv.storage.markup import for_spreadsheets
+from mpoxcv.terminal import say
 from mpoxcv.use.predictor import NOT_FOR, Prediction, Predictor
 from mpoxcv.use.saliency import explain_picture
 from mpoxcv.use.stored_run import load_runs
@@ -48,7 +49,7 @@ def explain(cfg: DictConfig) -> pd.DataFrame:
         raise UserError(f"{folder} is there, and nothing is overwritten: {ways}.")
     paths = find_pictures(str(cfg.images))
     if len(paths) > cfg.most:
-        print(f"{cfg.most} of {len(paths)} pictures are explained: most={len(paths)} takes all.")
+        say(f"{cfg.most} of {len(paths)} pictures are explained: most={len(paths)} takes all.")
     runs = load_runs(str(cfg.run), cfg.trust, cfg.data, cfg.model.weights)
     predictor = Predictor(runs)
     rows, pictures, captions = [], [], []
@@ -83,7 +84,7 @@ def explain(cfg: DictConfig) -> pd.DataFrame:
     title = f"Where {len(runs)} network(s) looked, trained on {'; '.join(predictor.sources)}"
     save_figure(contact_sheet(pictures, captions, title, synthetic, 3), folder / "maps.png")
     write_csv(folder / "explanations.csv", for_spreadsheets(table), float_format="%.6g")
-    print(*_verdict(table), f"Written to {visible(str(folder))}. {NOT_FOR}", sep="\n")
+    say("\n".join([*_verdict(table), f"Written to {folder}. {NOT_FOR}"]))
     return table
 
 

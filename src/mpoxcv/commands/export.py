@@ -13,6 +13,7 @@ from mpoxcv.evaluation import statistics as st
 from mpoxcv.evaluation.predictions import codes
 from mpoxcv.pictures.cache import read_file
 from mpoxcv.pictures.images import decode
+from mpoxcv.terminal import say
 from mpoxcv.use.deployed import Deployed, stated
 from mpoxcv.use.onnx_file import OnnxFile, quantise, write_onnx
 from mpoxcv.use.predictor import Prediction, Predictor
@@ -48,14 +49,14 @@ def export(cfg: DictConfig) -> None:
     names = [run.folder.name for run in runs]
     write_onnx(Deployed(predictor), stated(predictor, names), file)
     accuracy = _check(file, predictor, tests)
-    print(f"Written to {file} ({file.stat().st_size / 2**20:.1f} MiB).")
+    say(f"Written to {file} ({file.stat().st_size / 2**20:.1f} MiB).")
     if cfg.int8:
         quantise(file, [decode(read_file(path)) for path in dict.fromkeys(valid)], small)
         outputs = {
             path: OnnxFile(small)(decode(read_file(path))[None]) for path in _distinct(tests)
         }
         now = _held_out_accuracy(runs, tests, outputs)
-        print(
+        say(
             f"Written to {small} ({small.stat().st_size / 2**20:.1f} MiB), in whole numbers of 8 bits: balanced accuracy "
             f"{now:.3f} for {accuracy:.3f} on held-out pictures, each by its own network."
         )
@@ -81,7 +82,7 @@ def _check(file: Path, predictor: Predictor, tests: Sequence[Mapping[str, Path]]
     if any(apart[name] > limit for name, limit in AGREEMENT.items()):
         file.unlink()
         raise UserError(f"The file does not give what torch gives, and is not kept: {said} apart.")
-    print(f"On {len(paths)} test pictures the file is at most {said} from torch.")
+    say(f"On {len(paths)} test pictures the file is at most {said} from torch.")
     return _held_out_accuracy(predictor.runs, tests, outputs)
 
 

@@ -1,12 +1,10 @@
 """Classify new pictures by trained networks, averaged, into a table."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -15,6 +13,7 @@ from mpoxcv.errors import UserError, shorten, visible
 from mpoxcv.pictures.tree import find_pictures
 from mpoxcv.storage.files import write_csv
 from mpoxcv.storage.markup import for_spreadsheets, one_line
+from mpoxcv.terminal import console, say, warn
 from mpoxcv.use.predictor import NOT_FOR, Prediction, Predictor, table_of
 from mpoxcv.use.stored_run import load_runs
 
@@ -66,11 +65,11 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
 
     write_csv(str(cfg.output), for_spreadsheets(table), float_format="%.9g")
     if left_out:
-        print(f"{len(left_out)} of {len(paths)} picture(s) left out:\n{reasons}", file=sys.stderr)
+        warn(f"{len(left_out)} of {len(paths)} picture(s) left out:\n{reasons}")
     mirrored = ", averaged over each picture and its mirror image" if cfg.flips else ""
-    print(f"{len(table)} picture(s) by {len(runs)} network(s) trained on {sources}{mirrored}")
+    say(f"{len(table)} picture(s) by {len(runs)} network(s) trained on {sources}{mirrored}")
     _print(table, predictor)
-    print(f"Written to {cfg.output}. {NOT_FOR}")
+    say(f"Written to {cfg.output}. {NOT_FOR}")
     return table
 
 
@@ -87,7 +86,7 @@ def _check(cfg: DictConfig) -> None:
 
 
 def _print(table: pd.DataFrame, predictor: Predictor) -> None:
-    console = Console(highlight=False, markup=False)
+    out = console()
     shown = table.head(10)
     title = f"{len(shown)} of {len(table)} pictures" if len(table) > len(shown) else None
     grid = Table("picture", "prediction", "probability", "set", "unlike", title=title)
@@ -95,15 +94,15 @@ def _print(table: pd.DataFrame, predictor: Predictor) -> None:
         name, prediction = Path(row["image"]).name, row["prediction"]
         texts = (name, prediction, f"{row[f'p_{prediction}']:.3f}", row["set"])
         grid.add_row(*map(visible, texts), "unlike" if row["distance"] > 1 else "")
-    console.print(grid)
+    out.print(grid)
     said = table["prediction"].value_counts().reindex(predictor.classes, fill_value=0)
     counts = (f"{visible(name)} {number}" for name, number in said.items())
-    console.print(", ".join(counts), soft_wrap=True)
+    out.print(", ".join(counts), soft_wrap=True)
     if predictor.temperature != 1:
         fitted = f"temperature {predictor.temperature:.2f}, fitted on the networks' Valid pictures"
-        console.print(f"Probabilities have the {fitted}: temperature=1 takes them as they are.")
+        out.print(f"Probabilities have the {fitted}: temperature=1 takes them as they are.")
     if unlike := int((table["distance"] > 1).sum()):
-        console.print(
+        out.print(
             f"{unlike} picture(s) are unlike those that the networks learned from; so are "
             f"{predictor.unlike_of_test:.0%} of their own test pictures."
         )

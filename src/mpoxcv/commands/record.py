@@ -8,10 +8,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mpoxcv.command_line import command_for, setting
+from mpoxcv.command_line import command_again, command_for, setting
 from mpoxcv.errors import UserError, shorten
-from mpoxcv.storage.files import read_json, read_metrics, write_json
+from mpoxcv.storage.files import read_json, read_metrics, require_no_links, write_json
 from mpoxcv.storage.stored_config import read_plain
+from mpoxcv.terminal import warn
 
 BEGINNING = "beginning.json"
 # options that tell runs apart in one experiment, so that a run must keep them
@@ -20,6 +21,8 @@ OWN = frozenset({"fold", "seed", "name", "model.own_kernels"})
 MAY_DIFFER = frozenset({
     "data.split_file", "data.patients", "trainer.enable_progress_bar", "hparams_search.trials",
 })  # fmt: skip
+# characters of a value that is told
+LONGEST = 200
 # options that say where a run lies and whether it goes on
 PLACE = ("resume", "hydra.run.dir", "hydra.sweep.dir")
 
@@ -57,7 +60,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tu
 
 def told(differing: Mapping[str, tuple[Any, Any]]) -> str:
     """Return differences as lines of text."""
-    lines = [f"{name}: {then} then, {now} now" for name, (then, now) in differing.items()]
+    pairs = {name: [str(value)[:LONGEST] for value in pair] for name, pair in differing.items()}
+    lines = [f"{name}: {then} then, {now} now" for name, (then, now) in pairs.items()]
     return shorten(lines, 10)
 
 
@@ -74,8 +78,10 @@ def check(options: Mapping[str, str], folder: Path, goes_on: bool) -> None:
     Nothing is written; a folder without a run passes. ``options`` are those of :func:`options_of`.
 
     Raises:
-        UserError: says what differs, and which commands give what was asked for.
+        UserError: a link leads out of the folder; or something differs: says what, and which
+            commands give what was asked for.
     """
+    require_no_links(folder)
     if not goes_on and any((folder / name).exists() for name in (BEGINNING, "provenance.json")):
         hint = f"Choose another folder, or go on with it:\n  {_going_on(folder)}"
         raise UserError(f"{folder} holds a run already. {hint}")
@@ -105,7 +111,7 @@ def tell(run: Path, now: Mapping[str, Mapping[str, Any]]) -> None:
     pairs = [pair for k in now if k in then for pair in differences(then[k], now[k]).items()]
     if pairs:
         text = "began with other data or versions, and results may differ"
-        print(f"{run} {text}:\n{told(dict(pairs))}", file=sys.stderr)
+        warn(f"{run} {text}:\n{told(dict(pairs))}")
 
 
 def _compare(run: Path, now: Mapping[str, Mapping[str, Any]]) -> None:
@@ -132,7 +138,7 @@ def _going_on(folder: Path) -> str:
     options = [str(option) for option in read_plain(stored)] if stored.is_file() else []
     options = [o for o in sys.argv[1:] if o.startswith("hydra.searchpath")] + elsewhere(options)
     where = setting("hydra.run.dir", folder)
-    return command_for(Path(sys.argv[0]).stem, *options, where, "resume=true")
+    return command_again(Path(sys.argv[0]).stem, options, where, "resume=true")
 
 
 def elsewhere(options: Sequence[str]) -> list[str]:

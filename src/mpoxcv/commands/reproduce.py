@@ -13,21 +13,28 @@ from mpoxcv.commands.record import differences, finished_metrics, told
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.predictions import probabilities_of, read_predictions
 from mpoxcv.evaluation.runs import flat
+from mpoxcv.explain import blaming
 from mpoxcv.storage.files import read_json, read_metrics
 from mpoxcv.storage.stored_config import instantiable, resolved
+from mpoxcv.terminal import say
 from mpoxcv.use.stored_run import stored_parts
 
-# of a stored config, what is taken
-TAKEN = (
-    "fold", "seed", "name", "model", "optimizer", "scheduler", "ckpt_path", "trainer", "callbacks",
-)  # fmt: skip
-# of its trainer, what is not
-OWN_TRAINER = ("_target_", "plugins", "default_root_dir", "profiler")
+# of a stored config, what is taken besides data and classifier
+TAKEN = ("fold", "seed", "ckpt_path", "trainer", "callbacks")
+# of its trainer, what changes results
+OF_TRAINER = frozenset({
+    "accelerator", "accumulate_grad_batches", "benchmark", "check_val_every_n_epoch",
+    "deterministic", "devices", "gradient_clip_algorithm", "gradient_clip_val",
+    "limit_test_batches", "limit_train_batches", "limit_val_batches", "max_epochs", "max_steps",
+    "min_epochs", "min_steps", "overfit_batches", "precision", "strategy", "sync_batchnorm",
+    "use_distributed_sampler", "val_check_interval",
+})  # fmt: skip
 # of a stored run's callbacks, those that change its results and read or write nothing
 KEPT_CALLBACKS = tuple(f"lightning.pytorch.callbacks.{name}" for name in (
     "BackboneFinetuning", "EMAWeightAveraging", "EarlyStopping", "GradientAccumulationScheduler",
     "WeightAveraging",
 ))  # fmt: skip
+MAX_THREADS = 1024
 # of provenance.json, what may explain other results
 COMPARED = (
     "data.fingerprint", "data.counts", "git", "sources", "packages", "python", "platform",
@@ -48,19 +55,21 @@ def reproduce(cfg: DictConfig) -> None:
         reason = "its provenance.json does not say that it is"
         raise UserError(f"{run} is not the folder of a finished run: {reason}.")
     before = explaining(run)
-    if threads := before.get("accelerator.threads"):
-        # the last digits depend on it
-        torch.set_num_threads(int(threads))
-    experiment.train(again(cfg, run))
+    threads = before.get("accelerator.threads")
+    # the last digits depend on it
+    if isinstance(threads, int) and 0 < threads <= MAX_THREADS:
+        torch.set_num_threads(threads)
+    with blaming(run):
+        experiment.train(again(cfg, run))
 
     differing = differences(before, explaining(output))
     gaps = compare(run, output)
-    print(f"What was then ({run}), and is now ({output}):\n{told(differing) or '  the same'}")
+    say(f"What was then ({run}), and is now ({output}):\n{told(differing) or '  the same'}")
     if any(gaps.values()):
         because = ", ".join(differing) or "nothing that is recorded"
         most = ", ".join(f"{name} by at most {gap:.3g}" for name, gap in gaps.items())
         raise UserError(f"The results differ ({most}). What else differs: {because}.")
-    print("Identical: every metric and every prediction.")
+    say("Identical: every metric and every prediction.")
 
 
 def again(cfg: DictConfig, run: Path) -> DictConfig:
@@ -70,19 +79,21 @@ def again(cfg: DictConfig, run: Path) -> DictConfig:
         UserError: the stored config is refused (see ``mpoxcv.storage.stored_config``).
     """
     stored, parts = stored_parts(run, cfg.trust, cfg.data, "train")
-    config = {name: resolved(stored, name, run / ".hydra" / "config.yaml") for name in TAKEN}
+    file = run / ".hydra" / "config.yaml"
+    config = {name: resolved(stored, name, file) for name in TAKEN}
     # of what is called without a check, plain values alone
     trainer = _plain(config["trainer"])
-    numbers = {name: value for name, value in trainer.items() if name not in OWN_TRAINER}
-    had = {name: _plain(c) for name, c in (config["callbacks"] or {}).items() if c}
+    numbers = {name: value for name, value in trainer.items() if name in OF_TRAINER}
+    stored_callbacks = config["callbacks"] if isinstance(config["callbacks"], dict) else {}
+    had = {name: _plain(callback) for name, callback in stored_callbacks.items() if callback}
     callbacks = {name: callback for name, callback in cfg.callbacks.items() if name in had}
     if "checkpoint" in callbacks:
         chosen = {k: v for k, v in had["checkpoint"].items() if k in ("monitor", "mode")}
         callbacks["checkpoint"] = {**callbacks["checkpoint"], **chosen}
     for name, callback in had.items():
         if (target := callback.get("_target_")) in KEPT_CALLBACKS or target in cfg.trust:
-            file, trusted = run / ".hydra" / "config.yaml", [*KEPT_CALLBACKS, *cfg.trust]
-            callbacks[name] = instantiable(stored.callbacks, name, file, trusted)
+            part = stored_callbacks[name]
+            callbacks[name] = instantiable(part, name, file, cfg.trust, KEPT_CALLBACKS)
 
     if config["ckpt_path"] == "last":
         # it went on with itself

@@ -1,7 +1,6 @@
 """A run's folder: its lock, its stored config, and where to go on from."""
 
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.errors import UserError
 from mpoxcv.storage.files import lock, write_atomically
+from mpoxcv.storage.stored_config import read_plain
+from mpoxcv.terminal import warn
 
 
 def leads() -> bool:
@@ -36,7 +37,7 @@ def complete_config(folder: Path, preprocessing: Mapping[str, Any]) -> None:
     """Write into a run's stored config what pictures are made into, where the network decided."""
     file = folder / ".hydra" / "config.yaml"
     if file.is_file():
-        stored = OmegaConf.load(file)
+        stored = OmegaConf.create(read_plain(file))
         for name, value in preprocessing.items():
             OmegaConf.update(stored, f"data.{name}", value, force_add=True)
         write_atomically(file, OmegaConf.to_yaml(stored))
@@ -87,6 +88,6 @@ def resume_path(ckpt_path: str | None, output_dir: Path) -> str | None:
         if not previous.is_file():
             raise
         AtomicCheckpointIO().load_checkpoint(previous, map_location="cpu")
-        print(f"{error}\nGoing on from the one before it, {previous}.", file=sys.stderr)
+        warn(f"{error}\nGoing on from the one before it, {previous}.")
         return str(previous)
     return str(last)

@@ -17,6 +17,10 @@ from mpoxcv.commands import train
 from mpoxcv.commands.record import begin, options_of
 from mpoxcv.errors import Diverged, UserError, check_choice
 from mpoxcv.evaluation.runs import flat
+from mpoxcv.explain import blaming
+from mpoxcv.storage.files import write_csv
+from mpoxcv.storage.markup import for_spreadsheets
+from mpoxcv.terminal import say
 from mpoxcv.training.callbacks.provenance import versions
 from mpoxcv.training.loggers import ended
 
@@ -58,7 +62,10 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     # a URL would take a folder's ? and # for its own
     database = {"creator": lambda: sqlite3.connect(folder / "study.db")}
     storage = optuna.storages.RDBStorage("sqlite://", engine_kwargs=database)
-    study = optuna.create_study(storage=storage, pruner=pruner, **settings)
+    with blaming(folder):
+        study = optuna.create_study(storage=storage, pruner=pruner, **settings)
+        finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+        trials = max(0, plan.trials - len(study.get_trials(states=finished)))
     # with the seed alone, a search that goes on would try the first trials' options again
     study.sampler = optuna.samplers.TPESampler(seed=cfg.seed + len(study.trials))
 
@@ -73,20 +80,18 @@ def search(cfg: DictConfig) -> dict[str, Any]:
             run = folder / f"trial={trial.number}" / f"fold={fold}"
             values.append(validated(cfg, options | {"fold": fold, "output_dir": str(run)}))
             trial.report(float(np.mean(values)), step=len(values))
-            print(f"trial {trial.number}, fold {fold}: {plan.metric} {values[-1]:.4f}")
+            say(f"trial {trial.number}, fold {fold}: {plan.metric} {values[-1]:.4f}")
             if trial.should_prune() and len(values) < len(plan.folds):
                 raise optuna.TrialPruned
         return float(np.mean(values))
 
-    finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    trials = max(0, plan.trials - len(study.get_trials(states=finished)))
     # a trial that diverges has failed
     study.optimize(objective, trials, catch=(Diverged,))
-    study.trials_dataframe().to_csv(folder / "trials.csv", index=False)
+    write_csv(folder / "trials.csv", for_spreadsheets(study.trials_dataframe()))
 
-    best = dict(study.best_params)
+    best = {name: value for name, value in study.best_params.items() if name in spaces}
     where = f"mean over folds on Valid, trial {study.best_trial.number}"
-    print(f"Best of {len(study.trials)} trials: {plan.metric} {study.best_value:.4f}, {where}")
+    say(f"Best of {len(study.trials)} trials: {plan.metric} {study.best_value:.4f}, {where}")
 
     search_only = ("hparams_search", "callbacks", "logger")
     given = HydraConfig.get().overrides
@@ -95,7 +100,7 @@ def search(cfg: DictConfig) -> dict[str, Any]:
     overrides = [f"fold={','.join(map(str, plan.folds))}"]
     overrides += [option for option in typed if not option.startswith(search_only)]
     overrides += [setting(name, value) for name, value in best.items()]
-    print(f"Now test it, once:\n  {command_for('train', '-m', *overrides)}")
+    say(f"Now test it, once:\n  {command_for('train', '-m', *overrides)}")
     return best
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import sys
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -21,6 +22,7 @@ from mpoxcv.evaluation.summary import summarise
 from mpoxcv.pictures.images import decode, encode_jpeg
 from mpoxcv.pictures.pixels import resize
 from mpoxcv.report.tables import NAMES
+from mpoxcv.terminal import say
 from mpoxcv.use.predictor import NOT_FOR, Prediction, Predictor
 from mpoxcv.use.saliency import explain_picture
 from mpoxcv.use.stored_run import load_runs
@@ -48,11 +50,11 @@ def serve(cfg: DictConfig) -> None:
         server = make_server(predictor, measured(str(cfg.run)), cfg.level, cfg.port)
     except (OSError, OverflowError) as error:
         raise UserError(f"port={cfg.port} cannot be had ({error}): give another.") from None
-    print(
-        f"Open http://127.0.0.1:{server.server_port}/ in a browser on this machine; Ctrl-C ends it.",
-        flush=True,
+    say(
+        f"Open http://127.0.0.1:{server.server_port}/ in a browser on this machine; Ctrl-C ends it."
     )
-    print(f"Nothing is stored or sent. {NOT_FOR}", flush=True)
+    say(f"Nothing is stored or sent. {NOT_FOR}")
+    sys.stdout.flush()
     with server:
         server.serve_forever()
 

@@ -1,35 +1,37 @@
 """The summary of several runs: of those that a multirun expects, or of a folder's."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from mpoxcv.errors import UserError
-from mpoxcv.storage.files import lock, naming, read_json
+from mpoxcv.storage.files import fault_of, lock, read_json, require_no_links
+from mpoxcv.terminal import warn
 
 # in a multirun's folder summary: its command and jobs
 PLAN = "expected.json"
-PARTS = {"arguments": list, "launcher": list, "jobs": list, "options": dict}
+PARTS = {"arguments": [str], "launcher": [str], "jobs": [{...: str}], "options": {...: str}}
 
 
 def summarize(cfg: DictConfig) -> None:
     """Write and print the summary of ``cfg.runs``: ``conf/summarize.yaml`` as composed.
 
     Raises:
-        UserError: there are no runs, or two that would count twice.
+        UserError: there are no runs, or two that would count twice; or a link leads out of the
+            summary's folder.
     """
     from mpoxcv.evaluation.summary import summarise
     from mpoxcv.report.report import print_summary, write_report
 
     folders = [cfg.runs] if isinstance(cfg.runs, str) else list(cfg.runs)
+    output = Path(cfg.output or Path(folders[0]) / "summary")
+    require_no_links(output, top=None if cfg.output else folders[0])
     plan = read_plan(Path(folders[0])) if len(folders) == 1 else {}
     summary = summarise(folders, plan.get("jobs"), cfg.folds, cfg.replicates)
-    output = Path(cfg.output or Path(folders[0]) / "summary")
-    with naming(option="output"):
-        write_report(summary, output)
-        write_figures(summary, output)
+    # the runs' configs name a data set, too, and may be a stranger's
+    write_report(summary, output, cfg.data.root)
+    write_figures(summary, output)
     print_summary(summary, output)
 
 
@@ -37,16 +39,16 @@ def read_plan(folder: Path) -> dict[str, Any]:
     """Return what a multirun's folder says of the runs that it should hold; for any other, {}."""
     file = folder / "summary" / PLAN
     plan = read_json(file)
-    whole = all(isinstance(plan.get(name), kind) for name, kind in PARTS.items())
-    if file.is_file() and not (whole and all(isinstance(job, dict) for job in plan["jobs"])):
+    lacking = any(plan.get(name) is None for name in PARTS)
+    if file.is_file() and (lacking or fault_of(plan, PARTS)):
         wanted = f"it should hold the multirun's {', '.join(PARTS)}"
-        print(f"{file} is damaged, and passed over: {wanted}.", file=sys.stderr)
+        warn(f"{file} is damaged, and passed over: {wanted}.")
         return {}
     return plan
 
 
-def write_summary_of(folder: Path) -> Any:
-    """Write a multirun's summary; None as long as no run began."""
+def write_summary_of(folder: Path, root: str | None = None) -> Any:
+    """Write a multirun's summary, with pictures from ``root``; None as long as no run began."""
     # here, since pandas and scipy take a second
     from mpoxcv.evaluation.summary import summarise
     from mpoxcv.report.report import write_report
@@ -56,9 +58,9 @@ def write_summary_of(folder: Path) -> Any:
         try:
             summary = summarise([folder], jobs)
         except UserError as error:
-            print(error, file=sys.stderr)
+            warn(error)
             return None
-        write_report(summary, folder / "summary")
+        write_report(summary, folder / "summary", root)
     return summary
 
 

@@ -22,15 +22,16 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict, read_write
 
-from mpoxcv.cli import AT_END, as_given, hydra_folder
-from mpoxcv.command_line import command_for, setting
+from mpoxcv.cli import AT_END, as_given
+from mpoxcv.command_line import command_again, setting
 from mpoxcv.commands import record
 from mpoxcv.commands.run_folder import claim, goes_on, leads, write_config
 from mpoxcv.commands.summarize import PLAN, read_plan, write_figures, write_summary_of
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.process import whoami
-from mpoxcv.explain import cause_of, of_outside
-from mpoxcv.storage.files import lock, write_atomically, write_json
+from mpoxcv.explain import cause_of, known_cause
+from mpoxcv.storage.files import lock, require_no_links, write_atomically, write_json
+from mpoxcv.terminal import warn
 
 # in a run's folder, also where they don't vary
 ALWAYS_NAMED = ("fold", "seed")
@@ -51,10 +52,9 @@ def heard(method: Callable[..., None]) -> Callable[..., None]:
         try:
             method(self, config, **kwargs)
         except Exception as error:
-            message = of_outside(error, hydra_folder(config.hydra))
-            if not message and not isinstance(error, UserError):
+            if not known_cause(error):
                 traceback.print_exc()
-            raise SystemExit(message or cause_of(error)) from error
+            raise SystemExit(cause_of(error)) from error
 
     return call
 
@@ -89,9 +89,10 @@ class SummariseSweep(Callback):
         """Write down which runs are expected, and settle where they lie.
 
         Raises:
-            UserError: the folder holds another multirun.
+            UserError: the folder holds another multirun, or a link that leads out of it.
         """
         folder = Path(config.hydra.sweep.dir).absolute()
+        require_no_links(folder)
         given = as_given(config.hydra.overrides.task)
         arguments = [option for option in given if not option.startswith("resume=")]
         hydra_options = as_given(config.hydra.overrides.hydra)
@@ -129,7 +130,9 @@ class SummariseSweep(Callback):
                 f"hydra.job.config.override_dirname.exclude_keys={json.dumps(unnamed)}",
             ]
             config.hydra.sweep.dir = str(folder)
-        AT_END.append(lambda: conclude(folder))
+        # pictures are shown of the one data set that the command names
+        root = None if "data.root" in swept else config.data.root
+        AT_END.append(lambda: conclude(folder, root))
 
     @heard
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
@@ -206,18 +209,18 @@ def leave_process_group() -> None:
 
 def going_on(folder: Path, plan: Mapping[str, Any]) -> str:
     """Return the command that goes on with a multirun."""
-    options = [*plan.get("arguments", []), *plan.get("launcher", [])]
+    options = ["-m", *plan.get("arguments", []), *plan.get("launcher", [])]
     where = setting("hydra.sweep.dir", folder)
-    return command_for("train", "-m", *options, where, "resume=true")
+    return command_again("train", options, where, "resume=true")
 
 
-def conclude(folder: Path) -> int:
+def conclude(folder: Path, root: str | None) -> int:
     """Write and print a multirun's summary at its end; return the exit code."""
     # here, since pandas and scipy take a second
     from mpoxcv.report.report import print_summary
 
     again = going_on(folder, read_plan(folder))
-    summary = write_summary_of(folder)
+    summary = write_summary_of(folder, root)
     if summary is not None:
         write_figures(summary, folder / "summary")
         print_summary(summary, folder / "summary")
@@ -225,5 +228,5 @@ def conclude(folder: Path) -> int:
             return 0
 
     sys.stdout.flush()
-    print(f"\nNot all runs are finished. Go on with:\n  {again}", file=sys.stderr)
+    warn(f"\nNot all runs are finished. Go on with:\n  {again}")
     return 1

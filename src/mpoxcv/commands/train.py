@@ -13,9 +13,13 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, WeightAveraging
+from lightning.pytorch.callbacks import (
+    LearningRateMonitor,
+    ModelCheckpoint,
+    ProgressBar,
+    WeightAveraging,
+)
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
 from rich.table import Table
 
 from mpoxcv.command_line import command_for, shell
@@ -26,9 +30,13 @@ from mpoxcv.errors import UserError
 from mpoxcv.evaluation.groups import REPLICATES, bootstrap, pooled
 from mpoxcv.evaluation.predictions import read_predictions
 from mpoxcv.evaluation.runs import flat
+from mpoxcv.explain import blaming
 from mpoxcv.lockstep import lockstep
 from mpoxcv.report.figures import SYNTHETIC_NOTE
+from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
 from mpoxcv.storage.files import read_metrics
+from mpoxcv.storage.stored_config import resolved
+from mpoxcv.terminal import console, say
 from mpoxcv.training.callbacks.provenance import versions
 from mpoxcv.training.classifier import LesionClassifier
 from mpoxcv.training.loggers import ended, open_loggers, unfailing
@@ -66,7 +74,7 @@ def train(cfg: DictConfig) -> Metrics:
     if leads():
         check(options, folder, again)
     if again and (finished := finished_metrics(folder)):
-        print(f"{folder} is finished: nothing to do.")
+        say(f"{folder} is finished: nothing to do.")
         return finished
     if again and (folder / "checkpoints" / "last.ckpt").is_file():
         cfg.ckpt_path = "last"
@@ -80,15 +88,17 @@ def train(cfg: DictConfig) -> Metrics:
         resume = resume_path(cfg.ckpt_path, folder)
         member = lockstep.current()
         if member and (reason := member.join_in(classifier, datamodule, trainer)):
-            print(f"{folder.name} is trained alone: {reason}.")
+            say(f"{folder.name} is trained alone: {reason}.")
         with memory_explained(datamodule):
             if leads():
                 now = {"options": options, **beginning(datamodule)}
                 if weights := getattr(classifier.network, "weights", None):
                     now["weights"] = {weights.source: weights.sha256}
                 begin(folder, now, Path(resume).absolute().parent.parent if resume else None)
-            trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
-        metrics = score(trainer, classifier, datamodule, best_checkpoint(trainer))
+            with blaming(resume):
+                trainer.fit(classifier, datamodule, ckpt_path=resume, weights_only=True)
+        with blaming(resume):
+            metrics = score(trainer, classifier, datamodule, best_checkpoint(trainer))
         _log_hparams(trainer, cfg, metrics)
     if trainer.is_global_zero:
         print_results(metrics, datamodule, folder)
@@ -118,19 +128,21 @@ def test(cfg: DictConfig) -> dict[str, float]:
             reason = f"it lacks {file}. Example: {example}"
             raise UserError(f"{run} is not the folder of a trained run: {reason}")
 
-    stored, parts = stored_parts(run, cfg.trust, cfg.data, "score", cfg.model.weights)
     ours = {key: cfg[key] for key in ("output_dir", "trainer", "callbacks", "logger")}
-    config = OmegaConf.create({"seed": stored.get("seed", 0), **parts, **ours})
-    datamodule, classifier, trainer = build(config)
-    # features have no mirror image
-    classifier.flips = datamodule.as_pictures = cfg.flips
-    if leads():
-        tell(run, beginning(datamodule))
-    with ended(trainer.loggers):
-        metrics = score(trainer, classifier, datamodule, str(run / checkpoint))
+    with blaming(run):
+        stored, parts = stored_parts(run, cfg.trust, cfg.data, "score", cfg.model.weights)
+        seed = resolved(stored, "seed", run / ".hydra" / "config.yaml")
+        config = OmegaConf.create({"seed": seed, **parts, **ours})
+        datamodule, classifier, trainer = build(config)
+        # features have no mirror image
+        classifier.flips = datamodule.as_pictures = cfg.flips
+        if leads():
+            tell(run, beginning(datamodule))
+        with ended(trainer.loggers):
+            metrics = score(trainer, classifier, datamodule, str(run / checkpoint))
     if trainer.is_global_zero:
         if cfg.flips:
-            print("Each picture was scored together with its mirror image, left for right.")
+            say("Each picture was scored together with its mirror image, left for right.")
         print_results(metrics, datamodule, Path(cfg.output_dir), read_metrics(run / "metrics.json"))
     return metrics
 
@@ -154,6 +166,11 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
 
     datamodule = instantiate(cfg.data)
     classifier = instantiate(cfg.classifier)
+    for part, kind in ((datamodule, MSLDDataModule), (classifier, LesionClassifier)):
+        if not isinstance(part, kind):
+            raise UserError(
+                f"The config names a {type(part).__name__} in place of a {kind.__name__}."
+            )
     datamodule.prepare_for(classifier.network)
     for name, value in datamodule.preprocessing().items():
         OmegaConf.update(cfg, f"data.{name}", value)
@@ -172,6 +189,9 @@ def build(cfg: DictConfig) -> tuple[MSLDDataModule, LesionClassifier, L.Trainer]
     for bar in [callback for callback in callbacks if isinstance(callback, ProgressBar)]:
         unfailing(bar, L.Callback)
     trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, **options)
+    if isinstance(files := trainer.strategy.checkpoint_io, AtomicCheckpointIO):
+        own = [c.dirpath for c in callbacks if isinstance(c, ModelCheckpoint) and c.dirpath]
+        files.folders.update(map(os.path.realpath, own))
     return datamodule, classifier, trainer
 
 
@@ -185,7 +205,7 @@ def best_checkpoint(trainer: L.Trainer) -> str | None:
         callback.best_model_path = callback.format_checkpoint_name({})
         trainer.save_checkpoint(callback.best_model_path)
         if trainer.is_global_zero:
-            print("No epoch was validated, so that none is best: the last weights are scored.")
+            say("No epoch was validated, so that none is best: the last weights are scored.")
     return str(callback.best_model_path)
 
 
@@ -206,7 +226,7 @@ def score(
     for split in ("val", "test"):
         if split not in classifier.metrics and trainer.is_global_zero:
             files = "metrics.json and predictions.csv are without it"
-            print(f"There is no {split}, by trainer.limit_{split}_batches=0: {files}.")
+            say(f"There is no {split}, by trainer.limit_{split}_batches=0: {files}.")
     return classifier.metrics.get("val", {}) | classifier.metrics.get("test", {})
 
 
@@ -218,7 +238,7 @@ def print_results(
     ``before`` has the metrics of an earlier scoring of the same checkpoint, to compare with. Where
     predictions.csv is in the folder, Test's metrics have their intervals.
     """
-    console = Console(markup=False, highlight=False)
+    out = console()
     note = f" ({SYNTHETIC_NOTE})" if data.synthetic else ""
     table = Table("metric", title=f"{data.source}, fold {data.fold}{note}", title_justify="left")
     tested = data.table("test")
@@ -230,20 +250,20 @@ def print_results(
         table.add_column(column, justify="right")
     for name in HEADLINE:
         table.add_row(name, *(texts.get(name, "") for texts in columns.values()))
-    console.print(table)
+    out.print(table)
 
     commonest = data.classes[int(np.argmax(data.class_counts()))]
     share = (tested["class"] == commonest).mean()
     always = f"Always saying {commonest}, the commonest class in Train,"
-    console.print(f"{always} has test accuracy {share:.3f}.")
+    out.print(f"{always} has test accuracy {share:.3f}.")
     if before:
         scored = {name: value for name, value in metrics.items() if not math.isnan(value)}
         differing = sum(before[name] != scored.get(name) for name in before if name in metrics)
         count = f"{differing} of {len(before)}"
-        console.print(f"{count} metrics differ from those in metrics.json of the run.")
+        out.print(f"{count} metrics differ from those in metrics.json of the run.")
     files = "predictions.csv, metrics.json, figures"
-    console.print(f"Everything is in {folder}: {files}.", soft_wrap=True)
-    console.print(f"See it: {shell('tensorboard', '--logdir', str(folder))}", soft_wrap=True)
+    out.print(f"Everything is in {folder}: {files}.", soft_wrap=True)
+    out.print(f"See it: {shell('tensorboard', '--logdir', str(folder))}", soft_wrap=True)
 
 
 def _texts(metrics: Metrics, split: str) -> dict[str, str]:

@@ -1,6 +1,5 @@
 """The folds of the Mpox Skin Lesion Dataset as a LightningDataModule."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass, fields
 from typing import Any
@@ -19,6 +18,7 @@ from mpoxcv.models.factory import check_size
 from mpoxcv.models.network import Network, Preprocessing
 from mpoxcv.models.stem import Stem
 from mpoxcv.storage.files import StrPath
+from mpoxcv.terminal import say, warn
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 SAMPLERS = ("shuffle", "fixed", "weighted")
@@ -113,7 +113,7 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         if not isinstance(network, Network):
             return
         if others and network.weights:
-            print(f"The weights were made for other pictures than these: {', '.join(others)}.")
+            say(f"The weights were made for other pictures than these: {', '.join(others)}.")
         if self.image_size != made_for.image_size:
             check_size(network.backbone, self.form.size)
             if isinstance(network.stem, Stem):
@@ -146,12 +146,12 @@ class MSLDDataModule(Fold, L.LightningDataModule):  # type: ignore[misc]
         if self.trainer and not self.trainer.is_global_zero:
             return
         for doubt in self.doubts if is_new else ():
-            print(f"WARNING: {doubt}", file=sys.stderr)
+            warn(f"WARNING: {doubt}")
         if stage == "fit" and (joined := self.batch_sizes()[-1]) > self.batch_size:
             rest = joined - self.batch_size
             what = f"{rest} picture{'s' * (rest > 1)}, too few for BatchNorm"
             where = f"it is joined to the one before, which has {joined}"
-            print(f"The last training batch would have {what}: {where}.")
+            say(f"The last training batch would have {what}: {where}.")
 
     def train_dataloader(self) -> BatchLoader:
         """Return the training batches."""

@@ -20,6 +20,7 @@ from mpoxcv.errors import UserError
 from mpoxcv.models.weights import digest_of
 from mpoxcv.pictures.pixels import Form
 from mpoxcv.storage.files import StrPath, lock, write_atomically
+from mpoxcv.terminal import say
 
 # raise it when the same pictures and backbone would give other features
 VERSION = 2
@@ -217,10 +218,10 @@ def _by_onnxruntime(backbone: nn.Module, example: Tensor) -> Compute | None:
     # exporters and runtimes refuse networks in many ways, and torch computes them all
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        print(f"onnxruntime cannot compute this backbone, and torch does: {reason}")
+        say(f"onnxruntime cannot compute this backbone, and torch does: {reason}")
         return None
     if apart > AGREEMENT:
-        print(f"onnxruntime differs from torch by {apart:.1g} of the largest feature: torch it is.")
+        say(f"onnxruntime differs from torch by {apart:.1g} of the largest feature: torch it is.")
         return None
-    print(f"The frozen backbone is computed by onnxruntime, {apart:.1g} from torch's features.")
+    say(f"The frozen backbone is computed by onnxruntime, {apart:.1g} from torch's features.")
     return compute

@@ -23,6 +23,8 @@ from mpoxcv.storage.files import StrPath
 
 INTERPOLATIONS = ("bilinear", "bicubic", "nearest", "lanczos", "hamming", "box")
 TRAIN_IMAGES = ("both", "augmented", "original")
+# pixels of a side: more is a mistake, or a stranger's
+MAX_SIZE = 4096
 
 
 @dataclass(eq=False, repr=False)
@@ -43,6 +45,7 @@ class Fold:
         citation: source, licence and labelling of the pictures, as the report states them.
         protocol: ``published`` or ``grouped`` (see ``mpoxcv.data.protocol.fold_table``).
         split_file: of the grouped folds.
+        makes_folds: make them where that is not there; false refuses.
         train_images: to train on: the ``augmented`` pictures, the ``original`` ones, or ``both``.
         image_size: pixels of a side; None is what the network was made for, or 32.
         antialias, interpolation, crop: how pictures are resized (see
@@ -72,6 +75,7 @@ class Fold:
     citation: str | None = None
     protocol: str = "published"
     split_file: StrPath | None = None
+    makes_folds: bool = True
     train_images: str = "both"
     image_size: int | None = None
     antialias: bool = True
@@ -104,11 +108,17 @@ class Fold:
                 raise UserError(f"data.{option}={value} should be true or false.")
         if self.image_size is not None:
             check_number("data.image_size", self.image_size, 1)
+            if self.image_size > MAX_SIZE:
+                raise UserError(f"data.image_size={self.image_size} is more than {MAX_SIZE}.")
         if self.interpolation is not None:
             check_choice("data.interpolation", self.interpolation, INTERPOLATIONS)
         crop = self.crop
-        if crop not in (None, "squash") and not (isinstance(crop, float | int) and 0 < crop <= 1):
-            raise UserError(f"data.crop={crop} should be squash, or a number up to 1, as 0.875 is.")
+        if crop not in (None, "squash") and not (
+            isinstance(crop, float | int) and 0.1 <= crop <= 1
+        ):
+            raise UserError(
+                f"data.crop={crop} should be squash, or a number from 0.1 to 1, as 0.875 is."
+            )
         whole = (self.interpolation or "bilinear", crop or "squash") == ("bilinear", "squash")
         if not self.antialias and not whole:
             raise UserError(
@@ -171,6 +181,7 @@ class Fold:
         table = fold_table(
             self.root, self.classes, self.names, self.fold, self.protocol, self.split_file,
             exclude=self.exclude, cache_dir=self.cache_dir, threads=self.threads,
+            makes_folds=self.makes_folds,
         )  # fmt: skip
         if self.train_images != "original" and not table["augmented"].any():
             raise UserError(

@@ -12,7 +12,8 @@ from mpoxcv.datasets.folds import assign_folds
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.pictures.patients import Names, join_twins
 from mpoxcv.pictures.tree import fold_numbers, index_folds
-from mpoxcv.storage.files import StrPath, lock, naming, write_csv
+from mpoxcv.storage.files import StrPath, lock, naming, opened, write_csv
+from mpoxcv.terminal import say
 
 PROTOCOLS = ("published", "grouped")
 # in place of a fold's number
@@ -32,6 +33,7 @@ def fold_table(
     exclude: Sequence[str] = (),
     cache_dir: StrPath = "data/cache",
     threads: int | None = None,
+    makes_folds: bool = True,
 ) -> pd.DataFrame:
     """Return the pictures of one fold, as ``mpoxcv.pictures.tree.index_folds`` does.
 
@@ -53,6 +55,7 @@ def fold_table(
         exclude: as in ``index_folds``.
         cache_dir: where what is known of the pictures is kept.
         threads: of decoding, when grouped folds are made.
+        makes_folds: false refuses where ``split_file`` is not there.
 
     Raises:
         UserError: the tree is not as expected, or ``split_file`` is of other pictures.
@@ -75,6 +78,9 @@ def fold_table(
         return assign_folds(joined, 5, seed)
 
     require_suffix("data.split_file", split_file, ".csv")
+    if not (makes_folds or Path(split_file).is_file()):
+        way = "Give the run's own: data.split_file=FILE"
+        raise UserError(f"The folds that the run was trained on are not there: {split_file}. {way}")
     folds = _grouped_folds(Path(split_file), originals, make)
     if fold not in set(folds["fold"]):
         numbers = sorted(set(folds["fold"]))
@@ -95,17 +101,20 @@ def _grouped_folds(
 ) -> pd.DataFrame:
     """Return the table of grouped folds that ``file`` holds; where it is not there, make it."""
     keys = ["image", "patient", "class"]
-    with naming(file, "data.split_file"), lock(file.with_name(f".{file.name}.lock")):
-        if not file.is_file():
-            table = make().merge(originals[keys], on="image")
-            write_csv(file, table[[*keys, "fold", "split"]])
-            n = len(originals)
-            print(f"Folds by patient and class over {n} pictures are made, and kept in {file}")
+    # where it is there, no lock is written either
+    if not file.is_file():
+        with naming(file), lock(file.with_name(f".{file.name}.lock")):
+            if not file.is_file():
+                table = make().merge(originals[keys], on="image")
+                write_csv(file, table[[*keys, "fold", "split"]])
+                n = len(originals)
+                say(f"Folds by patient and class over {n} pictures are made, and kept in {file}")
 
     try:
-        folds = pd.read_csv(file, dtype=dict.fromkeys(keys, str), keep_default_na=False)
+        with opened(file) as stream:
+            folds = pd.read_csv(stream, dtype=dict.fromkeys(keys, str), keep_default_na=False)
         listed = set(folds[keys].itertuples(index=False, name=None))
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OSError):
         columns = "image, patient, class, fold, split"
         raise UserError(f"{file} is no table of folds: {columns}.") from None
     on_disk = set(originals[keys].itertuples(index=False, name=None))

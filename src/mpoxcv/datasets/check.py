@@ -18,6 +18,7 @@ from mpoxcv.errors import UserError, check_number, visible
 from mpoxcv.pictures.patients import Names
 from mpoxcv.pictures.tree import index_folds
 from mpoxcv.storage.files import StrPath
+from mpoxcv.terminal import console
 
 PARTS = {"train": "Train", "val": "Valid", "test": "Test", "augmented": "FOLDS_AUG"}
 DIFFERS = "≠"
@@ -47,16 +48,16 @@ def check(
     compare = not synthetic and set(classes) == set(CLASS_COUNTS)
     rows = count_rows(table, classes, compare)
 
-    console = plain_console()
-    console.print(root.absolute())
+    out = console(100, soft_wrap=True)
+    out.print(str(root.absolute()))
     title = "SYNTHETIC pictures, of nobody's skin" if synthetic else "Pictures"
-    print_counts(console, title, rows, classes)
+    print_counts(out, title, rows, classes)
     if differences := sum(DIFFERS in cell for row in rows for cell in row):
         differ = f"{differences} counts differ from those published for MSLD v2.0"
         advice = "Say so beside results on these data."
-        console.print(f"{differ}: found {DIFFERS} published. {advice}", style="bold red")
+        out.print(f"{differ}: found {DIFFERS} published. {advice}", style="bold red")
     elif compare:
-        console.print("All counts are those published for MSLD v2.0.")
+        out.print("All counts are those published for MSLD v2.0.")
     return table
 
 
@@ -88,27 +89,17 @@ def count_rows(table: pd.DataFrame, classes: Sequence[str], compare: bool) -> li
     return rows
 
 
-def plain_console() -> Console:
-    """Return a console that prints text as it is, and is 100 columns wide at least in a pipe."""
-    console = Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = max(console.width, 100)
-    return console
-
-
-def print_counts(
-    console: Console, title: str, rows: list[list[str]], classes: Sequence[str]
-) -> None:
+def print_counts(out: Console, title: str, rows: list[list[str]], classes: Sequence[str]) -> None:
     """Print cells, headings first, the fold's number once; ``DIFFERS`` makes them red."""
     grid = _grid(title, rows)
     # a heading that would be broken within a word gives way to a number
-    unbroken = Measurement.get(console, console.options.update(width=sys.maxsize), grid).minimum
-    if unbroken > console.width:
+    unbroken = Measurement.get(out, out.options.update(width=sys.maxsize), grid).minimum
+    if unbroken > out.width:
         numbers = {name: str(number) for number, name in enumerate(classes, 1)}
         legend = ", ".join(f"{number} {visible(name)}" for name, number in numbers.items())
         grid = _grid(title, [[numbers.get(cell, cell) for cell in rows[0]], *rows[1:]])
-        console.print(f"Classes: {legend}")
-    console.print(grid, soft_wrap=False)
+        out.print(f"Classes: {legend}")
+    out.print(grid, soft_wrap=False)
 
 
 def _grid(title: str, rows: list[list[str]]) -> Table:

@@ -13,6 +13,7 @@ from mpoxcv.datasets.unzip import unpack
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.tree import find_fold_folders
 from mpoxcv.storage.files import StrPath, lock
+from mpoxcv.terminal import say
 
 KAGGLE_SLUG = "joydippaul/mpox-skin-lesion-dataset-version-20-msld-v20"
 
@@ -41,7 +42,7 @@ def fetch(source: str, root: StrPath, encoding: str | None = None) -> None:
     except Timeout:
         busy = f"Another process is fetching into {root}"
         raise UserError(f"{busy}. Wait until it has ended.") from None
-    print(f"Fetched into {root}")
+    say(f"Fetched into {root}")
 
 
 def _is_there(root: Path) -> bool:
@@ -55,7 +56,7 @@ def _is_there(root: Path) -> bool:
                 f"Nothing is fetched into {root}: it is not empty, and no data set either. Move away what is "
                 f"there, or give another folder with data.root=DIR.\n{str(error).splitlines()[0]}"
             ) from None
-        print(f"Nothing to fetch: there is a data set in {root}")
+        say(f"Nothing to fetch: there is a data set in {root}")
         return True
     if root.is_mount():
         below = shell(setting("data.root", root / "msld_v2"))
@@ -106,4 +107,4 @@ def _copy_from_kaggle(data: Path) -> None:
         target = data / path.relative_to(folder)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
-    print(f"kagglehub keeps a copy of its own in {folder}")
+    say(f"kagglehub keeps a copy of its own in {folder}")

@@ -15,13 +15,14 @@ from rich.progress import track
 from mpoxcv.audit.descriptions import same_pictures
 from mpoxcv.command_line import command_for, data_options, setting
 from mpoxcv.datasets import folds as splitting
-from mpoxcv.datasets.check import count_rows, plain_console, print_counts
+from mpoxcv.datasets.check import count_rows, print_counts
 from mpoxcv.errors import UserError, check_number
 from mpoxcv.pictures.images import decode, encode_jpeg
 from mpoxcv.pictures.patients import Names, join_twins, read_names
 from mpoxcv.pictures.pixels import Form, resize
 from mpoxcv.pictures.tree import index_flat
 from mpoxcv.storage.files import StrPath, write_csv, write_json, write_linked
+from mpoxcv.terminal import console
 
 
 def make_folds(
@@ -126,20 +127,20 @@ def _write_copy(files: list[Path], pixels: np.ndarray) -> None:
 
 
 def _report(folds: pd.DataFrame, by: str, notes: list[str]) -> None:
-    console = plain_console()
+    out = console(100, soft_wrap=True)
     classes = sorted(set(folds["class"]))
     table = folds.assign(augmented=False, original=folds["image"])
-    print_counts(console, "Pictures", count_rows(table, classes, False), classes)
+    print_counts(out, "Pictures", count_rows(table, classes, False), classes)
     whole = folds[folds["fold"] == 1]
     patients = whole["patient"].value_counts().sort_index()
     example = whole["image"][whole["patient"] == patients.idxmax()]
-    console.print(
+    out.print(
         f"Patients: {len(patients)}, told from {len(whole)} file names {by}.\n"
         f"For example, of patient {patients.idxmax()}: {', '.join(example[:3])}. If this is wrong, the splits "
         "leak: set data.name_pattern or data.patients, and make the folds again."
     )
     for note in notes:
-        console.print(f"WARNING: {note}", style="bold red")
+        out.print(f"WARNING: {note}", style="bold red")
 
 
 def next_command(output: str, data: str, classes: Sequence[str] | None, copies: int) -> str:

@@ -44,15 +44,12 @@ def unpack(archive: Path, folder: Path, encoding: str | None = None) -> None:
     try:
         with zipfile.ZipFile(archive, metadata_encoding=encoding) as opened:
             members = opened.infolist()
-            for member in members:
-                # Windows' PowerShell packs with backslashes, which are no part of a name there
-                member.filename = member.filename.replace("\\", "/")
             if why := refusal(members, archive.stat().st_size):
                 raise UserError(f"{archive} is refused: {why}. Nothing was unpacked.")
 
             for member in track(members, f"Unpacking {len(members)} files", transient=True):
-                target = folder / member.filename
-                if member.is_dir():
+                target = folder / name_of(member)
+                if name_of(member).endswith("/"):
                     target.mkdir(parents=True, exist_ok=True)
                     continue
                 target.parent.mkdir(parents=True, exist_ok=True)
@@ -70,6 +67,12 @@ def unpack(archive: Path, folder: Path, encoding: str | None = None) -> None:
         raise UserError(f"{archive} is no zip archive, or a broken one: {error}") from None
 
 
+def name_of(member: zipfile.ZipInfo) -> str:
+    """Return where a member goes, below the folder: what is checked, and what is written."""
+    # Windows' PowerShell packs with backslashes, which are no part of a name there
+    return member.filename.replace("\\", "/")
+
+
 def refusal(members: Sequence[zipfile.ZipInfo], packed: int) -> str | None:
     """Return why an archive of ``packed`` bytes with these members is not unpacked, or None."""
     total = sum(member.file_size for member in members)
@@ -80,7 +83,7 @@ def refusal(members: Sequence[zipfile.ZipInfo], packed: int) -> str | None:
     taken: set[str] = set()
     for member in members:
         # where it goes, and as the archive has it: zipfile cuts the first at a zero byte
-        name = member.filename
+        name = name_of(member)
         packed_name = member.orig_filename.replace("\\", "/")
         path = PurePosixPath(name.casefold())
         longest = max((len(part.encode()) for part in path.parts), default=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mpoxcv.errors import UserError
-from mpoxcv.storage.files import StrPath, write_csv
+from mpoxcv.storage.files import StrPath, opened, write_csv
 
 KEYS = ["image", "patient", "data", "fold", "split", "label", "prediction"]
 # also where a class or patient is called 1
@@ -53,8 +53,9 @@ def read_predictions(path: StrPath) -> pd.DataFrame:
     no_table = f"{path} is no table of predictions:"
     # keep_default_na: a class or patient may be called "NA"
     try:
-        table = pd.read_csv(path, dtype=TEXTS, keep_default_na=False)
-    except ValueError as error:
+        with opened(path) as stream:
+            table = pd.read_csv(stream, dtype=TEXTS | {"model": str}, keep_default_na=False)
+    except (ValueError, OSError) as error:
         # also of pandas' parser and of the encoding
         raise UserError(f"{no_table} {error}") from None
     if missing := [name for name in KEYS if name not in table.columns]:

@@ -1,7 +1,7 @@
 """Finished and unfinished runs as they lie on disk, and which of them belong together."""
 
 import json
-import sys
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,13 @@ from typing import Any
 import pandas as pd
 
 from mpoxcv.errors import UserError
-from mpoxcv.evaluation.predictions import TEXTS, classes_of, read_predictions
+from mpoxcv.evaluation.predictions import classes_of, read_predictions
 from mpoxcv.evaluation.process import why_unfinished
+from mpoxcv.explain import blaming
 from mpoxcv.resolvers import flatten
-from mpoxcv.storage.files import StrPath, read_json, read_metrics
+from mpoxcv.storage.files import NUMBER, StrPath, fault_of, read_json, read_metrics
 from mpoxcv.storage.stored_config import REFERENCE, read_plain
+from mpoxcv.terminal import warn
 
 # options that do not make another experiment: where things lie, and what the report tells apart
 NEUTRAL = frozenset({
@@ -26,11 +28,25 @@ NEUTRAL = frozenset({
     )),
 })  # fmt: skip
 POOLED = "pooled"
-# of provenance.json and its data
-TEXT_FIELDS = {
-    "status", "command", "checkpoint_sha256", "error",
-    "fingerprint", "test_fingerprint", "citation", "protocol",
+# what a report takes from provenance.json and from job.json; see fault_of
+CELL = {"pictures": int, "copies": int, "patients": int}
+RECORD: dict[str, Any] = {
+    "status": str, "command": str, "checkpoint_sha256": str, "error": str,
+    "weights": {...: str | None},
+    "git": {}, "packages": {}, "accelerator": {}, "durations": {"total_s": NUMBER},
+    "data": {
+        "fingerprint": str, "test_fingerprint": str, "citation": str, "protocol": str,
+        "originals": {...: int}, "counts": {...: {...: CELL}},
+        "audit": {"choice": str, "dropped": int, "leaks": {...: int}},
+    },
 }  # fmt: skip
+JOB = {"status": str, "cause": str}
+# of the config, flat
+NAMES = [str | NUMBER]
+CONFIG = {"data.exclude": NAMES, "data.ignore_classes": NAMES, "model.train": str | int}
+MAX_SEED = 2**32 - 1
+# of a name, and of what it interpolates: a stranger's may swell
+MAX_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -81,10 +97,11 @@ def find_runs(folders: Iterable[StrPath]) -> list[Run]:
         configs = sorted(top.rglob(".hydra/config.yaml"))
         for folder in [c.parents[1] for c in configs if c.with_name("overrides.yaml").is_file()]:
             try:
-                runs[folder.resolve()] = read_run(folder)
+                with blaming(folder):
+                    runs[folder.resolve()] = read_run(folder)
             except UserError as error:
                 # of another tool, damaged, or hostile: costs no other run
-                print(f"{folder} is left out: {error}", file=sys.stderr)
+                warn(f"{folder} is left out: {error}")
     if not runs:
         searched = ", ".join(map(str, folders))
         raise UserError(f"There is no run in {searched}: a run's folder holds .hydra/config.yaml.")
@@ -97,24 +114,33 @@ def read_run(folder: Path) -> Run:
     A damaged run is a failed one; UserError where its config is none of a training run.
     """
     config = flat(read_plain(folder / ".hydra" / "config.yaml"))
-    fold, seed = config.get("fold"), config.get("seed")
-    if not (isinstance(fold, int) or fold == POOLED) or not isinstance(seed, int):
-        raise UserError(f"its config is none of a training run: fold={fold}, seed={seed}.")
-    name = str(config.get("name"))
-    config["name"] = REFERENCE.sub(lambda match: str(config.get(match[1], match[0])), name)
+    fold: Any = config.get("fold")
+    seed: Any = config.get("seed")
+    numbers = [seed] if fold == POOLED else [fold, seed]
+    if not all(isinstance(number, int) and 0 <= number <= MAX_SEED for number in numbers):
+        raise UserError("its config is none of a training run: it has another fold or seed.")
+    if fault := fault_of(config, CONFIG):
+        raise UserError(f"its config is none of a training run: it has another {fault}.")
+
+    def referred(match: re.Match[str]) -> str:
+        return str(config.get(match[1], match[0]))[:MAX_NAME]
+
+    config["name"] = REFERENCE.sub(referred, str(config.get("name"))[:MAX_NAME])
     lines = read_plain(folder / ".hydra" / "overrides.yaml")
     overrides = plain_options(dict(str(line).lstrip("+~").partition("=")[::2] for line in lines))
 
-    provenance = read_json(folder / "provenance.json")
-    data = provenance["data"] = {"originals": {}, "counts": {}} | provenance.get("data", {})
-    job = read_json(folder / "job.json")
+    provenance, job = _record(folder / "provenance.json"), _record(folder / "job.json")
     status = provenance.get("status", "interrupted")
     cause = job.get("cause") or provenance.get("error")
-    predictions = pd.DataFrame()
-    if status == "finished":
+    predictions, baselines = pd.DataFrame(), None
+    if fault := fault_of(provenance, RECORD):
+        status, cause, provenance = "failed", f"provenance.json is damaged: {fault}.", {}
+    elif fault := fault_of(job, JOB):
+        status, cause = "failed", f"job.json is damaged: {fault}."
+    elif status == "finished":
         try:
-            _check_record(provenance, data)
-            predictions = _checked(read_predictions(folder / "predictions.csv"))
+            predictions = _checked(read_predictions(folder / "predictions.csv"), fold)
+            baselines = _baselines(folder / "baselines.csv", predictions, fold)
         except UserError as error:
             status, cause = "failed", str(error)
     elif job.get("status", status) == "failed":
@@ -122,16 +148,15 @@ def read_run(folder: Path) -> Run:
     else:
         status, cause = "interrupted", why_unfinished(job)
 
-    try:
-        baselines = pd.read_csv(folder / "baselines.csv", dtype=TEXTS, keep_default_na=False)
-    except (FileNotFoundError, IsADirectoryError, ValueError):
-        baselines = pd.DataFrame()
+    data = provenance["data"] = {"originals": {}, "counts": {}} | _present(provenance.get("data"))
+    if "audit" in data:
+        data["audit"] = {"choice": "", "dropped": 0, "leaks": {}} | _present(data["audit"])
     return Run(
         folder, overrides, config, fold, seed, status, cause,
         metrics=read_metrics(folder / "metrics.json"),
         provenance=provenance,
         predictions=predictions,
-        baselines=baselines if {"model", *predictions} <= {*baselines} else None,
+        baselines=baselines,
     )  # fmt: skip
 
 
@@ -141,9 +166,35 @@ def plain_options(options: Mapping[str, str]) -> dict[str, str]:
     return {k: v.lower() if v.lower() in words else v for k, v in options.items()}
 
 
-def _checked(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return the table; UserError for two rows of a picture, a label of no class, an empty Test."""
-    repeated = predictions["image"][predictions.duplicated(["split", "image"])]
+def _record(file: Path) -> dict[str, Any]:
+    return _present(read_json(file))
+
+
+def _present(record: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (record or {}).items() if value is not None}
+
+
+def _baselines(file: Path, predictions: pd.DataFrame, fold: int | str) -> pd.DataFrame | None:
+    """Return the table of baselines; None where there is none of these classes, or no sound one."""
+    try:
+        table = read_predictions(file)
+        if not {"model", *predictions} <= {*table}:
+            return None
+        return _checked(table, fold, ["model", "split", "image"])
+    except UserError as error:
+        if file.exists():
+            warn(f"{file} is left out: {error}")
+        return None
+
+
+def _checked(
+    predictions: pd.DataFrame, fold: int | str, keys: Sequence[str] = ("split", "image")
+) -> pd.DataFrame:
+    """Return the table of a run.
+
+    UserError for another fold, two rows of a picture, a label of no class, or an empty Test.
+    """
+    repeated = predictions["image"][predictions.duplicated(list(keys))]
     if not repeated.empty:
         raise UserError(f"predictions.csv has two rows for {repeated.iloc[0]}.")
     labels = {*predictions["label"], *predictions["prediction"]}
@@ -151,6 +202,8 @@ def _checked(predictions: pd.DataFrame) -> pd.DataFrame:
         raise UserError(f"predictions.csv has a label without probabilities: {unknown[0]}.")
     if not (predictions["split"] == "test").any():
         raise UserError("predictions.csv has no picture of Test.")
+    if set(predictions["fold"].map(str)) != {str(fold)}:
+        raise UserError(f"predictions.csv is of another fold than {fold}.")
     return predictions
 
 
@@ -191,23 +244,3 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
 def flat(node: Any) -> dict[str, Any]:
     """Return the values of nested mappings by their dotted names."""
     return {name: value for name, value in flatten(node) if not isinstance(value, dict)}
-
-
-def _check_record(provenance: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-    """Raise UserError where what a report takes from provenance.json has another type than ours."""
-    counts = ("pictures", "copies", "patients")
-    try:
-        texts = [part.get(name) for part in (provenance, data) for name in TEXT_FIELDS]
-        texts += (provenance.get("weights") or {}).values()
-        cells = [cell for classes in data["counts"].values() for cell in classes.values()]
-        numbers = [
-            *data["originals"].values(),
-            *(cell[count] for cell in cells for count in counts),
-        ]
-        sound = all(isinstance(text, str | None) for text in texts)
-        sound &= all(isinstance(number, int) for number in numbers)
-        sound &= isinstance(provenance.get("durations", {}).get("total_s", 0), int | float)
-    except (KeyError, TypeError, AttributeError):
-        sound = False
-    if not sound:
-        raise UserError("provenance.json is damaged: it has values of other types than a run's.")

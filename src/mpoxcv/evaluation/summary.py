@@ -137,8 +137,8 @@ def _content(group: Group) -> dict[str, Any]:
         "weights": first.provenance.get("weights"), "trained": first.config.get("model.train"),
         "monitor": [first.config.get("callbacks.checkpoint.monitor"), best],
         "excluded": [
-            *(first.config.get("data.exclude") or []),
-            *(first.config.get("data.ignore_classes") or []),
+            *map(str, first.config.get("data.exclude") or []),
+            *map(str, first.config.get("data.ignore_classes") or []),
         ],
         "folds": sorted({run.fold for run in group.finished}, key=str),
         "seeds": sorted({run.seed for run in group.finished}),

@@ -16,6 +16,11 @@ from mpoxcv.models.network import Network, Preprocessing, Weights, make_head
 LIBRARIES = ("torchvision", "timm")
 # These warn unless told how to initialise, and their auxiliary heads would return tuples.
 QUIET = {n: {"init_weights": True, "aux_logits": False} for n in ("googlenet", "inception_v3")}
+# options of both libraries that say where weights come from, as ``weights`` does, or where they go
+SOURCES = frozenset({
+    "cache_dir", "checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay",
+    "progress",
+})  # fmt: skip
 # what networks of both libraries raise for an option, or for a size that they do not take
 REFUSALS = (TypeError, ValueError, AssertionError, RuntimeError, AttributeError)
 
@@ -59,6 +64,10 @@ def create_model(
         except TypeError as error:
             raise UserError(f"model=lenet does not take these options: {error}") from None
     check_choice("model.library", library, LIBRARIES)
+    if sources := sorted(SOURCES & options.keys()):
+        raise UserError(
+            f"model.{sources[0]} is not taken: model.weights says where they come from."
+        )
     try:
         build = _torchvision if library == "torchvision" else _timm
         backbone, preprocessing, record = build(name, weights, options)

@@ -49,7 +49,16 @@ def convolve(images: Sequence[Tensor], *weights: Tensor) -> Tensor:
         images: F batches, float32 (at most B, 3, 32, 32), best in channels_last order.
         weights: conv1.weight (6 F, 3, 5, 5), conv1.bias (6 F,), conv2.weight (16 F, 6, 5, 5) and
             conv2.bias (16 F,).
+
+    Raises:
+        ValueError: a shape or type is another, which C would not notice.
     """
+    n = len(images)
+    shapes = [(6 * n, 3, 5, 5), (6 * n,), (16 * n, 6, 5, 5), (16 * n,)]
+    floats = all(t.dtype == torch.float32 and t.device.type == "cpu" for t in (*weights, *images))
+    sound = n and floats and all(image.shape[1:] == (3, 32, 32) for image in images)
+    if not sound or [tuple(weight.shape) for weight in weights] != shapes:
+        raise ValueError("pictures or weights have another shape than LeNet's, or are no float32")
     return _Convolutions.apply(*weights, *images)
 
 
@@ -70,6 +79,7 @@ class _Convolutions(torch.autograd.Function):
     ) -> Tensor:
         pixels = [image.permute(0, 2, 3, 1).contiguous() for image in images]
         w1, w2 = (w.contiguous(memory_format=torch.channels_last) for w in (w1, w2))
+        b1, b2 = b1.contiguous(), b2.contiguous()
         largest = max(map(len, pixels))
         features = torch.empty(len(pixels), largest, FEATURES)
         if not any(ctx.needs_input_grad):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from mpoxcv.errors import UserError, shorten
 from mpoxcv.models.network import Weights
 from mpoxcv.storage.checkpoint_io import read_tensors
+from mpoxcv.terminal import say
 
 FILES = (".pth", ".pt", ".bin", ".ckpt", ".safetensors")
 # whose weights a Python package ships
@@ -65,7 +66,7 @@ def load_file(backbone: nn.Module, file: str, licence: str = "not stated") -> We
             f"needed: are they those of another network, or of a head alone?\n{shorten(absent, 5)}"
         )
     if absent:
-        print(f"{file} lacks a part of the backbone, which stays random:\n{shorten(absent)}")
+        say(f"{file} lacks a part of the backbone, which stays random:\n{shorten(absent)}")
     # in place: it says of which version it is, which some networks ask for
     wanted.update(fitting)
     backbone.load_state_dict(wanted)
@@ -147,7 +148,7 @@ def fetched(name: str, file: str, where: str, fetch: Callable[[], None]) -> None
     Raises:
         UserError: they cannot be fetched; says which file to fetch, and where it goes.
     """
-    print(f"Fetching the weights {name}: {file}", flush=True)
+    say(f"Fetching the weights {name}: {file}")
     try:
         fetch()
     # of an option

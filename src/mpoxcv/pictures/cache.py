@@ -21,7 +21,8 @@ from mpoxcv.pictures.ahead import map_ahead
 from mpoxcv.pictures.images import decoded
 from mpoxcv.pictures.pixels import Form, resize
 from mpoxcv.pictures.tree import reading
-from mpoxcv.storage.files import StrPath, lock, naming, write_atomically
+from mpoxcv.storage.arrays import map_array
+from mpoxcv.storage.files import StrPath, lock, read_bytes, replacing, write_atomically
 
 # raise it when the same bytes and settings would give other pixels
 VERSION = 3
@@ -114,12 +115,13 @@ def _load(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
         key = (str(file), state.st_ino, state.st_size, state.st_mtime_ns)
         pixels = _mapped.get(key)
         if pixels is None:
-            # copy-on-write: torch warns about arrays that can't be written to
-            pixels = _mapped[key] = np.load(file, mmap_mode="c")
-    # not there, or damaged from outside: build it again
-    except (OSError, ValueError, EOFError):
+            pixels = map_array(file, np.uint8)
+            if pixels is not None:
+                _mapped[key] = pixels
+    except OSError:
         return None
-    return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
+    # damaged from outside: build it again
+    return pixels if pixels is not None and pixels.shape == shape else None
 
 
 def _pixels_elsewhere(file: Path, wanted: set[str], size: int) -> dict[str, np.ndarray]:
@@ -127,8 +129,11 @@ def _pixels_elsewhere(file: Path, wanted: set[str], size: int) -> dict[str, np.n
     pixels_of: dict[str, np.ndarray] = {}
     settings = file.name.rpartition("-")[0]
     for other in file.parent.glob(f"{settings}-*.digests"):
-        data = other.read_bytes() if other.is_file() else b""
-        # damaged from outside, or just deleted
+        try:
+            data = read_bytes(other)
+        except OSError:
+            continue
+        # damaged from outside
         if other.stem != f"{settings}-{_digest(data)}":
             continue
         digests = np.frombuffer(data, "S32").astype("U32").tolist()
@@ -144,7 +149,6 @@ def _digest(data: bytes) -> str:
 
 def _build(file: Path, root: Path, files: Files, form: Form, threads: int, watcher: Any) -> None:
     size = form.size
-    partial = file.with_suffix(".partial")
     chunks = [files[i : i + CHUNK] for i in range(0, len(files), CHUNK)]
     elsewhere = _pixels_elsewhere(file, {digest for _, digest in files}, size)
     failures: list[str] = []
@@ -165,8 +169,11 @@ def _build(file: Path, root: Path, files: Files, form: Form, threads: int, watch
                 failures.append(f"{path}: {error}")
         return resized
 
-    try:
-        with naming(file), partial.open("wb") as stream, ThreadPoolExecutor(threads) as pool:
+    # of a process that was killed; this one has the lock
+    for partial in file.parent.glob(f".{file.name[:40]}.*.partial"):
+        partial.unlink()
+    with replacing(file) as stream:
+        with ThreadPoolExecutor(threads) as pool:
             shape = (len(files), size, size, 3)
             header = {"descr": "|u1", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(stream, header)
@@ -175,16 +182,11 @@ def _build(file: Path, root: Path, files: Files, form: Form, threads: int, watch
             title = f"Decoding {len(files)} pictures"
             for pictures in track(arrays, title, len(chunks), transient=True):
                 stream.write(pictures.data)
-            stream.flush()
-            os.fsync(stream.fileno())
         if watcher:
             watcher.save()
         if failures:
             raise UserError(unreadable(failures, root))
-        partial.replace(file)
-        write_atomically(file.with_suffix(".digests"), "".join(digest for _, digest in files))
-    finally:
-        partial.unlink(missing_ok=True)
+    write_atomically(file.with_suffix(".digests"), "".join(digest for _, digest in files))
 
 
 def unreadable(failures: list[str], root: Path) -> str:
@@ -199,7 +201,7 @@ def unreadable(failures: list[str], root: Path) -> str:
 def read_file(path: Path, digest: str | None = None) -> bytes:
     """Return a file's bytes; UserError if it cannot be read, or has another ``digest`` by now."""
     with reading(path):
-        data = path.read_bytes()
+        data = read_bytes(path)
     if digest is not None and _digest(data) != digest:
         remedy = "Begin again when nothing writes to the data."
         raise UserError(f"{path} was changed while it was read. {remedy}")

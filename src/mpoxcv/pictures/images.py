@@ -18,6 +18,7 @@ import simplejpeg
 from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
 
 from mpoxcv.errors import UserError
+from mpoxcv.storage.files import read_bytes
 
 # those of a telephone's 200 megapixels (2 GB while they are decoded), and a third more
 MAX_PIXELS = 2**28
@@ -72,7 +73,7 @@ def decoded(data: bytes) -> Iterator[np.ndarray]:
 def thumbnail(file: Path | None, size: int) -> str:
     """Return a JPEG of at most ``size`` pixels a side in base64; empty if it is none."""
     try:
-        picture = Image.fromarray(decode(file.read_bytes() if file else b""))
+        picture = Image.fromarray(decode(read_bytes(file) if file else b""))
     except (OSError, ValueError, UserError):
         return ""
     picture.thumbnail((size, size))

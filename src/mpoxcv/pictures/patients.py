@@ -1,5 +1,6 @@
 """Whose a picture is, told by its name or by a table of patients, and what speaks against it."""
 
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import pandas as pd
 
 from mpoxcv.command_line import setting, shell
 from mpoxcv.errors import UserError, nfc, shorten
-from mpoxcv.storage.files import StrPath
+from mpoxcv.storage.files import StrPath, opened
 
 # what a table of patients calls its columns, the first that it has: ours, then those of
 # HAM10000 and ISIC (image_id, lesion_id, dx) and PAD-UFES-20 (img_id, patient_id, diagnostic)
@@ -243,7 +244,7 @@ def _read_rows(file: Path) -> tuple[pd.DataFrame, str]:
         raise UserError(f"data.patients={file} is no file. Give a CSV file: image, patient.")
     try:
         # a spreadsheet may write semicolons, and a mark before the first column
-        with file.open(encoding="utf-8-sig") as stream:
+        with io.TextIOWrapper(opened(file), "utf-8-sig") as stream:
             separator = max(",;\t", key=stream.readline().count)
             stream.seek(0)
             options = {"sep": separator, "dtype": str, "keep_default_na": False}

@@ -33,6 +33,7 @@ class Form(NamedTuple):
 
 def resize(pixels: np.ndarray, form: Form) -> np.ndarray:
     """Make uint8 (height, width, 3) into (size, size, 3)."""
+    pixels = _sound(pixels)
     size = form.size
     squash = form.crop == "squash"
     if form.antialias and form.interpolation == "bilinear" and squash and _takes(pixels):
@@ -55,6 +56,7 @@ def resize(pixels: np.ndarray, form: Form) -> np.ndarray:
 
 def grey(pixels: np.ndarray, size: int) -> np.ndarray:
     """Return uint8 (size, size): a picture's luma, means over squares, as Pillow's L and BOX."""
+    pixels = _sound(pixels)
     if _takes(pixels):
         return _resized(pixels, np.empty((size, size), np.uint8))
     luma = Image.fromarray(pixels).convert("L")
@@ -67,9 +69,9 @@ def edges_and_colours(pixels: np.ndarray, border: int) -> np.ndarray:
     Of the four edges, ``border`` wide (corners count twice), pixels with all colours below 16, and
     above 239; of every fourth pixel of every fourth row red, green and blue, and their squares.
     """
+    pixels = _sound(pixels)
     if C is not None:
         sums = np.empty(8, np.int64)
-        pixels = np.ascontiguousarray(pixels)
         C.surface(_at(pixels), *pixels.shape[:2], border, _at(sums))
         return sums
 
@@ -80,6 +82,14 @@ def edges_and_colours(pixels: np.ndarray, border: int) -> np.ndarray:
     return np.array([dark, bright, *sampled.sum(0), *(sampled * sampled).sum(0)], np.int64)
 
 
+def _sound(pixels: np.ndarray) -> np.ndarray:
+    """Return pixels as they lie in C; ValueError where they are none."""
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        shape = f"{pixels.dtype} {pixels.shape}"
+        raise ValueError(f"pixels should be uint8 (height, width, 3), and are {shape}")
+    return np.ascontiguousarray(pixels)
+
+
 def _takes(pixels: np.ndarray) -> bool:
     # Pillow always took rows before columns; Pillow 13 does so of pictures no higher than wide
     return C is not None and pixels.shape[0] <= pixels.shape[1]
@@ -87,7 +97,6 @@ def _takes(pixels: np.ndarray) -> bool:
 
 def _resized(pixels: np.ndarray, out: np.ndarray) -> np.ndarray:
     assert C is not None
-    pixels = np.ascontiguousarray(pixels)
     height, width, _ = pixels.shape
     if C.resize(_at(pixels), height, width, len(out), int(out.ndim == 2), _at(out)):
         size = f"{width} x {height} pixels"

@@ -12,7 +12,6 @@ Both folders may lie at any depth up to three below the root, since archives unp
 import glob
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
@@ -25,6 +24,7 @@ from mpoxcv.command_line import command_for, setting, shell
 from mpoxcv.errors import UserError, did_you_mean, holds_invisible, nfc, shorten, visible
 from mpoxcv.pictures.patients import Names, parse_names, read_names
 from mpoxcv.storage.files import StrPath
+from mpoxcv.terminal import warn
 
 SPLITS = ("train", "val", "test")
 # as they are written, and as they are read
@@ -52,6 +52,8 @@ SYSTEM_NAMES = (
 )  # fmt: skip
 FOLD_FOLDER = re.compile(r"fold[ _-]?(\d+)([ _-]?aug)?", re.IGNORECASE)
 COLUMNS = ["path", "image", "class", "label"]
+# on a level above FOLDS; of a whole disk there are more
+MAX_FOLDERS = 1000
 
 
 def index_folds(
@@ -131,6 +133,8 @@ def find_fold_folders(root: Path) -> tuple[Path, Path | None]:
     # the root's own name does not count: it may be called folds
     for _ in range(3):
         below, level = [folder for parent in level for folder in _folders(parent)], []
+        if len(below) > MAX_FOLDERS:
+            raise UserError(f"{root} holds more than {MAX_FOLDERS} folders: it is no data set's.")
         for folder in below:
             by_name.get(folder.name.lower(), level).append(folder)
 
@@ -365,7 +369,7 @@ def name_others(root: str, *others: str) -> None:
     """Say on stderr, once in a process, which files in ``root`` were not taken, and why."""
     if others:
         listed = visible(shorten(others))
-        print(f"{len(others)} file(s) in {root} are not taken:\n{listed}", file=sys.stderr)
+        warn(f"{len(others)} file(s) in {root} are not taken:\n{listed}")
 
 
 def _require_visible(folder: Path, names: Iterable[str]) -> None:

@@ -20,6 +20,7 @@ from mpoxcv.evaluation.predictions import classes_of, is_synthetic
 from mpoxcv.evaluation.statistics import CALIBRATION_BINS
 from mpoxcv.report.curves import AXES, curve, reliability, weights_of
 from mpoxcv.report.fonts import drawable, use_fonts
+from mpoxcv.storage.files import replacing
 
 # Okabe and Ito (2008): told apart by the colour-blind; with line styles, in grey print as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
@@ -61,13 +62,13 @@ def title_lines(title: str, synthetic: bool, width: float) -> list[str]:
 
 def save_figure(figure: Figure | Image.Image, file: Path) -> None:
     """Write a PNG file, and its folder; compressed a little, in a third of the usual time."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    if isinstance(figure, Figure):
-        use_fonts(figure)
-        figure.savefig(file, pil_kwargs={"compress_level": 1})
-        figure.clear()
-    else:
-        figure.save(file, compress_level=1)
+    with replacing(file) as stream:
+        if isinstance(figure, Figure):
+            use_fonts(figure)
+            figure.savefig(stream, format="png", pil_kwargs={"compress_level": 1})
+            figure.clear()
+        else:
+            figure.save(stream, "PNG", compress_level=1)
 
 
 @matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "mpoxcv"})

@@ -1,13 +1,14 @@
 """Names in scripts that matplotlib's own font lacks: by an installed font, or as their codes."""
 
 import functools
-import sys
 
 from matplotlib import font_manager
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
+
+from mpoxcv.terminal import warn
 
 DEFAULT = "DejaVu Sans"
 
@@ -61,7 +62,7 @@ def drawable(text: str) -> tuple[str, tuple[font_manager.FontEntry, ...]]:
 @functools.cache
 def _warn_once() -> None:
     hint = r"figures have its codes, such as \u7334. Install one, such as Noto Sans CJK"
-    print(f"No installed font has the letters of a name: {hint}.", file=sys.stderr)
+    warn(f"No installed font has the letters of a name: {hint}.")
 
 
 def use_fonts(figure: Figure) -> None:

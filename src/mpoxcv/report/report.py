@@ -4,10 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from rich.console import Console
 from rich.table import Table
 
-from mpoxcv.errors import visible
 from mpoxcv.evaluation.groups import HEADLINE, Group
 from mpoxcv.evaluation.predictions import most_confident_mistakes
 from mpoxcv.evaluation.summary import FEW, Summary
@@ -17,13 +15,17 @@ from mpoxcv.report.figures import draw_all, folds_figure, svg_url
 from mpoxcv.report.tables import NAMES, tables_of
 from mpoxcv.storage.files import StrPath, write_atomically, write_csv, write_json
 from mpoxcv.storage.markup import for_spreadsheets, markdown, one_line
+from mpoxcv.terminal import console
 
 # Of the most confident mistakes, and the pixels of a picture's side.
 MISTAKES, THUMBNAIL = 12, 112
 
 
-def write_report(summary: Summary, folder: StrPath) -> None:
-    """Write summary.json, folds.csv, predictions.csv, tables/, report.html and report.md."""
+def write_report(summary: Summary, folder: StrPath, root: StrPath | None = None) -> None:
+    """Write summary.json, folds.csv, predictions.csv, tables/, report.html and report.md.
+
+    ``root`` is the folder of the pictures, if mistakes are to be shown.
+    """
     folder = Path(folder)
     write_json(folder / "summary.json", summary.content)
     tables = tables_of(summary)
@@ -55,7 +57,8 @@ def write_report(summary: Summary, folder: StrPath) -> None:
         "notes": list(statements.notes_of(summary)), "gaps": list(statements.gaps_of(summary)),
         # what holds for several groups is said once
         "protocol": dict.fromkeys(statements.protocol_of(summary)),
-        "folds_figure": folds_figure, "draw_all": draw_all, "mistakes_of": _mistakes_of,
+        "folds_figure": folds_figure, "draw_all": draw_all,
+        "mistakes_of": lambda group: _mistakes_of(group, root),
     }  # fmt: skip
     for name in ("report.md", "report.html"):
         write_atomically(folder / name, environment.get_template(f"{name}.j2").render(content))
@@ -63,7 +66,7 @@ def write_report(summary: Summary, folder: StrPath) -> None:
 
 def print_summary(summary: Summary, folder: Path) -> None:
     """Print the warnings, the results and the verdict in the terminal."""
-    console = Console(markup=False, highlight=False)
+    out = console()
     if summary.groups:
         title = "Cross-validation: pooled value (95 % interval over patients)"
         table = Table("model", title=title, title_justify="left")
@@ -71,20 +74,20 @@ def print_summary(summary: Summary, folder: Path) -> None:
         for metric in metrics:
             table.add_column(metric, justify="right", no_wrap=True)
         for row in tables_of(summary)["results"][["model", *metrics]].to_numpy():
-            table.add_row(*map(visible, row))
-        console.print(table)
+            table.add_row(*row)
+        out.print(table)
 
     for sentence in (*statements.verdict(summary), *statements.missing_folds(summary)):
-        console.print(visible(sentence), soft_wrap=True)
+        out.print(sentence, soft_wrap=True)
     for warning in statements.warnings_of(summary):
-        console.print(visible(f"WARNING: {warning}"), style="bold red", soft_wrap=True)
-    console.print(f"The report: {folder / 'report.html'}", soft_wrap=True)
+        out.print(f"WARNING: {warning}", style="bold red", soft_wrap=True)
+    out.print(f"The report: {folder / 'report.html'}", soft_wrap=True)
 
 
-def _mistakes_of(group: Group) -> list[dict[str, str]]:
-    """Return a group's most confident mistakes, with the pictures that are still on the disk."""
-    root = Path(str(group.finished[0].config.get("data.root")))
-    files = root.rglob("FOLDS/*/*/*/**/*") if root.is_dir() else []
+def _mistakes_of(group: Group, folder: StrPath | None) -> list[dict[str, str]]:
+    """Return a group's most confident mistakes, with the pictures that a folder still holds."""
+    root = Path(folder or "")
+    files = root.rglob("FOLDS/*/*/*/**/*") if folder else ()
     parts_of = {file: file.relative_to(root).parts for file in files}
     # below FOLDS/<fold>/<split>
     file_of = {"/".join(p[p.index("FOLDS") + 3 :]): file for file, p in parts_of.items()}

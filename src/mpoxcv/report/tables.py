@@ -132,11 +132,12 @@ def _comparison_row(pair: Mapping[str, Any]) -> dict[str, str]:
 
 def _data_rows(runs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[dict[str, str]]:
     cell = "{pictures} ({copies}; {patients})"
+    unknown = dict.fromkeys(("pictures", "copies", "patients"), "?")
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     for group, run in runs:
         for split, classes in run["counts"].items():
             key = {"data": group["data"], "fold": str(run["fold"]), "split": split}
-            cells = {name: cell.format(**numbers) for name, numbers in classes.items()}
+            cells = {name: cell.format(**unknown | numbers) for name, numbers in classes.items()}
             rows.setdefault(tuple(key.values()), key | cells)
     return list(rows.values())
 

@@ -6,25 +6,30 @@ import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from mpoxcv.errors import UserError
-from mpoxcv.storage.files import StrPath, write_atomically
+from mpoxcv.storage.files import NUMBER, StrPath, fault_of, opened, write_atomically
 
-# of what Lightning and our classifier read
-KINDS: dict[str, type] = {
-    "hyper_parameters": dict, "callbacks": dict, "loops": dict, "history": list, "steps": list,
-    "optimizer_states": list, "lr_schedulers": list, "epoch": int, "global_step": int, "should_stop": bool,
+# of what Lightning and our classifier read; see fault_of
+KINDS: dict[str, Any] = {
+    "state_dict": {...: Tensor}, "hyper_parameters": {"classes": [str]}, "callbacks": {...: {}},
+    "loops": {}, "history": [{...: NUMBER}], "steps": [Tensor], "optimizer_states": [{}],
+    "lr_schedulers": [{}], "epoch": int, "global_step": int, "should_stop": bool, "weights": str,
     "pytorch-lightning_version": str,
 }  # fmt: skip
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 # what a ModelCheckpoint's state says of files, beside the keys of best_k_models
 PATHS = frozenset({"dirpath", "best_model_path", "kth_best_model_path", "last_model_path"})
+# a checkpoint is of any size
+MAX_BYTES = 2**45
+# a zip archive's first bytes, by which torch tells one, and those of its last part, with its length
+ZIP, END, END_BYTES = b"PK\3\4", b"PK\5\6", 22
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -37,6 +42,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     kill or a full disk leaves a broken file under the good name.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        # where this run's checkpoints lie: what else a checkpoint names is a stranger's
+        self.folders: set[str] = set()
+
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: StrPath, storage_options: Any = None
     ) -> None:
@@ -47,6 +57,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         # torch.save itself hides the reason of a failed write
         buffer = io.BytesIO()
         folder = Path(os.path.realpath(path)).parent
+        self.folders.add(str(folder))
 
         def relative(file: str) -> str:
             """Return the path from here to what lies in the run's folder, others as they are."""
@@ -65,16 +76,33 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: StrPath, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Load tensors and plain values, whatever ``weights_only`` says; UserError for any else."""
-        checkpoint = read_tensors(path, map_location)
-        if fault := _fault_of(checkpoint):
-            raise UserError(f"{path} is not a checkpoint of a run: {fault}.")
-        folder = Path(os.path.realpath(path)).parent
-        return _moved(checkpoint, lambda file: os.path.normpath(folder / file))
+        """Load tensors and plain values, whatever ``weights_only`` says; UserError for any else.
+
+        Files that it names are forgotten, since Lightning would read and remove them, but for those
+        in its own folder and in ``folders``.
+        """
+        content = read_tensors(path, map_location)
+        checkpoint = {key: value for key, value in content.items() if value is not None}
+        if fault := fault_of(checkpoint, KINDS) or (
+            "state_dict" not in checkpoint and "state_dict"
+        ):
+            raise UserError(
+                f"{path} is not a checkpoint of a run: it has another {fault}, or none."
+            )
+        folder = os.path.dirname(os.path.realpath(path))  # noqa: PTH120
+
+        def inside(file: str) -> str:
+            there = Path(os.path.realpath(Path(folder, file)))
+            known = any(there.is_relative_to(own) for own in (folder, *self.folders))
+            return str(there) if known else ""
+
+        return _moved(checkpoint, inside)
 
     def remove_checkpoint(self, path: StrPath) -> None:
-        """Remove a checkpoint, and nothing else: the path may come out of one that was sent."""
-        if (file := Path(path)).suffix == ".ckpt" and file.is_file():
+        """Remove a checkpoint from a folder of this run's, and nothing else."""
+        file = Path(os.path.realpath(Path(path).parent), Path(path).name)
+        known = any(file.is_relative_to(own) for own in self.folders)
+        if known and file.suffix == ".ckpt" and file.is_file():
             file.unlink()
 
 
@@ -85,17 +113,14 @@ def read_tensors(path: StrPath, map_location: Any = None) -> dict[str, Any]:
         UserError: it cannot be read, or holds anything else.
     """
     try:
-        if Path(path).suffix == ".safetensors":
-            # here, since it comes with timm
-            from safetensors.torch import load_file
+        with opened(path, MAX_BYTES) as stream:
+            if Path(path).suffix == ".safetensors":
+                # here, since it comes with timm
+                from safetensors.torch import load_file
 
-            return load_file(path)
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-                    raise ValueError("its parts are packed, which torch never does: a bomb?")
-        # a path and no address, which Lightning's own way would fetch
-        content = torch.load(Path(path), map_location, weights_only=True)
+                return load_file(path)
+            _require_unpacked(stream)
+            content = torch.load(stream, map_location, weights_only=True)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}")
         return content
@@ -111,31 +136,34 @@ def read_tensors(path: StrPath, map_location: Any = None) -> dict[str, Any]:
         ) from None
 
 
+def _require_unpacked(stream: BinaryIO) -> None:
+    """Raise ValueError where what torch takes for a zip archive is packed, or is read in two ways.
+
+    Torch packs none. With more behind its last part zipfile and torch may see two archives in one.
+    """
+    if stream.read(len(ZIP)) == ZIP:
+        stream.seek(-END_BYTES, os.SEEK_END)
+        if not stream.read().startswith(END):
+            raise ValueError("it is cut, or something lies behind its end")
+        with zipfile.ZipFile(stream) as archive:
+            if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
+                raise ValueError("its parts are packed, which torch never does: a bomb?")
+    stream.seek(0)
+
+
 def _moved(checkpoint: dict[str, Any], move: Callable[[str], str]) -> dict[str, Any]:
     """Return a checkpoint with the paths of files that its callbacks' states name moved."""
 
     def moved(value: Any, key: str) -> Any:
-        if key == "best_k_models" and isinstance(value, dict):
-            return {moved(file, "dirpath"): score for file, score in value.items()}
-        is_path = key in PATHS and isinstance(value, str) and value and "://" not in value
-        return move(value) if is_path else value
+        if key == "best_k_models":
+            pairs = value.items() if isinstance(value, dict) else ()
+            return {there: s for file, s in pairs if (there := moved(file, "dirpath"))}
+        if key not in PATHS:
+            return value
+        return move(value) if isinstance(value, str) and value else ""
 
     states = {
         name: {k: moved(v, k) for k, v in state.items()} if isinstance(state, dict) else state
         for name, state in checkpoint.get("callbacks", {}).items()
     }
     return {**checkpoint, "callbacks": states}
-
-
-def _fault_of(checkpoint: Any) -> str | None:
-    """Return why this is not what Lightning and our classifier read, or None."""
-    weights = checkpoint.get("state_dict") if isinstance(checkpoint, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(w, Tensor) for w in weights.values()):
-        return "it holds no state_dict of tensors"
-    for key, kind in KINDS.items():
-        if not isinstance(checkpoint.get(key, kind()), kind):
-            return f"its {key} is no {kind.__name__}"
-    classes = checkpoint.get("hyper_parameters", {}).get("classes") or []
-    if not isinstance(classes, list | tuple) or not all(isinstance(c, str) for c in classes):
-        return "its classes are no names"
-    return None

@@ -13,16 +13,18 @@ from omegaconf.errors import OmegaConfBaseException
 
 from mpoxcv.errors import UserError
 from mpoxcv.resolvers import RESOLVERS
+from mpoxcv.storage.files import read_bytes
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 30
+MAX_NESTED = 5
 MAX_VALUES = 100_000
 FAILURES = (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError, OSError, TypeError)
 PLAIN_TAGS = (None, "!", "tag:yaml.org,2002:str")
 REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.]*)\}")
-# of other modules these compute and neither read, write nor call what they are given
+# these compute, and neither write nor call what they are given
 ALLOWED = re.compile(
-    r"mpoxcv\.(LeNet|LesionClassifier|MSLDDataModule|RandomFlip|create_model|write_synthetic)"
+    r"mpoxcv\.(LeNet|LesionClassifier|MSLDDataModule|RandomFlip|create_model)"
     r"|(torch\.optim|torch\.optim\.lr_scheduler|torch\.nn|torchvision\.transforms"
     r"|torchvision\.transforms\.v2)\.[A-Z]\w*"
 )
@@ -36,12 +38,7 @@ def read_plain(file: Path) -> Any:
     UserError where it cannot be read, has tags, aliases or over 1 MiB, or is nested too deep.
     """
     try:
-        with file.open("rb") as stream:
-            data = stream.read(MAX_BYTES + 1)
-        if len(data) > MAX_BYTES:
-            raise ValueError(f"it has more than {MAX_BYTES} bytes")
-
-        text = data.decode()
+        text = read_bytes(file, MAX_BYTES).decode()
         depth = 0
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if getattr(event, "anchor", None):
@@ -55,7 +52,10 @@ def read_plain(file: Path) -> Any:
             if depth > MAX_DEPTH:
                 raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
 
-        return OmegaConf.to_container(OmegaConf.create(text))
+        plain = OmegaConf.to_container(OmegaConf.create(text))
+        # halves of characters, which nothing could write again
+        "".join(_nodes(plain, str)).encode()
+        return plain
     except FAILURES as error:
         raise UserError(f"{file} is refused: it is no plain config of a run: {error}") from None
 
@@ -72,10 +72,10 @@ def load_config(file: Path, trust: Sequence[str] = ()) -> DictConfig:
     names = "|".join(map(re.escape, [*RESOLVERS, "hydra", *trust]))
     resolver = re.compile(rf"\$\{{({names}):[^{{}}$]*\}}")
     for text in _nodes(plain, str):
-        rest, before = text, ""
+        rest = text
         # from the innermost; the zero byte is in no name
-        while rest != before:
-            rest, before = resolver.sub("\0", REFERENCE.sub("\0", rest)), rest
+        for _ in range(MAX_NESTED if "${" in text else 0):
+            rest = resolver.sub("\0", REFERENCE.sub("\0", rest))
         if "${" in rest:
             raise UserError(
                 f"{file} is refused: {text!r} interpolates more than options of the config. If it is your own: "
@@ -104,13 +104,15 @@ def resolved(config: DictConfig, key: str, file: Path) -> Any:
     return part
 
 
-def instantiable(config: DictConfig, key: str, file: Path, trust: Sequence[str] = ()) -> DictConfig:
-    """Return a part of the config, resolved, if all that it names with ``_target_`` may be built.
+def instantiable(
+    part: Any, key: str, file: Path, trust: Sequence[str] = (), more: Sequence[str] = ()
+) -> DictConfig:
+    """Return a :func:`resolved` part, if all that it names with ``_target_`` may be built.
 
-    ``trust`` has modules and names that may be built besides. UserError names the file, the target,
+    This is the one way from a stored config to ``hydra.utils.instantiate``. ``trust`` has modules
+    and names that may be built besides, ``more`` names alone. UserError names the file, the target,
     and how to go on.
     """
-    part = resolved(config, key, file)
     if not isinstance(part, dict) or "_target_" not in part:
         raise UserError(f"{file} is refused: its {key} holds no _target_.")
 
@@ -118,8 +120,9 @@ def instantiable(config: DictConfig, key: str, file: Path, trust: Sequence[str] 
         target, pattern = call["_target_"], ALLOWED
         if target == "hydra.utils.get_object":
             target, pattern = call.get("path"), ALLOWED_OBJECT
-        trusted = any(str(target) == name or str(target).startswith(f"{name}.") for name in trust)
-        if not (isinstance(target, str) and (pattern.fullmatch(target) or trusted)):
+        trusted = any(f"{target}.".startswith(f"{name}.") for name in trust)
+        known = isinstance(target, str) and (pattern.fullmatch(target) or target in more)
+        if not (known or (trusted and isinstance(target, str))):
             raise UserError(
                 f"{file} is refused: it would call {target!r}, which is not among what a run's config may name. Nothing of "
                 f"it was run. If the run is your own, or you have read that code, go on with trust=['{target}']."

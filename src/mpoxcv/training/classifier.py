@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from hydra.utils import instantiate
 from lightning.pytorch import callbacks as theirs
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -24,7 +23,7 @@ from mpoxcv.data.loader import Batch, mix, seed_generators
 from mpoxcv.errors import Diverged, UserError, check_choice, shorten
 from mpoxcv.models.network import Network, Weights, set_frozen_to_eval
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
-from mpoxcv.storage.stored_config import instantiable, load_config
+from mpoxcv.storage.stored_config import instantiable, load_config, resolved
 from mpoxcv.training.metrics import classification_metrics
 from mpoxcv.training.schedules import make_scheduler, refusal_explained
 
@@ -135,6 +134,8 @@ class LesionClassifier(L.LightningModule):
                 "classifier.mix mixes pictures, and what a frozen backbone (model.train=head, or a number) makes of them is "
                 "kept: set mix=none, or model.train=all."
             )
+        if len(set(classes)) < len(classes):
+            raise UserError(f"data.classes names a class twice: {', '.join(map(str, classes))}.")
         mode = str(compile).lower() if isinstance(compile, bool) else compile
         check_choice("classifier.compile", mode, COMPILE_MODES)
         check_choice("classifier.scheduler_interval", scheduler_interval, INTERVALS)
@@ -338,6 +339,10 @@ class LesionClassifier(L.LightningModule):
 
     def _finish(self, split: str) -> None:
         """Compute, keep and log the metrics of a split that has been seen whole."""
+        if not self._steps:
+            raise UserError(
+                f"No picture of {split} was seen: does the checkpoint lack an epoch's half?"
+            )
         logits, labels, index = self._all_steps()
         self._steps.clear()
         order = index.argsort(stable=True)
@@ -448,8 +453,9 @@ class LesionClassifier(L.LightningModule):
             if not config.is_file():
                 hint = "in no run's folder, so that its network must be given: network=LeNet(6)"
                 raise UserError(f"{checkpoint_path} is {hint}.")
-            stored = load_config(config).get("classifier") or OmegaConf.create()
-            options["network"] = instantiate(instantiable(stored, "network", config))
+            part = resolved(load_config(config), "classifier", config)
+            network = part.get("network") if isinstance(part, dict) else None
+            options["network"] = instantiate(instantiable(network, "network", config))
         # reads tensors and plain values alone, and says so of a damaged file
         AtomicCheckpointIO().load_checkpoint(checkpoint_path, "cpu")
         return super().load_from_checkpoint(Path(checkpoint_path), *args, **options)
@@ -481,9 +487,9 @@ class LesionClassifier(L.LightningModule):
         # a fit that was over, by early stopping or by time, stays over
         if self._fitting and checkpoint.get("should_stop"):
             self.trainer.should_stop = True
-        self.history = [dict(row) for row in checkpoint.get("history", [])]
+        self.history = [dict(row) for row in checkpoint.get("history", []) if "epoch" in row]
         steps = checkpoint.get("steps", [])
-        goes_on = self._fitting and steps and self.global_rank == 0
+        goes_on = self._fitting and len(steps) == 3 and self.global_rank == 0
         self._steps = [(steps[0], steps[1], steps[2])] if goes_on else []
 
         classes = checkpoint.get("hyper_parameters", {}).get("classes")

@@ -1,6 +1,5 @@
 """Loggers and progress bars that cost a run nothing: they may fail, and they end with it."""
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from mpoxcv.errors import visible
+from mpoxcv.terminal import warn
 
 # seconds until it is opened again: two processes may make the same data base
 PAUSES = (1.0, 4.0)
@@ -27,7 +27,7 @@ def tell(name: str, error: Exception) -> None:
     """Say what failed, and that the run goes on."""
     reason = visible(f"{type(error).__name__}: {error}").strip().splitlines()[0]
     text = f"{name} failed, and may lack something; the run goes on. ({reason})"
-    print(text, file=sys.stderr)
+    warn(text)
 
 
 def unfailing(thing: Any, interface: type, *more: str) -> Any:

@@ -1,18 +1,14 @@
 """TensorBoard: one run a fold, with train and val on the same axes."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from PIL import Image
-from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard import SummaryWriter
 
 from mpoxcv.storage.files import StrPath
-from mpoxcv.undocumented import event_file
 
 # of these train and val are drawn on the same axes, in the tab CUSTOM SCALARS
 CURVES = ("loss", "f1_macro", "balanced_accuracy", "accuracy", "auroc_macro", "ece")
@@ -54,14 +50,6 @@ class SplitTensorBoardLogger(TensorBoardLogger):
         tagged = {tag_of(name): value for name, value in metrics.items()}
         self.log_hyperparams(dict(options), tagged, self._step)
         self.experiment.close()
-
-
-def add_png(writer: SummaryWriter, tag: str, file: Path, step: int) -> None:
-    """Show a PNG file as it is; ``add_figure`` would draw it again, ``add_image`` encode it."""
-    with Image.open(file) as header:
-        size = {"width": header.width, "height": header.height}
-    image = Summary.Image(**size, colorspace=len("RGBA"), encoded_image_string=file.read_bytes())
-    event_file(writer).add_summary(Summary(value=[Summary.Value(tag=tag, image=image)]), step)
 
 
 def tag_of(name: str) -> str:

@@ -23,6 +23,7 @@ from mpoxcv.evaluation import statistics as st
 from mpoxcv.evaluation.conformal import HeldOut, in_set
 from mpoxcv.evaluation.novelty import threshold
 from mpoxcv.evaluation.predictions import codes, probabilities_of
+from mpoxcv.explain import blaming
 from mpoxcv.pictures import tree
 from mpoxcv.pictures.ahead import map_ahead
 from mpoxcv.pictures.cache import read_file
@@ -195,10 +196,13 @@ class Predictor:
             return
         pixels = {form: np.stack([picture[form] for picture in pictures]) for form in self.forms}
         inputs: dict[Any, Tensor] = {}
+        parts: list[tuple[np.ndarray, np.ndarray]] = []
         for run in self.runs:
-            if (key := run.frozen or run.folder) not in inputs:
-                inputs[key] = run.inputs(pixels[run.form])
-        parts = [run.score(inputs[run.frozen or run.folder]) for run in self.runs]
+            key = run.frozen or run.folder
+            with blaming(run.folder):
+                if key not in inputs:
+                    inputs[key] = run.inputs(pixels[run.form])
+                parts.append(run.score(inputs[key]))
         by_network = np.stack([probabilities for probabilities, _ in parts])
         scaled = np.stack([st.apply_temperature(p, self.temperature) for p in by_network])
         averaged = (scaled * used[..., None]).sum(0) / used.sum(0)[:, None]

@@ -1,6 +1,5 @@
 """A finished run read back, as if a stranger had sent it: its parts, and its trained network."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,13 +17,18 @@ from mpoxcv.data.protocol import fold_table
 from mpoxcv.errors import UserError, visible
 from mpoxcv.evaluation.novelty import distances
 from mpoxcv.evaluation.predictions import read_predictions
+from mpoxcv.explain import blaming
 from mpoxcv.models.network import Network
 from mpoxcv.pictures.pixels import Form
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO, read_tensors
 from mpoxcv.storage.files import StrPath, read_json
-from mpoxcv.storage.stored_config import instantiable, load_config
+from mpoxcv.storage.stored_config import instantiable, load_config, resolved
+from mpoxcv.terminal import warn
 from mpoxcv.training.callbacks.reference import features_caught
 from mpoxcv.training.classifier import LesionClassifier
+
+# what a stored config is of
+OURS = {"data": "mpoxcv.MSLDDataModule", "classifier": "mpoxcv.LesionClassifier"}
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,9 @@ class TrainedRun:
         """
         d = self.data
         split = (d.fold, d.protocol, d.split_file)
-        table = fold_table(d.root, d.classes, d.names, *split, exclude=d.exclude)
+        options: Any = {"exclude": d.exclude, "makes_folds": d.makes_folds}
+        with blaming(self.folder):
+            table = fold_table(d.root, d.classes, d.names, *split, **options)
         keys = ["split", "image"]
         scored = self.predictions.reindex(columns=keys).set_index(keys).index
         gone = scored.difference(table.set_index(keys).index)
@@ -157,31 +163,40 @@ def load_runs(
         if not (run / ".hydra" / "config.yaml").is_file():
             continue
 
-        _, parts = stored_parts(run, trust, moved or {}, "predict", weights)
-        # compiling takes longer than the pictures
-        classifier: LesionClassifier = instantiate(parts["classifier"], compile=False)
-        checkpoint = AtomicCheckpointIO().load_checkpoint(file, "cpu")
-        classifier.on_load_checkpoint(checkpoint)
-        classifier.load_state_dict(checkpoint["state_dict"])
-        if runs and classifier.classes != runs[0].classifier.classes:
+        with blaming(run):
+            trained = _load_run(run, trust, moved or {}, weights)
+        if runs and trained.classifier.classes != runs[0].classifier.classes:
             pair = f"{run} and {runs[0].folder}"
             raise UserError(f"{pair} have different classes: their networks cannot be averaged.")
-
-        provenance = read_json(run / "provenance.json")
-        if provenance.get("status") != "finished":
-            print(f"{run} is not finished: its best checkpoint so far is used.", file=sys.stderr)
-        source = provenance.get("data", {}).get("name", parts["data"].get("name", "unknown"))
-        data: MSLDDataModule = instantiate(parts["data"])
-        scored = run / "predictions.csv"
-        predictions = read_predictions(scored) if scored.is_file() else pd.DataFrame()
-        reference = _reference(run / "reference.pt")
-        runs.append(TrainedRun(
-            run, visible(str(source)), classifier.eval(), data, predictions, reference
-        ))  # fmt: skip
+        runs.append(trained)
     if not runs:
         contents = "a run's folder holds .hydra and checkpoints/best.ckpt"
         raise UserError(f"There is no trained run in {folder}: {contents}.")
     return runs
+
+
+def _load_run(
+    run: Path, trust: Sequence[str], moved: Mapping[str, Any], weights: str | None
+) -> TrainedRun:
+    _, parts = stored_parts(run, trust, moved, "predict", weights)
+    # compiling takes longer than the pictures
+    classifier: LesionClassifier = instantiate(parts["classifier"], compile=False)
+    checkpoint = AtomicCheckpointIO().load_checkpoint(run / "checkpoints" / "best.ckpt", "cpu")
+    classifier.on_load_checkpoint(checkpoint)
+    classifier.load_state_dict(checkpoint["state_dict"])
+    data: MSLDDataModule = instantiate(parts["data"])
+
+    provenance = read_json(run / "provenance.json")
+    if provenance.get("status") != "finished":
+        warn(f"{run} is not finished: its best checkpoint so far is used.")
+    recorded = provenance.get("data")
+    source = recorded.get("name", data.name) if isinstance(recorded, dict) else data.name
+    scored = run / "predictions.csv"
+    predictions = read_predictions(scored) if scored.is_file() else pd.DataFrame()
+    return TrainedRun(
+        run, visible(str(source)), classifier.eval(), data, predictions,
+        _reference(run / "reference.pt"),
+    )  # fmt: skip
 
 
 def _reference(file: Path) -> dict[str, np.ndarray] | None:
@@ -201,19 +216,32 @@ def stored_parts(
 ) -> tuple[DictConfig, dict[str, DictConfig]]:
     """Return a run's stored config, and its parts ``data`` and ``classifier`` to instantiate.
 
-    ``moved`` has options of data that take the place of the stored ones where they say something;
-    ``verb`` is what they are for: to ``train`` again, to ``score``, or to ``predict``. ``weights``
-    is the file of a frozen backbone's, where it has moved.
+    What says where to write, or makes data, is not taken from it.
+
+    Args:
+        run: its folder.
+        trust: as of ``mpoxcv.storage.stored_config.instantiable``.
+        moved: options of data that take the place of the stored ones where they say something;
+            ``cache_dir`` always.
+        verb: what they are for: to ``train`` again, to ``score``, or to ``predict``.
+        weights: the file of a frozen backbone's, where it has moved.
 
     Raises:
         UserError: the config is refused (see ``mpoxcv.storage.stored_config``).
     """
     file = run / ".hydra" / "config.yaml"
     stored = load_config(file, trust)
-    for name, value in moved.items():
-        if value:
-            OmegaConf.update(stored, f"data.{name}", value)
-    parts = {key: instantiable(stored, key, file, trust) for key in ("data", "classifier")}
+    parts: dict[str, DictConfig] = {}
+    for key, target in OURS.items():
+        part = resolved(stored, key, file)
+        if key == "data" and isinstance(part, dict):
+            part |= {name: value for name, value in moved.items() if value}
+            part |= {"generator": None, "makes_folds": False}
+        parts[key] = instantiable(part, key, file, trust)
+        if parts[key]._target_ != target and not trust:
+            raise UserError(
+                f"{file} is refused: its {key} is a {parts[key]._target_}, no {target}."
+            )
     network = parts["classifier"].get("network") or OmegaConf.create()
     # checkpoints hold all but a frozen backbone, and what others began with may be gone; scores are
     # those of the run to the bit where stems are computed alike

@@ -15,7 +15,7 @@ from mpoxcv.report.figures import draw_all, save_figure
 from mpoxcv.storage.files import StrPath
 from mpoxcv.training.callbacks.results import predictions_table
 from mpoxcv.training.classifier import LesionClassifier
-from mpoxcv.training.tensorboard import add_png, tensorboard_writer
+from mpoxcv.training.tensorboard import tensorboard_writer
 
 
 class Figures(L.Callback):
@@ -86,4 +86,6 @@ def publish(trainer: L.Trainer, figure: Figure | Image.Image, tag: str, path: Pa
     """Save a figure as a PNG file and, if the run has a TensorBoard logger, show it there."""
     save_figure(figure, path)
     if writer := tensorboard_writer(trainer):
-        add_png(writer, tag, path, trainer.global_step)
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        writer.add_image(tag, pixels, trainer.global_step, dataformats="HWC")

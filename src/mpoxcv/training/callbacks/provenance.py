@@ -23,7 +23,8 @@ from mpoxcv.errors import shorten
 from mpoxcv.evaluation.runs import flat
 from mpoxcv.models import kernels
 from mpoxcv.report.figures import SYNTHETIC_NOTE
-from mpoxcv.storage.files import StrPath, read_json, write_json
+from mpoxcv.storage.files import StrPath, fault_of, read_json, write_json
+from mpoxcv.terminal import warn
 from mpoxcv.training.classifier import LesionClassifier
 from mpoxcv.training.tensorboard import tensorboard_writer
 
@@ -58,7 +59,7 @@ class Provenance(L.Callback):
             **(now := made_of()),
         }  # fmt: skip
         before = read_json(self.folder / "provenance.json")
-        earlier = list(before.get("earlier", []))
+        earlier = [] if fault_of(before, {"earlier": [{}]}) else list(before.get("earlier") or [])
         if before and any(before.get(name) != value for name, value in now.items()):
             earlier.append({name: before.get(name) for name in ("started", "command", *now)})
         if earlier:
@@ -99,10 +100,9 @@ class Provenance(L.Callback):
         changes = datamodule.changes()
         self.content["data"]["changes"] = {"count": len(changes), "examples": changes[:EXAMPLES]}
         if changes:
-            print(
+            warn(
                 f"The data in {datamodule.root} have changed since the run began:\n{shorten(changes, EXAMPLES)}\n"
-                "Its results are those of the pictures as they were then. Run it again for those of now.",
-                file=sys.stderr,
+                "Its results are those of the pictures as they were then. Run it again for those of now."
             )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:  # noqa: D102
@@ -144,20 +144,9 @@ class Provenance(L.Callback):
             "status": status,
             "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "durations": {**self.durations, "total_s": round(now - self._begin, 3)},
-            "peak_memory_mib": peak_mib(),
         }
         if trainer.is_global_zero:
             write_json(self.folder / "provenance.json", self.content)
-
-
-def peak_mib() -> int | None:
-    """Return the most memory that this process has held, in MiB; None on Windows."""
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    unit = 1024**2 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
 
 
 def package_version(name: str) -> str | None:
