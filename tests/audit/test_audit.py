@@ -133,6 +133,23 @@ def test_shortcut_is_found_only_where_there_is_one(tmp_path: Path) -> None:
     assert write({"Cowpox": 60})["the class can be told from overall colour"].severity == "warning"
 
 
+def test_a_shortcut_must_hold_for_other_patients(tmp_path: Path) -> None:
+    """Each patient has a colour of their own: among a patient's pictures it tells the class."""
+    rng = np.random.default_rng(3)
+    for name in CLASSES:
+        for patient in range(5):
+            colour = rng.integers(40, 215, 3)
+            for i in range(12):
+                split = ("Train", "Valid", "Test")[i % 3]
+                file = tmp_path / f"set/FOLDS/fold1/{split}/{name}/{name[:3].upper()}_{patient}_{i:02}.png"
+                file.parent.mkdir(parents=True, exist_ok=True)
+                pixels = colour + rng.integers(-30, 31, (24, 24, 3))
+                Image.fromarray(pixels.astype(np.uint8)).save(file)
+    table = index_folds(tmp_path / "set", CLASSES, PATTERN, [1])
+    kinds = {f.kind for f in audit(table, tmp_path / "set", tmp_path / "cache")}
+    assert "the class can be told from overall colour" not in kinds
+
+
 def test_train_stops_drops_or_allows(tree: Path, tmp_path: Path, run_script: Callable) -> None:
     shutil.copy(tree / TEST, tree / "FOLDS/fold1/Train/Cowpox/COW_90_01.jpg")
     done = run_script("train", "fold=1", *SMALL, "hydra.run.dir=stopped")
@@ -148,7 +165,12 @@ def test_train_stops_drops_or_allows(tree: Path, tmp_path: Path, run_script: Cal
         )
         assert done.code == 0, done.err
         data = json.loads((tmp_path / choice / "provenance.json").read_text())["data"]
-        assert data["audit"] == {"choice": choice, "leaks": {"same picture": 1}, "dropped": dropped}
+        assert data["audit"] == {
+            "choice": choice, "leaks_from": CERTAIN, "leaks": {"same picture": 1}, "suspected": {},
+            "in_valid_and_test": 0, "dropped": dropped,
+        }  # fmt: skip
+        said = "1 training picture(s) leak and are left out (data.leaks=drop): same picture 1."
+        assert (said in done.err) == (choice == "drop")
         assert data["counts"]["train"]["Cowpox"]["pictures"] == 4 - dropped
         marked = "LEAKS ALLOWED" in (tmp_path / choice / "predictions.csv").read_text()
         assert marked == (choice == "allow") == ("LEAKS ALLOWED" in done.out)
@@ -254,7 +276,7 @@ def test_planted_set(
     nobody = [""] * out.sum(), [""] * (~out).sum()
     pairs = likenesses(records[out], records[~out], SUSPECTED, base / "cache", nobody)
     for threshold, least in ((CERTAIN, certain), (SUSPECTED, suspected)):
-        leaks = set(leaks_of(table, records, pairs, threshold)["train"])
+        leaks = set(leaks_of(table, records, pairs, threshold)["picture"])
         hits = {path for path in leaks if "_9" in path}
         print(
             f"{kind} from {threshold}: recall {len(hits) / 100:.2f}, precision {len(hits) / max(1, len(leaks)):.3f}"
