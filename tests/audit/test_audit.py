@@ -141,7 +141,10 @@ def test_a_shortcut_must_hold_for_other_patients(tmp_path: Path) -> None:
             colour = rng.integers(40, 215, 3)
             for i in range(12):
                 split = ("Train", "Valid", "Test")[i % 3]
-                file = tmp_path / f"set/FOLDS/fold1/{split}/{name}/{name[:3].upper()}_{patient}_{i:02}.png"
+                file = (
+                    tmp_path
+                    / f"set/FOLDS/fold1/{split}/{name}/{name[:3].upper()}_{patient}_{i:02}.png"
+                )
                 file.parent.mkdir(parents=True, exist_ok=True)
                 pixels = colour + rng.integers(-30, 31, (24, 24, 3))
                 Image.fromarray(pixels.astype(np.uint8)).save(file)

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from likeness import CHANGES, false_among, plant, smooth
 from PIL import Image, ImageOps
 
+from likeness import CHANGES, false_among, plant, smooth
 from mpoxcv.audit.keypoints import keypoints, matches, sharing
 from mpoxcv.audit.likeness import CERTAIN, SUSPECTED
 

@@ -114,7 +114,12 @@ def suspected(tree: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         return pd.DataFrame(ends, columns=["left", "right", "likeness"])
 
     copy = "FOLDS_AUG/fold1_AUG/Train/Cowpox/COW_0_01_0_1.jpg"
-    wanted = {f"{TRAIN}/COW_0_01.jpg": 0.99, f"{TRAIN}/COW_1_01.jpg": 0.95, copy: 0.92, TEST_PICTURE: 0}
+    wanted = {
+        f"{TRAIN}/COW_0_01.jpg": 0.99,
+        f"{TRAIN}/COW_1_01.jpg": 0.95,
+        copy: 0.92,
+        TEST_PICTURE: 0,
+    }
     described = module.describe(
         tree, [*wanted], digest_files(tree, [*wanted]), tree.parent / "cache"
     )  # fmt: skip

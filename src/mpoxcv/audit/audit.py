@@ -64,7 +64,9 @@ class Finding:
     @property
     def by_fold(self) -> dict[int, int]:
         """How many pictures each fold has."""
-        return self.pictures["fold"].value_counts(sort=False).to_dict() if "fold" in self.cases else {}
+        return (
+            self.pictures["fold"].value_counts(sort=False).to_dict() if "fold" in self.cases else {}
+        )
 
     @property
     def examples(self) -> list[tuple[str, ...]]:
@@ -108,18 +110,14 @@ def audit(
     return [finding for finding in findings if finding.count]
 
 
-def _leaks(
-    leaks: pd.DataFrame, suspected: pd.DataFrame, shared: pd.DataFrame
-) -> Iterator[Finding]:
+def _leaks(leaks: pd.DataFrame, suspected: pd.DataFrame, shared: pd.DataFrame) -> Iterator[Finding]:
     effect = "The network has seen what it is tested on: the score is too high."
     for kind, part in leaks.groupby("kind", sort=False):
         yield Finding(KINDS[str(kind)], "leak", effect, part)
     effect = f"If it is so, t{effect[1:]} Look at them: likeness is not certain here, and train.py goes on."
     for kind, part in suspected.groupby("kind", sort=False):
         yield Finding(f"suspected: {KINDS[str(kind)]}", "warning", effect, part)
-    effect = (
-        "The checkpoint is chosen on what it is tested on: the score is slightly too high."
-    )
+    effect = "The checkpoint is chosen on what it is tested on: the score is slightly too high."
     for kind, part in shared.groupby("kind", sort=False):
         what = "a patient has pictures" if kind == "same patient" else "a photograph is"
         yield Finding(f"{what} in Valid and in Test", "warning", effect, part)
@@ -189,7 +187,9 @@ def _datalog(originals: pd.DataFrame, root: Path) -> Iterator[Finding]:
         "in the tree, and not listed in datalog.xlsx": pictures.keys() - common,
         "in another split than datalog.xlsx says": moved,
     }.items():
-        paths = [(key[0], pictures[key].path if key in pictures else key[1]) for key in sorted(keys)]
+        paths = [
+            (key[0], pictures[key].path if key in pictures else key[1]) for key in sorted(keys)
+        ]
         yield Finding(kind, "warning", effect, pd.DataFrame(paths, columns=COLUMNS[:2]))
 
 
@@ -197,7 +197,9 @@ def _coverage(originals: pd.DataFrame) -> Iterator[Finding]:
     pictures = originals.rename(columns={"path": "picture"}).drop_duplicates("image")
     tests = pictures["image"].map(originals["image"][originals["split"] == "test"].value_counts())
     effect = "The pooled result says nothing of them."
-    yield Finding("pictures never in a test set", "note", effect, pictures[["picture"]][tests.isna()])
+    yield Finding(
+        "pictures never in a test set", "note", effect, pictures[["picture"]][tests.isna()]
+    )
     effect = "They are scored by several networks."
     yield Finding("pictures in several test sets", "note", effect, pictures[["picture"]][tests > 1])
 
@@ -240,4 +242,6 @@ def _shortcuts(first: pd.DataFrame, measured: np.ndarray) -> Iterator[Finding]:
                 f"Balanced accuracy {value:.3f} (95 % interval {low:.3f} to {high:.3f}, chance {1 / n:.3f}) for other "
                 "patients: a network may score without looking at lesions."
             )
-            yield Finding(f"the class can be told from {name}", "warning", effect, number=len(first))
+            yield Finding(
+                f"the class can be told from {name}", "warning", effect, number=len(first)
+            )

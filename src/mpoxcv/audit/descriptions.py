@@ -149,13 +149,13 @@ def _compare(
     left: np.ndarray, right: np.ndarray, threshold: float, patients: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
     """Return ``PAIR`` of two sides' records: alike as a whole, or sharing a part."""
-    whole = alike(left["thumb"], right["thumb"], threshold, patients)
-    parts = sharing(left["keypoints"], right["keypoints"])
-    blocks = [np.zeros(0, PAIR)]
-    for i, j, likeness in (*whole, *parts):
-        ends = left["pixels"][i], right["pixels"][j]
-        blocks.append(np.rec.fromarrays([*ends, likeness], PAIR)[ends[0] != ends[1]])
-    pairs = np.concatenate(blocks)
+    thumbs, points = ((left[name], right[name]) for name in ("thumb", "keypoints"))
+    whole = list(alike(*thumbs, threshold, patients))
+    parts = np.array([*sharing(*points)]).reshape(-1, 3)
+    i, j = (np.concatenate([*(b[k] for b in whole), parts[:, k].astype(int)]) for k in (0, 1))
+    likeness = np.concatenate([*(b[2] for b in whole), parts[:, 2]])
+    pairs = np.rec.fromarrays([left["pixels"][i], right["pixels"][j], likeness], PAIR)
+    pairs = pairs[(pairs["left"] != pairs["right"]) & (likeness >= threshold)]
     # the highest of each pair
     pairs = pairs[np.argsort(-pairs["likeness"], kind="stable")]
     first = np.unique(pairs[["left", "right"]], return_index=True)[1]

@@ -111,7 +111,9 @@ def orphans(table: pd.DataFrame) -> Iterator[Doubt]:
     paths = table["path"][copies & ~names.isin(names[~copies])].tolist()
     if paths:
         effect = "Likeness alone can tell whether they show what Valid or Test holds."
-        yield Doubt(len(paths), "augmented pictures have no original in their fold", effect, (paths[0],))
+        yield Doubt(
+            len(paths), "augmented pictures have no original in their fold", effect, (paths[0],)
+        )
 
 
 def by_degree(
@@ -165,7 +167,9 @@ def leaks_of(
         "copy by name": by_name,
         "copy by likeness": alike[alike["augmented"] & ~alike["picture"].isin(by_name["picture"])],
     }
-    rows = [part.assign(kind=kind).reindex(columns=COLUMNS) for kind, part in parts.items() if len(part)]
+    rows = [
+        part.assign(kind=kind).reindex(columns=COLUMNS) for kind, part in parts.items() if len(part)
+    ]
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=COLUMNS)
 
 

@@ -171,7 +171,11 @@ def suspicions(table: pd.DataFrame, contents: pd.Series, names: Names | None = N
     notes = []
     for column, kind, effect in (
         ("patient", "lie there under several patients", "Those who share one are split as one"),
-        ("class", "lie in several classes", "One label is right: leave the others out by data.exclude"),
+        (
+            "class",
+            "lie in several classes",
+            "One label is right: leave the others out by data.exclude",
+        ),
     ):
         if several := sorted(pairs[counted[column] > 1]):
             notes.append(f"{len(several)} picture(s) {kind}. {effect}:\n{shorten(several)}")
