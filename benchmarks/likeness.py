@@ -38,7 +38,9 @@ def jpeg(image: Image.Image, quality: int) -> Image.Image:
 
 def crop(image: Image.Image, share: float, place: tuple[float, float]) -> Image.Image:
     width, height = (int(side * share) for side in image.size)
-    left, top = (int(p * (a - b)) for p, a, b in zip(place, image.size, (width, height)))
+    left, top = (
+        int(p * (a - b)) for p, a, b in zip(place, image.size, (width, height), strict=True)
+    )
     return image.crop((left, top, left + width, top + height)).resize(image.size)
 
 

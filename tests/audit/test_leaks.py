@@ -67,9 +67,9 @@ def test_the_message_names_three_ways(tree: Path) -> None:
 
 def test_valid_and_test_of_one_fold_alone_are_compared(tree: Path) -> None:
     """The patient of fold 1's Valid is in fold 2's Test, where nothing was chosen on them."""
-    file = tree / "FOLDS/fold2/Test/Cowpox/COW_20_01.jpg"
-    file.rename(file.with_name("COW_10_07.jpg"))
-    shutil.copy(tree / VAL_PICTURE, file.with_name("COW_25_01.jpg"))
+    only_here = tree / VALID / "COW_70_01.jpg"
+    write_picture(only_here, 501)
+    shutil.copy(only_here, tree / "FOLDS/fold2/Test/Cowpox/COW_70_07.jpg")
     found = findings(tree)
     assert PATIENT not in found and PHOTOGRAPH not in found
     write_picture(tree / TEST / "COW_10_09.jpg", 500)

@@ -87,7 +87,8 @@ def audit(
 
     ``table`` is of all folds, as from ``mpoxcv.pictures.tree.index_folds``, and its paths are
     relative to ``root``, where datalog.xlsx may lie; ``names`` told the patients; ``leaks_from`` is
-    as in ``mpoxcv.audit.leaks.settle_leaks``, the rest as in ``mpoxcv.audit.descriptions.describe``.
+    as in ``mpoxcv.audit.leaks.settle_leaks``, the rest as in
+    ``mpoxcv.audit.descriptions.describe``.
     """
     paths = table["path"].tolist()
     records = describe(root, paths, digest_files(root, paths, threads), cache_dir, threads)

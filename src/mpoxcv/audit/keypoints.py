@@ -33,6 +33,8 @@ RATIO, TOLERANCE = 0.9, 4.0
 LEAST, DOUBT = 7, 0.16
 # how much larger, and how much wider than high, a copy may be than its original
 MOST_ZOOM, MOST_STRETCH = 6.0, 2.0
+# most of what they share covers that part of one of them at least
+PART = 0.1
 # order of the bits as seen by a picture, a mirrored one, a negative, and both
 GRID = np.arange(128).reshape(4, 4, 8)
 REVERSED = -np.arange(8) % 8
@@ -121,9 +123,13 @@ def matches(left: np.ndarray, right: np.ndarray, variant: int) -> int:
     longest, shortest = np.linalg.svd(affine[:, :2])[1]
     if longest > MOST_ZOOM or shortest < 1 / MOST_ZOOM or longest > MOST_STRETCH * shortest:
         return 0
+    agreeing = [side[inliers[:, 0] > 0] for side in (source, target)]
+    # two photographs may bear the same mark
+    most = [np.ptp(np.quantile(side, (0.1, 0.9), axis=0), axis=0).prod() for side in agreeing]
+    if max(most) < PART * SIDE**2:
+        return 0
     # keypoints at one place, of several sizes, say one thing
-    places = [side[inliers[:, 0] > 0] // 4 for side in (source, target)]
-    count = min(len(np.unique(side, axis=0)) for side in places)
+    count = min(len(np.unique(side // 4, axis=0)) for side in agreeing)
     return count if count >= LEAST else 0
 
 
