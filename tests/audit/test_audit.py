@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import openpyxl
 import pandas as pd
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
@@ -16,7 +15,6 @@ from mpoxcv.audit.audit import Finding, audit
 from mpoxcv.audit.descriptions import describe, likenesses
 from mpoxcv.audit.leaks import leaks_of, settle_leaks
 from mpoxcv.audit.likeness import CERTAIN, SUSPECTED, alike, templates, vectors
-from mpoxcv.errors import UserError
 from mpoxcv.pictures.cache import digest_files
 from mpoxcv.pictures.tree import index_folds
 
@@ -88,31 +86,6 @@ def test_a_patient_in_two_classes_is_one_person(tree: Path) -> None:
     patient = Path(TEST).name.rpartition("_")[0]
     write_picture(tree / f"FOLDS/fold1/Train/Measles/{patient}_02.jpg", 77)
     assert found(tree)["a patient has pictures in Train and in Valid or Test"].by_fold == {1: 1}
-
-
-def test_datalog(tree: Path) -> None:
-    book = openpyxl.Workbook()
-    book.remove(book.active)
-    for fold in (1, 2):
-        sheet = book.create_sheet(f"fold {fold}")
-        files = {
-            s: sorted(f.name for f in tree.glob(f"FOLDS/fold{fold}/{s}/*/*"))
-            for s in ("Train", "Valid", "Test")
-        }
-        if fold == 2:
-            files["Valid"].append(files["Test"].pop(0))
-            files["Train"][0] = "COW_77_01.jpg"
-        sheet.append(["train", "validation", "test"])
-        for i in range(max(map(len, files.values()))):
-            sheet.append([names[i] if i < len(names) else None for names in files.values()])
-    book.save(tree / "datalog.xlsx")
-    kinds = found(tree)
-    assert kinds["listed in datalog.xlsx, and not in the tree"].examples == [("COW_77_01",)]
-    assert kinds["in the tree, and not listed in datalog.xlsx"].by_fold == {2: 1}
-    assert kinds["in another split than datalog.xlsx says"].by_fold == {2: 1}
-    (tree / "datalog.xlsx").write_bytes(b"no workbook")
-    with pytest.raises(UserError, match=r"datalog\.xlsx cannot be read"):
-        found(tree)
 
 
 def test_shortcut_is_found_only_where_there_is_one(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pandas as pd
 from mpoxcv.audit.descriptions import describe, likenesses
 from mpoxcv.audit.leaks import KINDS, by_degree, leaks_of, orphans
 from mpoxcv.audit.likeness import CERTAIN, SUSPECTED
-from mpoxcv.errors import UserError
 from mpoxcv.evaluation.groups import bootstrap, estimate
 from mpoxcv.evaluation.statistics import confusion
 from mpoxcv.pictures.cache import digest_files
@@ -86,7 +85,7 @@ def audit(
     """Return the findings, leaks first.
 
     ``table`` is of all folds, as from ``mpoxcv.pictures.tree.index_folds``, and its paths are
-    relative to ``root``, where datalog.xlsx may lie; ``names`` told the patients; ``leaks_from`` is
+    relative to ``root``; ``names`` told the patients; ``leaks_from`` is
     as in ``mpoxcv.audit.leaks.settle_leaks``, the rest as in
     ``mpoxcv.audit.descriptions.describe``.
     """
@@ -103,7 +102,6 @@ def audit(
         *_twins(first.assign(pixels=records["pixels"][first.index]), pairs, leaks_from),
         *_doubted("warning", orphans(table)),
         *_doubted("note", doubts(originals, names)),
-        *_datalog(originals, root),
         *_coverage(originals),
         *_shortcuts(first, records["surface"][first.index]),
         _broken_profiles(first, records["surface"][first.index, -1]),
@@ -156,42 +154,6 @@ def _twins(first: pd.DataFrame, pairs: pd.DataFrame, leaks_from: float) -> Itera
         ends = pd.DataFrame(part["pair"].tolist(), columns=["picture", "other"])
         likeness = part["likeness"].to_numpy()
         yield Finding(f"{degree} picture {case}", severity, effect, ends.assign(likeness=likeness))
-
-
-def _datalog(originals: pd.DataFrame, root: Path) -> Iterator[Finding]:
-    """Compare with datalog.xlsx: a sheet a fold, names in columns train, validation and test."""
-    depths = ("", "*/", "*/*/")
-    file = next((f for d in depths for f in sorted(root.glob(f"{d}datalog.xlsx"))), None)
-    if file is None:
-        return
-    try:
-        sheets = pd.read_excel(file, sheet_name=None, dtype=str)
-    # openpyxl and zipfile raise a dozen kinds for damaged files
-    except Exception as error:
-        raise UserError(f"{file} cannot be read: {error}. Replace it, or take it away.") from None
-
-    columns = {"train": "train", "validation": "val", "valid": "val", "test": "test"}
-    listed: dict[tuple[int, str], str] = {}
-    for position, (title, sheet) in enumerate(sheets.items(), 1):
-        number = "".join(filter(str.isdigit, str(title)))
-        for column in sheet.columns:
-            if split := columns.get(str(column).strip().lower()):
-                names = sheet[column].dropna().str.strip()
-                listed |= {(int(number or position), Path(name).stem): split for name in names}
-
-    pictures = {(row.fold, Path(row.path).stem): row for row in originals.itertuples()}
-    common = pictures.keys() & listed.keys()
-    moved = {key for key in common if pictures[key].split != listed[key]}
-    effect = "These folds are not those published: say so beside the result."
-    for kind, keys in {
-        "listed in datalog.xlsx, and not in the tree": listed.keys() - common,
-        "in the tree, and not listed in datalog.xlsx": pictures.keys() - common,
-        "in another split than datalog.xlsx says": moved,
-    }.items():
-        paths = [
-            (key[0], pictures[key].path if key in pictures else key[1]) for key in sorted(keys)
-        ]
-        yield Finding(kind, "warning", effect, pd.DataFrame(paths, columns=COLUMNS[:2]))
 
 
 def _coverage(originals: pd.DataFrame) -> Iterator[Finding]:

@@ -21,8 +21,8 @@ SIDE, POINTS, CELLS = 160, 160, 6
 KEYPOINT = np.dtype([("place", "u1", 2), ("bits", "u1", 16)])
 # SIFT's least contrast: skin has little
 CONTRAST = 0.005
-# a word is 24 of a keypoint's bits, as each of 16 drawings picks them
-READ = np.stack([np.random.default_rng(n).choice(128, 24, replace=False) for n in range(16)])
+# a word is 24 of a keypoint's bits, as each of 12 drawings picks them
+READ = np.stack([np.random.default_rng(n).choice(128, 24, replace=False) for n in range(12)])
 WORD_BITS, SPREAD = 22, np.uint64(0x9E3779B97F4A7C15)
 # of a picture those that are looked at, and pictures in a product
 CANDIDATES, BLOCK = 8, 512
@@ -117,7 +117,9 @@ def matches(left: np.ndarray, right: np.ndarray, variant: int) -> int:
 
     source = left["place"][partner[matched]].astype(np.float32)
     target = right["place"][matched].astype(np.float32)
-    affine, inliers = cv2.estimateAffine2D(source, target, ransacReprojThreshold=TOLERANCE)
+    affine, inliers = cv2.estimateAffine2D(
+        source, target, ransacReprojThreshold=TOLERANCE, maxIters=500
+    )
     if affine is None:
         return 0
     longest, shortest = np.linalg.svd(affine[:, :2])[1]
