@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
+from scipy.sparse import csr_array, vstack
 
 # pixels of the longer side that keypoints are sought in; how many are kept, the strongest of each
 # cell in turn, CELLS a side: letters on a picture would take all
@@ -24,10 +24,12 @@ CONTRAST = 0.005
 # a word is 24 of a keypoint's bits, as each of 12 drawings picks them
 READ = np.stack([np.random.default_rng(n).choice(128, 24, replace=False) for n in range(12)])
 WORD_BITS, SPREAD = 22, np.uint64(0x9E3779B97F4A7C15)
-# of a picture those that are looked at, and pictures in a product
-CANDIDATES, BLOCK = 8, 512
+# candidates of a picture that are looked at: those whose score is so many standard deviations over
+# the mean, where there are not few; and pictures of each side in a product
+CANDIDATES, OUTSTANDING, FEW = 8, 2.0, 50
+LEFT, RIGHT = 2048, 512
 # a match is nearer than RATIO times the second nearest, and lies within TOLERANCE pixels
-RATIO, TOLERANCE = 0.9, 4.0
+RATIO, TOLERANCE = 0.85, 4.0
 # matches that chance does not give: of 27,000 pairs of photographs and strangers' copies 156 have 5
 # and 2 have 6; the likeness of 8 is CERTAIN, 1 - DOUBT / 8
 LEAST, DOUBT = 7, 0.16
@@ -72,25 +74,41 @@ def keypoints(pixels: np.ndarray) -> np.ndarray:
 def sharing(left: np.ndarray, right: np.ndarray) -> Iterator[tuple[int, int, float]]:
     """Yield positions in ``left`` and ``right`` of pictures that share a part, and their likeness.
 
-    ``left`` is ``KEYPOINT`` (N, P), and ``right`` (M, P); of each on the right the ``CANDIDATES``
-    on the left with the most words in common, weighed by their rarity, are looked at.
+    ``left`` is ``KEYPOINT`` (N, P), and ``right`` (M, P).
     """
-    by_word = _words(left, VARIANTS[0]).T.tocsr()
-    rarity = np.log((1 + len(left)) / (1 + np.diff(by_word.indptr))).astype(np.float32)
-    k = min(CANDIDATES, len(left))
-    for start in range(0, len(right), BLOCK):
-        block = right[start : start + BLOCK]
-        score, variant = np.zeros((2, len(block), len(left)), np.float32)
-        for v, order in enumerate(VARIANTS):
-            words = _words(block, order)
+    score, place, variant = candidates(left, right)
+    for j, k in np.argwhere(score > 0):
+        i = int(place[j, k])
+        if count := matches(left[i], right[j], int(variant[j, k])):
+            yield i, int(j), 1 - DOUBT / count
+
+
+def candidates(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what of ``left`` may share a part with each on the right, (M, ``CANDIDATES``).
+
+    They are scores (0: no candidate), positions in ``left``, and which of ``VARIANTS`` of the left
+    picture is meant: those with the most words in common, weighed by their rarity, that stand out.
+    """
+    best, place, variant = (np.zeros((len(right), CANDIDATES), dtype) for dtype in ("f4", int, int))
+    for part in np.array_split(np.arange(len(left)), len(left) // LEFT + 1):
+        n = len(part)
+        by_word = vstack([_words(left[part], order) for order in VARIANTS]).T.tocsr()
+        rarity = np.log((1 + 4 * n) / (1 + np.diff(by_word.indptr))).astype(np.float32)
+        for start in range(0, len(right), RIGHT):
+            rows = np.s_[start : start + RIGHT]
+            words = _words(right[rows], VARIANTS[0])
             words.data = rarity[words.indices]
-            of_variant = (words @ by_word).toarray()
-            variant[of_variant > score] = v
-            np.maximum(score, of_variant, out=score)
-        for j, nearest in enumerate(np.argpartition(-score, k - 1, axis=1)[:, :k].tolist()):
-            for i in nearest:
-                if score[j, i] and (count := matches(left[i], block[j], int(variant[j, i]))):
-                    yield i, start + j, 1 - DOUBT / count
+            found = (words @ by_word).toarray().reshape(-1, 4, n)
+            score = found.max(1)
+            outstanding = score.mean(1, keepdims=True) + OUTSTANDING * score.std(1, keepdims=True)
+            score[(score < outstanding) & (n >= FEW)] = 0
+            known = (
+                (best, score), (place, np.broadcast_to(part, score.shape)), (variant, found.argmax(1))
+            )  # fmt: skip
+            order = np.argsort(-np.hstack([best[rows], score]), kind="stable")[:, :CANDIDATES]
+            for kept, new in known:
+                kept[rows] = np.take_along_axis(np.hstack([kept[rows], new]), order, 1)
+    return best, place, variant
 
 
 def matches(left: np.ndarray, right: np.ndarray, variant: int) -> int:
