@@ -189,24 +189,25 @@ def plant(
 ) -> Planted:
     """Change the ``chosen`` pictures, and seek the copies, of unknown patients, among all."""
     rng = np.random.default_rng(zlib.crc32(kind.encode()))
-    copies, shown = [], []
+    chosen, copies, shown = list(chosen), [], []
     for i in chosen:
         strangers = [j for j, patient in enumerate(patients) if patient != patients[i]]
         partners = rng.choice(strangers, 3, replace=False).tolist()
         copies.append(CHANGES[kind](images[i].copy(), [images[j] for j in partners], rng))
         shown.append({patients[j] for j in [i, *partners[: PASTED.get(kind, 0)]]})
     left, right = described(images, folder), described(copies, folder)
-    whose = list(patients), [f"copy {i}" for i in range(len(copies))]
-    pairs = likenesses(left, right, SUSPECTED, folder, whose)
+    names = list(patients), [f"copy {i}" for i in range(len(copies))]
+    pairs = likenesses(left, right, SUSPECTED, folder, names)
+    found = {(a, b): value for a, b, value in pairs.itertuples(index=False)}
+    # two of the photographs are one file
+    wanted = [(left["pixels"][i], right["pixels"][j]) for j, i in enumerate(chosen)]
     place = {pixels: i for i, pixels in enumerate(left["pixels"])}
     copy = {pixels: i for i, pixels in enumerate(right["pixels"])}
-    found = [(place[a], copy[b], v) for a, b, v in pairs.itertuples(index=False)]
-    chosen = list(chosen)
     recall, false = {}, {}
     for least in (SUSPECTED, CERTAIN):
-        hits = {(i, j) for i, j, value in found if value >= least}
-        recall[least] = len({j for i, j in hits if i == chosen[j]}) / len(copies)
-        false[least] = sum(patients[i] not in shown[j] | twins_of(shown[j]) for i, j in hits)
+        recall[least] = float(np.mean([found.get(pair, 0) >= least for pair in wanted]))
+        hits = [(patients[place[a]], shown[copy[b]]) for (a, b), v in found.items() if v >= least]
+        false[least] = sum(patient not in whose | twins_of(whose) for patient, whose in hits)
     return Planted(recall, false, len(copies))
 
 
