@@ -102,9 +102,8 @@ def audit(
         *_twins(first.assign(pixels=records["pixels"][first.index]), pairs, leaks_from),
         *_doubted("warning", orphans(table)),
         *_doubted("note", doubts(originals, names)),
-        *_coverage(originals),
         *_shortcuts(first, records["surface"][first.index]),
-        _broken_profiles(first, records["surface"][first.index, -1]),
+        *_notes(originals, first.index[records["surface"][first.index, -1] > 0]),
     )
     return [finding for finding in findings if finding.count]
 
@@ -156,21 +155,20 @@ def _twins(first: pd.DataFrame, pairs: pd.DataFrame, leaks_from: float) -> Itera
         yield Finding(f"{degree} picture {case}", severity, effect, ends.assign(likeness=likeness))
 
 
-def _coverage(originals: pd.DataFrame) -> Iterator[Finding]:
+def _notes(originals: pd.DataFrame, broken: pd.Index) -> Iterator[Finding]:
     pictures = originals.rename(columns={"path": "picture"}).drop_duplicates("image")
     tests = pictures["image"].map(originals["image"][originals["split"] == "test"].value_counts())
-    effect = "The pooled result says nothing of them."
-    yield Finding(
-        "pictures never in a test set", "note", effect, pictures[["picture"]][tests.isna()]
-    )
-    effect = "They are scored by several networks."
-    yield Finding("pictures in several test sets", "note", effect, pictures[["picture"]][tests > 1])
-
-
-def _broken_profiles(first: pd.DataFrame, broken: np.ndarray) -> Finding:
-    kind = "a colour profile that cannot be read"
-    effect = "Their colours are taken for sRGB's, and may be others."
-    return Finding(kind, "note", effect, first[broken > 0][["path"]].set_axis(["picture"], axis=1))
+    unread = pictures.index.isin(broken)
+    for kind, effect, which in (
+        ("pictures never in a test set", "The pooled result says nothing of them.", tests.isna()),
+        ("pictures in several test sets", "They are scored by several networks.", tests > 1),
+        (
+            "a colour profile that cannot be read",
+            "Their colours are taken for sRGB's, and may be others.",
+            unread,
+        ),
+    ):
+        yield Finding(kind, "note", effect, pictures[["picture"]][which])
 
 
 def _shortcuts(first: pd.DataFrame, measured: np.ndarray) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ Legend: N, M pictures; P keypoints of a picture; V = 4 variants; B = 128 bits; W
 """
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
@@ -24,10 +25,8 @@ CONTRAST = 0.005
 # a word is 24 of a keypoint's bits, as each of 12 drawings picks them
 READ = np.stack([np.random.default_rng(n).choice(128, 24, replace=False) for n in range(12)])
 WORD_BITS, SPREAD = 22, np.uint64(0x9E3779B97F4A7C15)
-# candidates of a picture that are looked at: those whose score is so many standard deviations over
-# the mean, where there are not few; and pictures of each side in a product
-CANDIDATES, OUTSTANDING, FEW = 8, 2.0, 50
-LEFT, RIGHT = 2048, 512
+# candidates of a picture that are looked at, and pictures of each side in a product
+CANDIDATES, LEFT, RIGHT = 8, 2048, 512
 # a match is nearer than RATIO times the second nearest, and lies within TOLERANCE pixels
 RATIO, TOLERANCE = 0.85, 4.0
 # matches that chance does not give: of 27,000 pairs of photographs and strangers' copies 156 have 5
@@ -77,17 +76,20 @@ def sharing(left: np.ndarray, right: np.ndarray) -> Iterator[tuple[int, int, flo
     ``left`` is ``KEYPOINT`` (N, P), and ``right`` (M, P).
     """
     score, place, variant = candidates(left, right)
-    for j, k in np.argwhere(score > 0):
-        i = int(place[j, k])
-        if count := matches(left[i], right[j], int(variant[j, k])):
-            yield i, int(j), 1 - DOUBT / count
+    rows, columns = np.nonzero(score)
+    pairs = place[rows, columns].tolist(), rows.tolist(), variant[rows, columns].tolist()
+    with ThreadPoolExecutor() as pool:
+        counts = pool.map(lambda i, j, v: matches(left[i], right[j], v), *pairs)
+        for i, j, count in zip(*pairs[:2], counts, strict=True):
+            if count:
+                yield i, j, 1 - DOUBT / count
 
 
 def candidates(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return what of ``left`` may share a part with each on the right, (M, ``CANDIDATES``).
 
     They are scores (0: no candidate), positions in ``left``, and which of ``VARIANTS`` of the left
-    picture is meant: those with the most words in common, weighed by their rarity, that stand out.
+    picture is meant: those with the most words in common, weighed by their rarity.
     """
     best, place, variant = (np.zeros((len(right), CANDIDATES), dtype) for dtype in ("f4", int, int))
     for part in np.array_split(np.arange(len(left)), len(left) // LEFT + 1):
@@ -100,8 +102,6 @@ def candidates(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndar
             words.data = rarity[words.indices]
             found = (words @ by_word).toarray().reshape(-1, 4, n)
             score = found.max(1)
-            outstanding = score.mean(1, keepdims=True) + OUTSTANDING * score.std(1, keepdims=True)
-            score[(score < outstanding) & (n >= FEW)] = 0
             known = (
                 (best, score), (place, np.broadcast_to(part, score.shape)), (variant, found.argmax(1))
             )  # fmt: skip
