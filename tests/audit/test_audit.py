@@ -111,7 +111,7 @@ def test_a_shortcut_must_hold_for_other_patients(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     for name in CLASSES:
         for patient in range(5):
-            colour = rng.integers(40, 215, 3)
+            colour, spread = rng.integers(80, 175, 3), rng.integers(3, 80, 3)
             for i in range(12):
                 split = ("Train", "Valid", "Test")[i % 3]
                 file = (
@@ -119,7 +119,7 @@ def test_a_shortcut_must_hold_for_other_patients(tmp_path: Path) -> None:
                     / f"set/FOLDS/fold1/{split}/{name}/{name[:3].upper()}_{patient}_{i:02}.png"
                 )
                 file.parent.mkdir(parents=True, exist_ok=True)
-                pixels = colour + rng.integers(-30, 31, (24, 24, 3))
+                pixels = colour + spread * rng.uniform(-1, 1, (24, 24, 3))
                 Image.fromarray(pixels.astype(np.uint8)).save(file)
     table = index_folds(tmp_path / "set", CLASSES, PATTERN, [1])
     kinds = {f.kind for f in audit(table, tmp_path / "set", tmp_path / "cache")}

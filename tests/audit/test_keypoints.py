@@ -27,7 +27,7 @@ def of(image: Image.Image) -> np.ndarray:
     return keypoints(np.asarray(image.convert("RGB")))
 
 
-MARK = np.random.default_rng(9).integers(0, 2, (10, 10, 1)).repeat(3, 2).astype(np.uint8)
+MARK = np.random.default_rng(9).integers(0, 2, (24, 24, 1)).repeat(3, 2).astype(np.uint8)
 WAYS = {
     "mirrored": ImageOps.mirror,
     "negative": ImageOps.invert,
@@ -57,13 +57,17 @@ def test_pictures_without_features_match_nothing() -> None:
 
 def test_letters_do_not_take_all_keypoints() -> None:
     """A web site's mark, with strong edges, covers a corner: it is no part that two share."""
+
+    def faint(seed: int) -> Image.Image:
+        return Image.blend(textured(seed), Image.new("RGB", (160, 160), (200, 150, 130)), 0.8)
+
     marked = []
     for seed in (0, 1):
-        picture = textured(seed)
-        picture.paste(Image.fromarray(np.kron(MARK, np.full((4, 4, 1), 255, np.uint8))), (8, 8))
+        picture = faint(seed)
+        picture.paste(Image.fromarray(np.kron(MARK, np.full((2, 2, 1), 255, np.uint8))), (8, 8))
         marked.append(of(picture))
     assert matches(*marked, 0) == 0
-    assert matches(of(textured(0)), marked[0], 0) >= 30
+    assert matches(of(faint(0)), marked[0], 0) >= 80
 
 
 @pytest.mark.slow
