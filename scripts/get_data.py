@@ -39,7 +39,7 @@ def main(cfg: DictConfig) -> None:
     table = check(data.root, data.classes, names, cfg.folds, exclude)
     root = Path(data.root)
     # it reads and decodes all files
-    findings = audit(table, root, data.cache_dir, data.threads, names)
+    findings = audit(table, root, data.cache_dir, data.threads, names, data.leaks_from)
     whole = f"Folds 1 to {cfg.folds} are whole and all {len(table)} files decode"
     say(f"{whole}: the data can be used.")
     print_findings(findings)

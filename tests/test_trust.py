@@ -31,7 +31,7 @@ TRUSTED = {
         "training/callbacks/provenance.py": "this package",
     },
     "glob": {
-        "audit/audit.py": "the user's data.root", "pictures/tree.py": "the user's images=",
+        "pictures/tree.py": "the user's images=",
         "data/features.py": "the user's cache_dir", "models/weights.py": "an installed package",
         "pictures/cache.py": "the user's cache_dir",
     },
@@ -47,7 +47,7 @@ TRUSTED = {
     "copyfile": {"datasets/fetch.py": "kagglehub's cache, into a temporary folder"},
     "copyfileobj": {"datasets/unzip.py": "into a file that was opened by x"},
     "read_bytes": {
-        "audit/audit.py": "storage.files'", "datasets/make_folds.py": "pictures that were decoded",
+        "datasets/make_folds.py": "pictures that were decoded",
         "pictures/cache.py": "storage.files'", "pictures/images.py": "storage.files'",
         "storage/files.py": "storage.files'", "storage/stored_config.py": "storage.files'",
         "training/callbacks/provenance.py": "this package, and the run's own best.ckpt",
@@ -57,7 +57,6 @@ TRUSTED = {
         "data/protocol.py": "opened()", "evaluation/predictions.py": "opened()",
         "pictures/patients.py": "opened()", "report/tables.py": "this package",
     },
-    "read_excel": {"audit/audit.py": "of bounded sizes"},
     "memmap": {"storage/arrays.py": "opened(), of the size that the file has"},
     "savefig": {"report/figures.py": "replacing()'s stream, or memory"},
     "to_csv": {"storage/files.py": "text"},

@@ -126,7 +126,7 @@ def test_patients_who_share_pictures_become_one():
     contents = pd.Series(list("abbccde"))
     assert join_twins(table, contents).tolist() == ["A0"] * 6 + ["A3"]
     (told,) = suspicions(table, contents)
-    assert told.startswith("2 picture(s) lie there more than once. Patients who share")
+    assert told.startswith("2 picture(s) lie there under several patients. Those who share one")
     assert "A/A0_1.jpg and A/A1_0.jpg" in told
     assert join_twins(table, pd.Series(list("abcdefg"))).equals(table["patient"])
 
@@ -204,6 +204,6 @@ def test_suspicious_names_are_told(stems, message):
 def test_a_picture_under_two_labels_is_counted_and_named():
     rows = [("A/x_1.jpg", "A/x", "A"), ("B/y_1.jpg", "B/y", "B"), ("A/z_1.jpg", "A/z", "A")]
     table = pd.DataFrame(rows, columns=["image", "patient", "class"])
-    told = suspicions(table, pd.Series([0, 0, 1]))[0]
-    assert told.startswith("1 picture(s) lie there more than once, 1 of them in several classes")
+    _, told = suspicions(table, pd.Series([0, 0, 1]))[:2]
+    assert told.startswith("1 picture(s) lie in several classes. One label is right")
     assert "A/x_1.jpg and B/y_1.jpg" in told and "z_1" not in told

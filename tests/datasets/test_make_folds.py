@@ -230,8 +230,17 @@ def test_one_picture_under_two_patients_keeps_them_together(source, tmp_path, au
     folds = make(source, tmp_path / "out", augment)
     assert folds[folds["patient"].isin(["M0", "M6"])].groupby("fold")["split"].nunique().eq(1).all()
     out = capsys.readouterr().out
-    assert "WARNING: 1 picture(s) lie there more than once. Patients who share one" in out
+    assert "WARNING: 1 picture(s) lie there under several patients. Those who share one are" in out
     assert "Mpox/M0_0.jpg and Mpox/M6_3.jpg" in out
+
+
+def test_one_picture_under_two_labels_is_told(source, tmp_path, augment, capsys):
+    with Image.open(source / "Mpox/M0_0.jpg") as picture:
+        picture.rotate(90).save(source / "Other ones/O6_3.jpg", quality=90)
+    make(source, tmp_path / "out", augment)
+    out = capsys.readouterr().out
+    assert "WARNING: 1 picture(s) lie in several classes. One label is right" in out
+    assert "Mpox/M0_0.jpg and Other ones/O6_3.jpg" in out
 
 
 def test_the_next_command_is_understood(monkeypatch):

@@ -1,29 +1,24 @@
 """What is wrong with a data set and its folds, and what each finding does to a result."""
 
-import io
-import zipfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from mpoxcv.audit.descriptions import describe, likenesses
-from mpoxcv.audit.leaks import KINDS, leaks_of
+from mpoxcv.audit.leaks import KINDS, by_degree, leaks_of, orphans
 from mpoxcv.audit.likeness import CERTAIN, SUSPECTED
-from mpoxcv.errors import UserError
 from mpoxcv.evaluation.groups import bootstrap, estimate
 from mpoxcv.evaluation.statistics import confusion
 from mpoxcv.pictures.cache import digest_files
-from mpoxcv.pictures.patients import Names, doubts
-from mpoxcv.storage.files import StrPath, read_bytes
+from mpoxcv.pictures.patients import Doubt, Names, doubts
+from mpoxcv.storage.files import StrPath
 
 # shown of each finding
 EXAMPLES = 24
-# of datalog.xlsx: bytes, packed and unpacked, and rows of a sheet
-MAX_BOOK, MAX_SHEETS, MAX_ROWS = 2**24, 2**27, 100_000
 # columns of ``mpoxcv.audit.surface.SURFACE``
 SHORTCUTS = {
     "the file alone (size, quantisation, resolution, borders)": slice(0, 6),
@@ -39,11 +34,10 @@ TWINS = {
     ),
     "twice for one patient": ("note", "It counts twice; intervals are too narrow."),
 }
-# of pictures that belong together
-Paths = tuple[str, ...]
+COLUMNS = ["fold", "picture", "other", "likeness"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Finding:
     """One kind of defect: what it is in a few words, and what it does to a result."""
 
@@ -51,20 +45,33 @@ class Finding:
     # ``leak`` (stops train.py), ``warning`` or ``note``
     severity: str
     effect: str
-    count: int
-    cases: Sequence[Paths] = ()
-    # of each case, where it belongs to one
-    folds: Sequence[int] = ()
+    # a row a pair or picture: some of ``COLUMNS``, ``picture`` among them, a path
+    cases: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
+    # where there is not one case a picture
+    number: int | None = None
+
+    @cached_property
+    def pictures(self) -> pd.DataFrame:
+        """The first case of each picture and fold."""
+        return self.cases.drop_duplicates([c for c in COLUMNS[:2] if c in self.cases])
+
+    @property
+    def count(self) -> int:
+        """How many pictures, or what else is counted."""
+        return len(self.pictures) if self.number is None else self.number
 
     @property
     def by_fold(self) -> dict[int, int]:
-        """How many cases each fold has."""
-        return dict(Counter(self.folds))
+        """How many pictures each fold has."""
+        return (
+            self.pictures["fold"].value_counts(sort=False).to_dict() if "fold" in self.cases else {}
+        )
 
     @property
-    def examples(self) -> Sequence[Paths]:
-        """The first cases."""
-        return self.cases[:EXAMPLES]
+    def examples(self) -> list[tuple[str, ...]]:
+        """The first pictures, each with the one that it belongs to."""
+        paths = self.pictures.reindex(columns=["picture", "other"]).drop_duplicates("picture")
+        return [tuple(row.dropna()) for _, row in paths[:EXAMPLES].iterrows()]
 
 
 def audit(
@@ -73,12 +80,14 @@ def audit(
     cache_dir: StrPath,
     threads: int | None = None,
     names: Names | None = None,
+    leaks_from: float = CERTAIN,
 ) -> list[Finding]:
     """Return the findings, leaks first.
 
     ``table`` is of all folds, as from ``mpoxcv.pictures.tree.index_folds``, and its paths are
-    relative to ``root``, where datalog.xlsx may lie; ``names`` told the
-    patients; the rest as in ``mpoxcv.audit.descriptions.describe``.
+    relative to ``root``; ``names`` told the patients; ``leaks_from`` is
+    as in ``mpoxcv.audit.leaks.settle_leaks``, the rest as in
+    ``mpoxcv.audit.descriptions.describe``.
     """
     paths = table["path"].tolist()
     records = describe(root, paths, digest_files(root, paths, threads), cache_dir, threads)
@@ -88,41 +97,38 @@ def audit(
     pairs = likenesses(records[is_original], records, SUSPECTED, cache_dir, patients)
     first = originals.drop_duplicates("image")
 
-    suspected = leaks_of(table, records, pairs, SUSPECTED)
     findings = (
-        *_leaks(leaks_of(table, records, pairs)),
-        *_leaks(suspected[suspected["likeness"] < CERTAIN], "warning"),
-        *_twins(first.assign(pixels=records["pixels"][first.index]), pairs),
-        _val_and_test(originals),
-        *(
-            Finding(d.kind, "note", d.effect, d.count, [d.example] * bool(d.example))
-            for d in doubts(originals, names)
-        ),
-        *_datalog(originals, root),
-        *_coverage(originals),
+        *_leaks(*by_degree(leaks_of(table, records, pairs), leaks_from)),
+        *_twins(first.assign(pixels=records["pixels"][first.index]), pairs, leaks_from),
+        *_doubted("warning", orphans(table)),
+        *_doubted("note", doubts(originals, names)),
         *_shortcuts(first, records["surface"][first.index]),
-        _broken_profiles(first, records["surface"][first.index, -1]),
+        *_notes(originals, first.index[records["surface"][first.index, -1] > 0]),
     )
     return [finding for finding in findings if finding.count]
 
 
-def _finding(
-    kind: str, severity: str, effect: str, cases: Sequence[Paths], folds: Iterable[int] = ()
-) -> Finding:
-    return Finding(kind, severity, effect, len(cases), cases, list(folds))
-
-
-def _leaks(leaks: pd.DataFrame, severity: str = "leak") -> Iterator[Finding]:
+def _leaks(leaks: pd.DataFrame, suspected: pd.DataFrame, shared: pd.DataFrame) -> Iterator[Finding]:
     effect = "The network has seen what it is tested on: the score is too high."
-    if severity != "leak":
-        effect = f"If it is so, t{effect[1:]} Look at them: likeness is not certain here, and train.py goes on."
-    for name, part in leaks.groupby("kind", sort=False):
-        kind = KINDS[str(name)] if severity == "leak" else f"suspected: {KINDS[str(name)]}"
-        pairs = list(zip(part["train"], part["held"], strict=True))
-        yield _finding(kind, severity, effect, pairs, part["fold"])
+    for kind, part in leaks.groupby("kind", sort=False):
+        yield Finding(KINDS[str(kind)], "leak", effect, part)
+    effect = f"If it is so, t{effect[1:]} Look at them: likeness is not certain here, and train.py goes on."
+    for kind, part in suspected.groupby("kind", sort=False):
+        yield Finding(f"suspected: {KINDS[str(kind)]}", "warning", effect, part)
+    effect = "The checkpoint is chosen on what it is tested on: the score is slightly too high."
+    for kind, part in shared.groupby("kind", sort=False):
+        what = "a patient has pictures" if kind == "same patient" else "a photograph is"
+        yield Finding(f"{what} in Valid and in Test", "warning", effect, part)
 
 
-def _twins(first: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
+def _doubted(severity: str, found: Iterable[Doubt]) -> Iterator[Finding]:
+    for doubt in found:
+        pair = [*doubt.example, None, None][:2]
+        example = pd.DataFrame([pair], columns=COLUMNS[1:3]).dropna(subset="picture")
+        yield Finding(doubt.kind, severity, doubt.effect, example, doubt.count)
+
+
+def _twins(first: pd.DataFrame, pairs: pd.DataFrame, leaks_from: float) -> Iterator[Finding]:
     """Tell originals that lie there twice: equal, alike, and perhaps alike."""
     rows = first[["pixels", "path", "class", "patient"]]
     # equal pixels have no likeness here: that of others may round to 1, or above
@@ -134,7 +140,7 @@ def _twins(first: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
     twins["pair"] = [tuple(sorted(p)) for p in zip(twins["path"], twins["path_b"], strict=True)]
     twins = twins[twins["path"] != twins["path_b"]].drop_duplicates("pair")
 
-    certain = twins["likeness"].isna(), twins["likeness"] >= CERTAIN
+    certain = twins["likeness"].isna(), twins["likeness"] >= leaks_from
     differ = twins["class"] != twins["class_b"], twins["patient"] != twins["patient_b"]
     degrees = np.select(certain, ["the same", "nearly the same"], "perhaps the same")
     cases = np.select(differ, list(TWINS)[:2], list(TWINS)[2])
@@ -144,74 +150,25 @@ def _twins(first: pd.DataFrame, pairs: pd.DataFrame) -> Iterator[Finding]:
             if severity == "note":
                 continue
             severity, effect = "note", f"If it is (look at them), {effect[0].lower()}{effect[1:]}"
-        yield _finding(f"{degree} picture {case}", severity, effect, part["pair"].tolist())
+        ends = pd.DataFrame(part["pair"].tolist(), columns=["picture", "other"])
+        likeness = part["likeness"].to_numpy()
+        yield Finding(f"{degree} picture {case}", severity, effect, ends.assign(likeness=likeness))
 
 
-def _val_and_test(originals: pd.DataFrame) -> Finding:
-    val, test = (originals[originals["split"] == split] for split in ("val", "test"))
-    pairs = val.merge(test, on=["fold", "patient"], suffixes=("", "_b"))
-    pairs = pairs.drop_duplicates(["fold", "path"])
-    kind = "a patient has pictures in Valid and in Test"
-    effect = (
-        "The checkpoint is chosen on patients that it is tested on: the score is slightly too high."
-    )
-    paths = list(zip(pairs["path"], pairs["path_b"], strict=True))
-    return _finding(kind, "warning", effect, paths, pairs["fold"])
-
-
-def _datalog(originals: pd.DataFrame, root: Path) -> Iterator[Finding]:
-    """Compare with datalog.xlsx: a sheet a fold, names in columns train, validation and test."""
-    depths = ("", "*/", "*/*/")
-    file = next((f for d in depths for f in sorted(root.glob(f"{d}datalog.xlsx"))), None)
-    if file is None:
-        return
-    try:
-        content = io.BytesIO(read_bytes(file, MAX_BOOK))
-        if sum(part.file_size for part in zipfile.ZipFile(content).infolist()) > MAX_SHEETS:
-            raise ValueError(f"it unpacks to more than {MAX_SHEETS} bytes")
-        sheets = pd.read_excel(content, sheet_name=None, dtype=str, nrows=MAX_ROWS)
-    # openpyxl and zipfile raise a dozen kinds for damaged files
-    except Exception as error:
-        raise UserError(f"{file} cannot be read: {error}. Replace it, or take it away.") from None
-
-    columns = {"train": "train", "validation": "val", "valid": "val", "test": "test"}
-    listed: dict[tuple[int, str], str] = {}
-    for position, (title, sheet) in enumerate(sheets.items(), 1):
-        number = "".join(filter(str.isdigit, str(title)))
-        for column in sheet.columns:
-            if split := columns.get(str(column).strip().lower()):
-                names = sheet[column].dropna().str.strip()
-                listed |= {(int(number or position), Path(name).stem): split for name in names}
-
-    pictures = {(row.fold, Path(row.path).stem): row for row in originals.itertuples()}
-    common = pictures.keys() & listed.keys()
-    moved = {key for key in common if pictures[key].split != listed[key]}
-    effect = "These folds are not those published: say so beside the result."
-    for kind, keys in {
-        "listed in datalog.xlsx, and not in the tree": listed.keys() - common,
-        "in the tree, and not listed in datalog.xlsx": pictures.keys() - common,
-        "in another split than datalog.xlsx says": moved,
-    }.items():
-        ordered = sorted(keys)
-        paths = [(pictures[key].path if key in pictures else key[1],) for key in ordered]
-        yield _finding(kind, "warning", effect, paths, [fold for fold, _ in ordered])
-
-
-def _coverage(originals: pd.DataFrame) -> Iterator[Finding]:
-    tests = originals[originals["split"] == "test"].groupby("image")["path"].agg(["size", "first"])
-    pictures = originals.drop_duplicates("image").set_index("image")
-    never = [(path,) for path in pictures.loc[~pictures.index.isin(tests.index), "path"]]
-    several = [(path,) for path in tests.loc[tests["size"] > 1, "first"]]
-    effect = "The pooled result says nothing of them."
-    yield _finding("pictures never in a test set", "note", effect, never)
-    effect = "They are scored by several networks."
-    yield _finding("pictures in several test sets", "note", effect, several)
-
-
-def _broken_profiles(first: pd.DataFrame, broken: np.ndarray) -> Finding:
-    kind = "a colour profile that cannot be read"
-    effect = "Their colours are taken for sRGB's, and may be others."
-    return _finding(kind, "note", effect, [(path,) for path in first["path"][broken > 0]])
+def _notes(originals: pd.DataFrame, broken: pd.Index) -> Iterator[Finding]:
+    pictures = originals.rename(columns={"path": "picture"}).drop_duplicates("image")
+    tests = pictures["image"].map(originals["image"][originals["split"] == "test"].value_counts())
+    unread = pictures.index.isin(broken)
+    for kind, effect, which in (
+        ("pictures never in a test set", "The pooled result says nothing of them.", tests.isna()),
+        ("pictures in several test sets", "They are scored by several networks.", tests > 1),
+        (
+            "a colour profile that cannot be read",
+            "Their colours are taken for sRGB's, and may be others.",
+            unread,
+        ),
+    ):
+        yield Finding(kind, "note", effect, pictures[["picture"]][which])
 
 
 def _shortcuts(first: pd.DataFrame, measured: np.ndarray) -> Iterator[Finding]:
@@ -246,4 +203,6 @@ def _shortcuts(first: pd.DataFrame, measured: np.ndarray) -> Iterator[Finding]:
                 f"Balanced accuracy {value:.3f} (95 % interval {low:.3f} to {high:.3f}, chance {1 / n:.3f}) for other "
                 "patients: a network may score without looking at lesions."
             )
-            yield Finding(f"the class can be told from {name}", "warning", effect, len(first))
+            yield Finding(
+                f"the class can be told from {name}", "warning", effect, number=len(first)
+            )

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from rich.progress import track
 
+from mpoxcv.audit.keypoints import KEYPOINT, POINTS, keypoints, sharing
 from mpoxcv.audit.likeness import CERTAIN, THUMB, alike
 from mpoxcv.audit.surface import SURFACE, surface
 from mpoxcv.errors import UserError
@@ -20,11 +21,11 @@ from mpoxcv.storage.arrays import map_array, save_array
 from mpoxcv.storage.files import StrPath, lock
 
 # raise it when the same bytes would give another description
-VERSION = 4
+VERSION = 5
 PAIR = np.dtype([("left", "S32"), ("right", "S32"), ("likeness", "f4")])
 RECORD = np.dtype([
     ("digest", "S32"), ("pixels", "S32"), ("thumb", "u1", (THUMB, THUMB)),
-    ("surface", "f4", (len(SURFACE),)),
+    ("surface", "f4", (len(SURFACE),)), ("keypoints", KEYPOINT, (POINTS,)),
 ])  # fmt: skip
 
 
@@ -47,8 +48,11 @@ class Descriptions:
         # many processors compute SHA-1 themselves: BLAKE2 would be a quarter of a picture's work
         key = hashlib.sha1(repr(pixels.shape).encode(), usedforsecurity=False)
         key.update(np.ascontiguousarray(pixels).data)
-        record = (digest, key.hexdigest()[:32], grey(pixels, THUMB), surface(data, pixels))
-        self._added.append(np.array([record], RECORD))
+        record = np.zeros(1, RECORD)
+        record["digest"], record["pixels"] = digest, key.hexdigest()[:32]
+        record["thumb"], record["surface"] = grey(pixels, THUMB), surface(data, pixels)
+        record["keypoints"] = keypoints(pixels)
+        self._added.append(record)
 
     def save(self) -> None:
         """Keep what was added, with what other processes have added meanwhile."""
@@ -137,14 +141,26 @@ def likenesses(
         with lock(file.with_suffix(".lock")):
             pairs = map_array(file, PAIR)
             if pairs is None:
-                blocks = [np.zeros(0, PAIR)]
-                thumbs = left["thumb"], right["thumb"]
-                for i, j, likeness in alike(*thumbs, threshold, (one, other)):
-                    ends = left["pixels"][i], right["pixels"][j]
-                    blocks.append(np.rec.fromarrays([*ends, likeness], PAIR)[ends[0] != ends[1]])
-                pairs = np.concatenate(blocks)
+                pairs = _compare(left, right, threshold, (one, other))
                 save_array(file, pairs)
     return pd.DataFrame({name: pairs[name] for name in PAIR.names or ()})
+
+
+def _compare(
+    left: np.ndarray, right: np.ndarray, threshold: float, patients: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Return ``PAIR`` of two sides' records: alike as a whole, or sharing a part."""
+    thumbs, points = ((left[name], right[name]) for name in ("thumb", "keypoints"))
+    whole = list(alike(*thumbs, threshold, patients))
+    parts = np.array([*sharing(*points)]).reshape(-1, 3)
+    i, j = (np.concatenate([*(b[k] for b in whole), parts[:, k].astype(int)]) for k in (0, 1))
+    likeness = np.concatenate([*(b[2] for b in whole), parts[:, 2]])
+    pairs = np.rec.fromarrays([left["pixels"][i], right["pixels"][j], likeness], PAIR)
+    pairs = pairs[(pairs["left"] != pairs["right"]) & (likeness >= threshold)]
+    # the highest of each pair
+    pairs = pairs[np.argsort(-pairs["likeness"], kind="stable")]
+    first = np.unique(pairs[["left", "right"]], return_index=True)[1]
+    return pairs[np.sort(first)][...]
 
 
 def same_pictures(

@@ -1,6 +1,5 @@
 """The audit's findings in the terminal, and as one page with the pictures side by side."""
 
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mpoxcv.audit.audit import Finding
+from mpoxcv.audit.audit import COLUMNS, Finding
 from mpoxcv.pictures.images import thumbnail
 from mpoxcv.storage.files import write_atomically, write_csv
 from mpoxcv.storage.markup import for_spreadsheets
@@ -48,14 +47,13 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 def write_page(findings: Sequence[Finding], root: Path, file: Path, synthetic: bool) -> None:
     """Write the findings and their examples as one HTML file, and all cases as a CSV beside it."""
-    cases = [
-        (finding.severity, finding.kind, fold, *(*paths, "")[:2])
+    cases = pd.concat([
+        finding.cases.reindex(columns=COLUMNS).assign(severity=finding.severity, finding=finding.kind)
         for finding in findings
-        for paths, fold in itertools.zip_longest(finding.cases, finding.folds, fillvalue="")
-    ]
+    ] or [pd.DataFrame(columns=COLUMNS)])  # fmt: skip
     table = file.with_name(f"{file.stem}_findings.csv")
-    columns = ["severity", "finding", "fold", "picture", "other"]
-    write_csv(table, for_spreadsheets(pd.DataFrame(cases, columns=columns)))
+    columns = ["severity", "finding", *COLUMNS]
+    write_csv(table, for_spreadsheets(cases.reindex(columns=columns)))
     environment = Environment(
         loader=PackageLoader("mpoxcv.audit", ""), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,

@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 
 from mpoxcv.audit.descriptions import Descriptions
-from mpoxcv.audit.leaks import CHOICES, settle_leaks
+from mpoxcv.audit.leaks import CHOICES, orphans, settle_leaks, told
+from mpoxcv.audit.likeness import CERTAIN, SUSPECTED
 from mpoxcv.data.protocol import NOTES, POOLED, PROTOCOLS, fold_table, permute_labels
 from mpoxcv.datasets.synthetic import is_synthetic
 from mpoxcv.errors import UserError, check_choice, check_number
@@ -32,7 +33,7 @@ class Fold:
     """One fold: its Train (with FOLDS_AUG), Valid and Test pictures, decoded once.
 
     ``read`` fills it. Then ``audit`` holds what came of the search for leaks (None for the pooled
-    folds, where none is made), ``doubts`` what is odd about patients and classes, ``originals`` the
+    folds, where none is made), ``doubts`` what is odd about the pictures, ``originals`` the
     number of original pictures by split, before any were left out, and ``cached_pixels`` every
     distinct picture, uint8 (n, S, S, 3).
 
@@ -58,6 +59,7 @@ class Fold:
         ignore_classes: class folders that are left out.
         leaks: what to do with training pictures that Valid or Test know: ``stop``, ``drop`` or
             ``allow`` (see ``mpoxcv.audit.leaks``).
+        leaks_from: the likeness, from 0.9 to 1, from which two pictures are taken for one.
         cache_dir: folder of the decoded pictures.
         threads: of decoding; None takes one a core.
         seed: of the permuted labels.
@@ -86,6 +88,7 @@ class Fold:
     exclude: Sequence[str] = ()
     ignore_classes: Sequence[str] = ()
     leaks: str = "stop"
+    leaks_from: float = CERTAIN
     cache_dir: StrPath = "data/cache"
     threads: int | None = None
     seed: int = 0
@@ -103,6 +106,10 @@ class Fold:
         check_choice("protocol", self.protocol, PROTOCOLS)
         check_choice("data.train_images", self.train_images, TRAIN_IMAGES)
         check_choice("data.leaks", self.leaks, CHOICES)
+        if not isinstance(self.leaks_from, float | int) or not SUSPECTED <= self.leaks_from <= 1:
+            raise UserError(
+                f"data.leaks_from={self.leaks_from} should be a number from {SUSPECTED} to 1."
+            )
         for option in ("antialias", "permute_labels"):
             if not isinstance(value := getattr(self, option), bool):
                 raise UserError(f"data.{option}={value} should be true or false.")
@@ -152,6 +159,7 @@ class Fold:
         originals = table.loc[~table["augmented"], "split"].value_counts()
         self.originals = {split: int(originals.get(split, 0)) for split in SPLITS}
         self.doubts = [*map(str, doubts(table[~table["augmented"]], self.names))]
+        self.doubts += map(str, orphans(table))
         table = self._used(table)
 
         root, paths = Path(self.root), table["path"].tolist()
@@ -171,7 +179,10 @@ class Fold:
         self.cached_digests[cache.rows] = digests
         table = table.assign(digest=digests, row=cache.rows)
         if self.fold != POOLED:
-            table, self.audit = settle_leaks(table, root, self.leaks, self.cache_dir, self.threads)
+            table, self.audit = settle_leaks(
+                table, root, self.leaks, self.cache_dir, self.threads, self.leaks_from,
+            )  # fmt: skip
+            self.doubts += told(self.audit)
         if self.permute_labels:
             table = permute_labels(table, self.seed)
         self._tables = {s: table[table["split"] == s].reset_index(drop=True) for s in SPLITS}

@@ -167,14 +167,16 @@ def require_safe_names(table: pd.DataFrame, names: Names) -> None:
 def suspicions(table: pd.DataFrame, contents: pd.Series, names: Names | None = None) -> list[str]:
     """Return reasons to think that patients or labels are wrong; arguments as in join_twins."""
     counted = table[["patient", "class"]].groupby(contents).nunique()
-    several = counted[(counted > 1).any(axis=1)]
+    pairs = table["image"].groupby(contents).agg(" and ".join)
     notes = []
-    if len(several):
-        labels = (several["class"] > 1).sum()
-        wrong = f", {labels} of them in several classes, of which one is right" if labels else ""
-        pairs = table["image"].groupby(contents).agg(" and ".join)[several.index]
-        notes = [
-            f"{len(several)} picture(s) lie there more than once{wrong}. Patients who share one are split as one:\n"
-            f"{shorten(sorted(pairs))}"
-        ]
+    for column, kind, effect in (
+        ("patient", "lie there under several patients", "Those who share one are split as one"),
+        (
+            "class",
+            "lie in several classes",
+            "One label is right: leave the others out by data.exclude",
+        ),
+    ):
+        if several := sorted(pairs[counted[column] > 1]):
+            notes.append(f"{len(several)} picture(s) {kind}. {effect}:\n{shorten(several)}")
     return [*notes, *map(str, doubts(table.assign(path=table["image"]), names))]
