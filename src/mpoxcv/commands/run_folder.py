@@ -37,10 +37,10 @@ def complete_config(folder: Path, preprocessing: Mapping[str, Any]) -> None:
     """Write into a run's stored config what pictures are made into, where the network decided."""
     file = folder / ".hydra" / "config.yaml"
     if file.is_file():
-        stored = OmegaConf.create(read_plain(file))
-        for name, value in preprocessing.items():
-            OmegaConf.update(stored, f"data.{name}", value, force_add=True)
-        write_atomically(file, OmegaConf.to_yaml(stored))
+        stored = read_plain(file)
+        if isinstance(stored, dict) and isinstance(stored.get("data"), dict):
+            stored["data"] |= preprocessing
+            write_atomically(file, OmegaConf.to_yaml(OmegaConf.create(stored)))
 
 
 def claim(folder: Path) -> BaseFileLock:
