@@ -105,11 +105,12 @@ def test_the_split_file_is_the_truth(folds, tmp_path):
         table_of(folds, 2, protocol="grouped", split_file=file)
 
 
-def test_pooled_folds_test_what_they_train_on_and_say_so(folds, tmp_path):
-    table = table_of(folds, "pooled")
+def test_all_folds_together_test_what_they_train_on_and_say_so(folds, tmp_path):
+    table = table_of(folds, "leaking")
     test, train = table[table["split"] == "test"], table[table["split"] == "train"]
     assert test["image"].is_unique and len(set(test["image"]) & set(train["image"])) > 60
     data = MSLDDataModule(folds, CLASSES, PATTERN, "pooled", cache_dir=tmp_path / "cache")
+    assert data.fold == "leaking"
     assert "TRAINED ON" in data.source
     with pytest.raises(UserError, match="pooled_"):
         MSLDDataModule(folds, CLASSES, PATTERN, "pooled_")

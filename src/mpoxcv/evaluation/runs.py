@@ -25,7 +25,8 @@ NEUTRAL = frozenset({
         "provenance", "within_epoch",
     )),
 })  # fmt: skip
-POOLED = "pooled"
+# trained on all folds together, and so on its test pictures; once called pooled
+LEAKING, POOLED = "leaking", "pooled"
 # of provenance.json and its data
 TEXT_FIELDS = {
     "status", "command", "checkpoint_sha256", "error",
@@ -38,8 +39,8 @@ class Run:
     """One run's folder.
 
     ``overrides`` are the command line's options, ``config`` all options, flat: dotted names to
-    plain values. ``fold`` is a number, or ``pooled``: trained on all folds together, and so on its
-    test pictures. ``status`` is ``finished``, ``interrupted`` or ``failed`` (with the ``cause``).
+    plain values. ``fold`` is a number, or ``leaking``. ``status`` is ``finished``, ``interrupted``
+    or ``failed`` (with the ``cause``).
     ``metrics``, ``provenance``, ``predictions`` (empty unless finished) and ``baselines`` are files
     of these names.
     """
@@ -60,7 +61,7 @@ class Run:
     def experiment(self) -> str:
         """The options that make the experiment, as one text: equal for all its folds and seeds."""
         options = {name: value for name, value in self.config.items() if tells_apart(name)}
-        return json.dumps([options, self.fold == POOLED], sort_keys=True, default=str)
+        return json.dumps([options, self.fold == LEAKING], sort_keys=True, default=str)
 
     def predicted(self, split: str) -> pd.DataFrame:
         """Return the predictions of a split; only of a finished run."""
@@ -98,7 +99,8 @@ def read_run(folder: Path) -> Run:
     """
     config = flat(read_plain(folder / ".hydra" / "config.yaml"))
     fold, seed = config.get("fold"), config.get("seed")
-    if not (isinstance(fold, int) or fold == POOLED) or not isinstance(seed, int):
+    fold = LEAKING if fold == POOLED else fold
+    if not (isinstance(fold, int) or fold == LEAKING) or not isinstance(seed, int):
         raise UserError(f"its config is none of a training run: fold={fold}, seed={seed}.")
     name = str(config.get("name"))
     config["name"] = REFERENCE.sub(lambda match: str(config.get(match[1], match[0])), name)
@@ -183,7 +185,7 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
         # what somebody called it; the model's name, the default, would hide what else differs
         named = titles.count(title) == 1 and title != run.config.get("model.name")
         name = title if named or not parts else ", ".join(parts)
-        names.append(f"{name}, fold=pooled" if run.fold == POOLED else name)
+        names.append(f"{name}, fold=leaking" if run.fold == LEAKING else name)
     names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
     return dict(zip(names, experiments.values(), strict=True))
 

@@ -9,6 +9,7 @@ sum to 1; ``weights`` are float (R, N), not negative: how often each picture cou
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,15 +27,18 @@ BLOCK = 2**18
 Floats = NDArray[np.float64]
 
 
-def scores(labels: ArrayLike, probabilities: ArrayLike, weights: Floats) -> dict[str, Floats]:
+def scores(
+    labels: ArrayLike, probabilities: ArrayLike, weights: Floats, runs: ArrayLike | None = None
+) -> dict[str, Floats]:
     """Compute every metric of ``METRICS`` as ``mpoxcv.training.metrics`` defines it.
+
+    ``runs`` (N,) says which network's each row is: AUROC ranks pictures by the scores of one
+    network alone, and is averaged over the networks (Parker et al. 2007; Airola et al. 2010).
 
     Precision, recall and F1 average over the classes that occur among the replicate's labels or
     predictions, balanced accuracy over those among its labels, AUROC (one class against the rest)
-    over the classes with positives and negatives. ``ece``: expected calibration error over 15 equal
-    bins of the top probability (Guo et al. 2017). ``brier``: squared error summed over the classes,
-    from 0 to 2 (Brier 1950). ``log_loss``: natural logarithm, in nats, of probabilities clipped at
-    1e-15. Each metric is float64 (R,); NaN where a replicate leaves it undefined.
+    over the classes with positives and negatives. The last three are :func:`calibration`'s. Each
+    metric is float64 (R,); NaN where a replicate leaves it undefined.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, float)
     n_classes = probabilities.shape[1]
@@ -53,20 +57,37 @@ def scores(labels: ArrayLike, probabilities: ArrayLike, weights: Floats) -> dict
         values[f"{name}_macro"] = _average(np.nan_to_num(value), occurs)
         values[f"{name}_weighted"] = _average(np.nan_to_num(value), support)
 
-    auroc, _ = _areas(labels, probabilities, weights)
-    values["auroc_macro"] = _average(auroc, ~np.isnan(auroc))
-    values["auroc_weighted"] = _average(auroc, np.where(np.isnan(auroc), 0, support))
+    macro, weighted = [], []
+    for rows in _rows_of_runs(labels, runs):
+        auroc, _ = _areas(labels[rows], probabilities[rows], weights[:, rows])
+        positives = weights[:, rows] @ _one_hot(labels[rows], n_classes)
+        macro.append(_average(auroc, ~np.isnan(auroc)))
+        weighted.append(_average(auroc, np.where(np.isnan(auroc), 0, positives)))
+    values |= {"auroc_macro": _mean(macro), "auroc_weighted": _mean(weighted)}
+    values |= calibration(labels, probabilities, weights)
+    return {name: values[name] for name in METRICS}
 
+
+def calibration(labels: ArrayLike, probabilities: ArrayLike, weights: Floats) -> dict[str, Floats]:
+    """Compute ``ece``, ``brier`` and ``log_loss``, float64 (R,) each.
+
+    ``ece``: expected calibration error over 15 equal bins of the top probability (Guo et al. 2017).
+    ``brier``: squared error summed over the classes, from 0 to 2 (Brier 1950). ``log_loss``:
+    natural logarithm, in nats, of probabilities clipped at 1e-15.
+    """
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, float)
+    predicted, total = probabilities.argmax(1), weights.sum(1)
     confidence = probabilities.max(1)
     bins = _one_hot(confidence_bins(confidence), CALIBRATION_BINS + 1)
     gaps = bins * (confidence - (predicted == labels))[:, None]
-    values["ece"] = _ratio(np.abs(weights @ gaps).sum(1), total)
-    squared_errors = ((probabilities - _one_hot(labels, n_classes)) ** 2).sum(1)
-    values["brier"] = _ratio(weights @ squared_errors, total)
+    squared_errors = ((probabilities - _one_hot(labels, probabilities.shape[1])) ** 2).sum(1)
     of_truth = probabilities[np.arange(len(labels)), labels]
     log_losses = -np.log(np.clip(of_truth, LOG_LOSS_CLIP, 1))
-    values["log_loss"] = _ratio(weights @ log_losses, total)
-    return {name: values[name] for name in METRICS}
+    return {
+        "ece": _ratio(np.abs(weights @ gaps).sum(1), total),
+        "brier": _ratio(weights @ squared_errors, total),
+        "log_loss": _ratio(weights @ log_losses, total),
+    }
 
 
 def confidence_bins(confidence: ArrayLike) -> NDArray[np.int64]:
@@ -76,11 +97,14 @@ def confidence_bins(confidence: ArrayLike) -> NDArray[np.int64]:
     return np.searchsorted(edges, np.asarray(confidence, np.float32), side="right") - 1
 
 
-def per_class(labels: ArrayLike, probabilities: ArrayLike, weights: Floats) -> dict[str, Floats]:
+def per_class(
+    labels: ArrayLike, probabilities: ArrayLike, weights: Floats, runs: ArrayLike | None = None
+) -> dict[str, Floats]:
     """Compute the metrics of each class against the rest; the likeliest class is the prediction.
 
     AUROC is the Mann-Whitney statistic (Hanley and McNeil 1982); average precision sums precision
-    over the steps of recall, without interpolation, as scikit-learn does. With them come
+    over the steps of recall, without interpolation, as scikit-learn does; both within each of the
+    ``runs``, and averaged over those that define them. With them come
     ``support`` (weighted number of labels), ``recall`` (sensitivity), ``specificity``,
     ``precision`` (PPV), ``npv`` and ``f1``, each float64 (R, C); NaN where undefined: 0/0, AUROC
     without positives or negatives, average precision without positives.
@@ -92,7 +116,11 @@ def per_class(labels: ArrayLike, probabilities: ArrayLike, weights: Floats) -> d
     others = 1 - np.eye(probabilities.shape[1])
     tn = ((matrix @ others) * others).sum(1)
 
-    auroc, average_precision = _areas(labels, probabilities, weights)
+    by_run = [
+        _areas(labels[rows], probabilities[rows], weights[:, rows])
+        for rows in _rows_of_runs(labels, runs)
+    ]
+    auroc, average_precision = map(_mean, zip(*by_run, strict=True))
     return _rates(matrix) | {
         "support": support,
         "specificity": _ratio(tn, support @ others),
@@ -194,25 +222,37 @@ def apply_temperature(probabilities: ArrayLike, temperature: float) -> Floats:
     return special.softmax(_logits(probabilities) / temperature, axis=1)
 
 
-def corrected_resampled_t(differences: ArrayLike, test_train_ratio: float) -> tuple[float, float]:
-    """Return t and the two-sided p of two models over folds, by the corrected resampled t-test.
+def corrected_resampled_t(values: ArrayLike, test_train_ratio: float) -> tuple[float, float]:
+    """Return t and the two-sided p that a mean over folds is 0, by the corrected resampled t-test.
 
     The folds share training pictures, so the variance of the mean is ``s² (1/k + n_test/n_train)``
     in place of ``s²/k`` (Nadeau and Bengio 2003). Equal differences have t = ±inf and p = 0, or
     t = NaN and p = 1 if all are 0. Of one fold both are NaN.
 
-    ``differences``, float (k,), are one score of model A minus that of model B in each fold,
+    ``values``, float (k,), are one score of model A minus that of model B in each fold,
     ``test_train_ratio`` is the sum of n_test over the sum of n_train, pictures without copies; 0
     gives the plain paired t.
     """
-    values = np.asarray(differences, float)
-    k = len(values)
-    if k < 2:
+    values = np.asarray(values, float)
+    if len(values) < 2:
         return math.nan, math.nan
-    # ptp, for the rounding of the mean would give equal differences a tiny variance
-    error = math.sqrt(values.var(ddof=1) * (1 / k + test_train_ratio)) if np.ptp(values) else 0.0
-    t = float(_ratio(values.mean(), error))
-    return t, 1.0 if math.isnan(t) else 2 * float(stats.t.sf(abs(t), k - 1))
+    t = float(_ratio(values.mean(), _resampled_error(values, test_train_ratio)))
+    return t, 1.0 if math.isnan(t) else 2 * float(stats.t.sf(abs(t), len(values) - 1))
+
+
+def resampled_interval(
+    values: ArrayLike, test_train_ratio: float, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the mean over folds and half its interval, by the test of the same arguments.
+
+    A score's interval holds for the training procedure, not for the networks at hand; half that of
+    a difference is the smallest mean difference that the test would call one. NaN of one fold.
+    """
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        return float(values.mean()), math.nan
+    times = stats.t.ppf((1 + level) / 2, len(values) - 1)
+    return float(values.mean()), float(times * _resampled_error(values, test_train_ratio))
 
 
 def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
@@ -259,6 +299,12 @@ def variance_components(table: ArrayLike) -> dict[str, float]:
     return {name: max(float(variance), 0.0) ** 0.5 for name, variance in variances.items()}
 
 
+def _resampled_error(values: Floats, test_train_ratio: float) -> float:
+    # ptp, for the rounding of the mean would give equal differences a tiny variance
+    spread = values.var(ddof=1) if np.ptp(values) else 0.0
+    return math.sqrt(spread * (1 / len(values) + test_train_ratio))
+
+
 def _one_hot(codes: NDArray, n: int) -> Floats:
     return (codes[:, None] == np.arange(n)).astype(float)
 
@@ -279,6 +325,18 @@ def _rates(matrix: Floats) -> dict[str, Floats]:
 def _average(values: Floats, weights: NDArray) -> Floats:
     # A class of weight 0 may be NaN.
     return _ratio((np.where(weights > 0, values, 0) * weights).sum(1), weights.sum(1))
+
+
+def _mean(values: Sequence[Floats]) -> Floats:
+    """Return the mean of those that are defined."""
+    stacked = np.stack(values)
+    return _ratio(np.nansum(stacked, axis=0), (~np.isnan(stacked)).sum(axis=0))
+
+
+def _rows_of_runs(labels: NDArray, runs: ArrayLike | None) -> list[NDArray]:
+    """Return each run's rows; one run where nothing tells them apart."""
+    names = np.zeros(len(labels)) if runs is None else np.asarray(runs)
+    return [np.flatnonzero(names == name) for name in np.unique(names)]
 
 
 def _areas(labels: NDArray, probabilities: Floats, weights: Floats) -> tuple[Floats, Floats]:

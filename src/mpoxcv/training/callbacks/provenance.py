@@ -123,12 +123,12 @@ class Provenance(L.Callback):
             self.content["flips"] = True
         device = trainer.strategy.root_device
         on_gpu = device.type == "cuda"
-        name = torch.cuda.get_device_name(device) if on_gpu else platform.processor()
+        name = torch.cuda.get_device_name(device) if on_gpu else processor()
         # where the network convolves by them
         by_kernels = device.type == "cpu" and trainer.precision == "32-true"
         by_kernels &= not pl_module.compiled and getattr(pl_module.network, "own_kernels", False)
         self.content["accelerator"] = {
-            "type": device.type, "name": name or platform.machine(),
+            "type": device.type, "name": name,
             "visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "processes": trainer.world_size,
             "precision": str(trainer.precision), "threads": torch.get_num_threads(),
             "own_kernels": kernels.name() if by_kernels else None,
@@ -158,6 +158,15 @@ def peak_mib() -> int | None:
 
     unit = 1024**2 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+
+
+def processor() -> str:
+    """Return the processor's name; platform has none on Linux."""
+    try:
+        model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        model = None
+    return model[1] if model else platform.processor() or platform.machine()
 
 
 def package_version(name: str) -> str | None:
