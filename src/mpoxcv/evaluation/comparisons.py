@@ -79,8 +79,8 @@ def _sentence(comparison: Mapping[str, Any]) -> str:
     entry = comparison[PRIMARY]
     names, folds = f"{comparison['one']} and {comparison['other']}", len(entry["by_fold"])
     numbers = (
-        f"balanced accuracy differs by {entry['difference']:+.3f} (95 % interval over patients, of these networks, "
-        f"{entry['low']:+.3f} to {entry['high']:+.3f})"
+        f"balanced accuracy differs by {entry['difference']:+.3f} (95 % interval {entry['low']:+.3f} to "
+        f"{entry['high']:+.3f} for these networks on other patients)"
     )
     apart = not entry["low"] <= 0 <= entry["high"]
     shown = apart and entry["p_holm"] < 0.05
@@ -89,8 +89,8 @@ def _sentence(comparison: Mapping[str, Any]) -> str:
     else:
         mean, half = entry["mean"], entry["half"]
         numbers += (
-            f", and by {mean:+.3f} on average over {folds} folds (95 % interval over training anew, {mean - half:+.3f} to "
-            f"{mean + half:+.3f}; corrected resampled t-test, p = {entry['p']:.3f}, {entry['p_holm']:.3f} by Holm)"
+            f", and by {mean:+.3f} on average over {folds} folds ({mean - half:+.3f} to {mean + half:+.3f} for networks "
+            f"trained anew; corrected resampled t-test, p = {entry['p']:.3f}, {entry['p_holm']:.3f} by Holm)"
         )
     if shown:
         better = comparison["one"] if entry["difference"] > 0 else comparison["other"]
@@ -99,8 +99,8 @@ def _sentence(comparison: Mapping[str, Any]) -> str:
     if not math.isnan(entry["p_holm"]):
         if apart:
             why = (
-                " The first interval is of other patients for these very networks; the second of networks trained anew, "
-                "which differ too."
+                " The first interval holds these very networks; the second lets networks trained on other pictures differ, "
+                "too."
             )
         why += f" With {folds} folds that differ so, no mean difference under {entry['half']:.2f} can be shown."
     return f"No difference between {names} can be shown: {numbers}.{why} This does not show that they are equal."

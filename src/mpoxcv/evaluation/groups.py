@@ -164,7 +164,7 @@ def pooled(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, list[float]]:
         if name in ("ece", "brier", "log_loss"):
             estimates[name] = estimate(values)
         elif name.startswith("auroc"):
-            estimates[name] = area_of(rows, values)
+            estimates[name] = area_of(rows, values, np.full(len(rows), True))
         else:
             estimates[name] = score_interval(values, *(whole if name in SHARES else rarest))
 
@@ -183,8 +183,10 @@ def pooled(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, list[float]]:
     return estimates
 
 
-def area_of(rows: pd.DataFrame, values: np.ndarray) -> list[float]:
-    """Return value, low and high of an AUROC's replicates, float (1 + R,)."""
+def area_of(rows: pd.DataFrame, values: np.ndarray, positive: np.ndarray) -> list[float]:
+    """Return value, low and high of an AUROC's replicates, float (1 + R,); as ``interval_of``."""
+    if rows["patient"][positive].nunique() < TOO_FEW:
+        return [float(values[0]), math.nan, math.nan]
     seeds, pictures = rows["seed"].nunique(), rows["picture"].nunique()
     return area_interval(
         values, rows["patient"].nunique(), (networks(rows).max() + 1) // seeds, pictures

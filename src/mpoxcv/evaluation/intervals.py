@@ -67,6 +67,9 @@ def area_interval(values: np.ndarray, patients: int, folds: int, pictures: float
     """
     value = float(values[0])
     variance = float(np.nanvar(values[1:])) * patients / max(1, patients - folds)
+    if variance == 0 and 0 < value < 1:
+        # a network that says the same of all
+        return [value, math.nan, math.nan]
     n = value * (1 - value) / variance if variance > 0 else patients
     return [value, *wilson(value, min(n, 2 * pictures))]
 

@@ -3,6 +3,7 @@
 Legend: N rows (scored pictures), C classes, R bootstrap replicates.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -21,6 +22,7 @@ from mpoxcv.evaluation.groups import (
     PRIMARY,
     REPLICATES,
     Group,
+    area_of,
     bootstrap,
     interval_of,
     networks,
@@ -148,7 +150,7 @@ def _content(group: Group) -> dict[str, Any]:
         "patients": int(rows["patient"].nunique()),
         "runs": [_run_content(run) for run in group.finished],
         "mean_sd": _mean_sd(group), "pooled": metrics,
-        "procedure": {metric: _procedure(group, metric) for metric in HEADLINE},
+        "procedure": {metric: _procedure(group, metric, metrics[metric]) for metric in HEADLINE},
         "chance": chance(rows, len(group.draws) - 1),
         "per_class": _per_class(group),
         "confusion": st.confusion(labels, predicted, len(classes), once)[0].tolist(),
@@ -189,10 +191,17 @@ def _mean_sd(group: Group) -> dict[str, list[float]]:
     }
 
 
-def _procedure(group: Group, metric: str) -> list[float]:
-    """Return mean over folds, low and high: what training anew on other pictures would give."""
+def _procedure(group: Group, metric: str, over_patients: Sequence[float]) -> list[float]:
+    """Return mean over folds, low and high: what training anew on other pictures would give.
+
+    Networks trained anew differ by more than other patients do: where folds happen to agree, as
+    they do near 1, the interval over patients is the narrowest that it can be.
+    """
     mean, half = st.resampled_interval(group.fold_means(metric).dropna(), group.ratio)
-    return [mean, *np.clip([mean - half, mean + half], 0, 1).tolist()]
+    low, high = max(0.0, mean - half), min(1.0, mean + half)
+    if math.isnan(half):
+        return [mean, math.nan, math.nan]
+    return [mean, min(low, *over_patients), max(high, *over_patients)]
 
 
 def _per_class(group: Group) -> dict[str, dict[str, Any]]:
@@ -215,7 +224,9 @@ def _per_class(group: Group) -> dict[str, dict[str, Any]]:
             numbers
             | {"few": patients < FEW}
             | {
-                key: interval_of(rows, value[:, label], of.get(key, truth))
+                key: area_of(rows, value[:, label], truth)
+                if key == "auroc"
+                else interval_of(rows, value[:, label], of.get(key, truth))
                 for key, value in values.items()
             }
         )

@@ -43,12 +43,12 @@ def _result(content: Content) -> str:
     beside += [f"{name} {number(v[PRIMARY][0])}" for name, v in content["baselines"].items()]
     sentence = (
         f"{content['name']}: balanced accuracy {value:.3f} on {tested}, {folds} fold(s), {seeds} seed(s); 95 % interval "
-        f"over patients, of these networks, {low:.3f} to {high:.3f}"
+        f"{low:.3f} to {high:.3f} for these networks on other patients"
     )
     mean, least, most = content["procedure"][PRIMARY]
     if least < most:
         sentence += (
-            f"; of the training procedure {least:.3f} to {most:.3f} (mean over folds {mean:.3f})"
+            f", {least:.3f} to {most:.3f} for networks trained anew (mean over folds {mean:.3f})"
         )
     sentence += f"; {', '.join(beside)}."
     if content["protocol"] == LEAKING:

@@ -14,7 +14,7 @@ Content = Mapping[str, Any]
 NOT_REPORTED = "NOT REPORTED"
 NAMES = {
     "balanced_accuracy": "balanced accuracy", "f1_macro": "macro F1", "accuracy": "accuracy", "auroc_macro": "macro AUROC",
-    "ece": "ECE", "brier": "Brier score (0 to 2)", "log_loss": "log loss", "precision": "PPV (precision)",
+    "ece": "ECE", "brier": "Brier score", "log_loss": "log loss", "precision": "PPV (precision)",
     "npv": "NPV", "ppv": "PPV",
     "recall": "sensitivity (recall)", "f1": "F1", "auroc": "AUROC", "average_precision": "average precision",
 }  # fmt: skip
@@ -150,7 +150,7 @@ def _calibration_row(content: Content) -> dict[str, str]:
         row[NAMES[metric]] = f"{said} → {number(calibration['after'][metric][0])}"
         if metric != "ece":
             row[f"{NAMES[metric]} of the classes' shares"] = number(shares)
-            row[f"skill ({NAMES[metric]})"] = number(1 - values[0] / shares if shares else None)
+            row[f"skill by {NAMES[metric]}"] = number(1 - values[0] / shares if shares else None)
     for name in ("intercept", "slope"):
         if name in calibration:
             row[f"{name} ({calibration['class']})"] = interval(calibration[name])
@@ -166,12 +166,12 @@ def _comparison_row(pair: Content) -> dict[str, str]:
     for metric in HEADLINE:
         entry, name = pair[metric], NAMES[metric]
         difference = interval([entry[key] for key in ("difference", "low", "high")])
-        row[f"difference in {name} (p, Holm)"] = f"{difference} (p = {number(entry['p_holm'])})"
+        row[f"difference in {name} (p, Holm)"] = f"{difference} ({p_value(entry['p_holm'])})"
         if metric == HEADLINE[0]:
             mean, half = entry["mean"], entry["half"]
             row[f"{name}, mean over folds"] = interval([mean, mean - half, mean + half])
             row["smallest that could be shown"] = number(half)
-    return row | {"McNemar p": number(pair["mcnemar_p"])}
+    return row | {"McNemar": p_value(pair["mcnemar_p"])}
 
 
 def _data_rows(
@@ -225,6 +225,11 @@ def interval(values: Sequence[float]) -> str:
     """Return value, low and high as text."""
     value, low, high = values
     return number(value) if pd.isna(low) else f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def p_value(p: float) -> str:
+    """Return a p-value as text."""
+    return "no test" if pd.isna(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def number(value: float | None) -> str:
