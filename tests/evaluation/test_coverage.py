@@ -63,7 +63,7 @@ def test_a_share(truth, patients, correlation):
         intervals.append(score_interval(ratio_draws(rng, hits, pictures), *sizes)[1:])
     coverage = told(f"share {truth} {patients} {correlation}", intervals, truth)
     # standard error 0.007
-    assert 0.93 <= coverage <= (0.975 if patients > 5 else 0.99)
+    assert 0.93 <= coverage <= (0.98 if patients > 5 else 0.99)
 
 
 @pytest.mark.parametrize("truth", TRUTHS)

@@ -6,10 +6,9 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mpoxcv.evaluation import statistics as st
-from mpoxcv.evaluation.groups import HEADLINE, PRIMARY, Group, bootstrap, estimate, scores
+from mpoxcv.evaluation.groups import HEADLINE, PRIMARY, Group, estimate
 from mpoxcv.evaluation.runs import LEAKING
 
 
@@ -41,38 +40,28 @@ def compare_groups(groups: Sequence[Group], baselines: Sequence[Group]) -> list[
 def _conditions(group: Group) -> list[Any]:
     """Return what two groups must share to be compared."""
     tested = {(run["fold"], run["test_fingerprint"]) for run in group.content["runs"]}
-    return [tested, *(group.content[key] for key in ("data", "protocol", "folds", "classes"))]
+    # on other patients the draws would not be paired
+    patients = set(group.rows["patient"])
+    return [
+        tested,
+        patients,
+        *(group.content[key] for key in ("data", "protocol", "folds", "classes")),
+    ]
 
 
 def _compare(pair: tuple[Group, Group]) -> dict[str, Any]:
-    tables = [group.rows for group in pair]
-    # the same draws for both, so that the differences are paired
-    draws = bootstrap(pd.concat(tables), len(pair[0].draws) - 1)
-    parts = np.split(draws, [len(tables[0])], axis=1)
-    one, other = (scores(rows, part) for rows, part in zip(tables, parts, strict=True))
-
     names = {"one": pair[0].name, "other": pair[1].name}
     comparison: dict[str, Any] = names | {"test_train_ratio": (ratio := pair[0].ratio)}
     for metric in HEADLINE:
         by_fold = pair[0].fold_means(metric) - pair[1].fold_means(metric)
         mean, half = st.resampled_interval(by_fold, ratio)
-        interval = estimate(one[metric] - other[metric])
+        # both on the same draws of patients, so that the difference is paired
+        interval = estimate(pair[0].scores[metric] - pair[1].scores[metric])
         comparison[metric] = dict(zip(("difference", "low", "high"), interval, strict=True)) | {
             "by_fold": by_fold.tolist(), "mean": mean, "half": half,
             "p": st.corrected_resampled_t(by_fold, ratio)[1],
         }  # fmt: skip
-    comparison["mcnemar_p"] = _mcnemar(*tables)
     return comparison
-
-
-def _mcnemar(one: pd.DataFrame, other: pd.DataFrame) -> float:
-    """Return p of two groups' rows, for their first common seed; NaN if its pictures differ."""
-    seed = min(set(one["seed"]) & set(other["seed"]), default=None)
-    of_seed = [rows[rows["seed"] == seed] for rows in (one, other)]
-    tables = [rows.set_index(["fold", "image"]).sort_index() for rows in of_seed]
-    if seed is None or not tables[0].index.equals(tables[1].index):
-        return math.nan
-    return st.mcnemar(*(table["label"] == table["prediction"] for table in tables))
 
 
 def _sentence(comparison: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ Legend: N rows (scored pictures), R bootstrap replicates, C classes.
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,11 @@ class Group:
     rows: pd.DataFrame
     draws: np.ndarray
     content: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def scores(self) -> dict[str, np.ndarray]:
+        """Each metric, float (1 + R,). Groups on the same patients have the same draws of them."""
+        return scores(self.rows, self.draws)
 
     @functools.cached_property
     def by_run(self) -> pd.DataFrame:
@@ -145,8 +150,10 @@ def interval_of(rows: pd.DataFrame, values: np.ndarray, of: np.ndarray) -> list[
     return score_interval(values, *worth(rows["patient"], share * of))
 
 
-def pooled(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, list[float]]:
-    """Return value, low and high of each metric.
+def pooled(
+    rows: pd.DataFrame, draws: np.ndarray, values: Mapping[str, np.ndarray] | None = None
+) -> dict[str, list[float]]:
+    """Return value, low and high of each metric, of ``values`` where :func:`scores` gave them.
 
     That of the balanced accuracy is put together from its classes'; other averages over classes are
     worth what their rarest allows. Calibration errors are no shares, and have percentiles.
@@ -160,13 +167,13 @@ def pooled(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, list[float]]:
     ]
 
     estimates = {}
-    for name, values in scores(rows, draws).items():
+    for name, replicates in (values or scores(rows, draws)).items():
         if name in ("ece", "brier", "log_loss"):
-            estimates[name] = estimate(values)
+            estimates[name] = estimate(replicates)
         elif name.startswith("auroc"):
-            estimates[name] = area_of(rows, values, np.full(len(rows), True))
+            estimates[name] = area_of(rows, replicates, np.full(len(rows), True))
         else:
-            estimates[name] = score_interval(values, *(whole if name in SHARES else rarest))
+            estimates[name] = score_interval(replicates, *(whole if name in SHARES else rarest))
 
     matrix = st.confusion(labels, codes(rows, "prediction"), len(classes_of(rows)), draws)
     recalls = [

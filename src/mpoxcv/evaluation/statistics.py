@@ -255,17 +255,6 @@ def resampled_interval(
     return float(values.mean()), float(times * _resampled_error(values, test_train_ratio))
 
 
-def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
-    """Return the exact two-sided p that two models are right equally often (McNemar 1947).
-
-    ``correct_a`` and ``correct_b`` are bool (N,), where each is right on the same pictures. These
-    count as independent: one a patient, at best.
-    """
-    a, b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-
-
 def holm(p_values: ArrayLike) -> Floats:
     """Adjust p-values, float (k,), for their number, by the step-down method of Holm (1979).
 

@@ -129,7 +129,7 @@ def _content(group: Group) -> dict[str, Any]:
     permuted = bool(data.get("permuted_labels", False))
     positive = str(first.config.get("positive_class"))
 
-    metrics = pooled(rows, group.draws)
+    metrics = pooled(rows, group.draws, group.scores)
     _, low, high = metrics[PRIMARY]
     labels, predicted = codes(averaged, "label"), codes(averaged, "prediction")
     once = np.ones((1, len(averaged)))
@@ -315,7 +315,7 @@ def _share_baselines(groups: Sequence[Group]) -> list[Group]:
                     name: content[name]
                     for name in ("data", "protocol", "permuted_labels", "classes", "synthetic")
                 }
-                known.content["pooled"] = pooled(known.rows, known.draws)
+                known.content["pooled"] = pooled(known.rows, known.draws, known.scores)
                 known.content["mean_sd"] = _mean_sd(known)
             known.content["of"].append(group.name)
             group.content["baselines"][known.content["model"]] = known.content["pooled"]

@@ -245,6 +245,8 @@ def folds_figure(groups: Sequence[Group]) -> Figure:
         value, low, high = group.content["pooled"][PRIMARY]
         axes.plot([low, high], [y, y], "-|", color=colour)
         axes.plot(value, y, "D", color=colour, markersize=8)
+        anew = group.content.get("procedure", {PRIMARY: [np.nan] * 3})[PRIMARY][1:]
+        axes.plot(anew, [y + 0.13] * 2, "-|", color=colour, alpha=0.5)
     # What lies at 1 is drawn whole, over the frame.
     for line in axes.lines:
         line.set(clip_on=False, zorder=3)
@@ -256,6 +258,8 @@ def folds_figure(groups: Sequence[Group]) -> Figure:
     axes.grid(axis="x", alpha=0.3)
     run = Line2D([], [], color="0.4", marker="o", fillstyle="none", linestyle="")
     pooled = Line2D([], [], color="0.4", marker="D")
-    legend = {"one run": run, "all pictures, 95 % interval over patients": pooled, "chance": line}
-    figure.legend(legend.values(), legend.keys(), fontsize=8, loc="lower center", ncols=3)
+    paler = Line2D([], [], color="0.4", marker="|", alpha=0.5)
+    legend = {"one run": run, "all pictures, 95 % over patients": pooled, "trained anew": paler}
+    legend["chance"] = line
+    figure.legend(legend.values(), legend.keys(), fontsize=8, loc="lower center", ncols=4)
     return figure

@@ -94,8 +94,9 @@ def _result_rows(content: Content) -> list[dict[str, str]]:
             mean, sd, n = result.get("mean_sd", {}).get(metric, (0, 0, 0))
             if n > 1:
                 cells[f"{NAMES[metric]}, mean ± SD"] = f"{mean:.3f} ± {sd:.3f} (n = {n})"
-        if procedure := result.get("procedure"):
-            cells["balanced accuracy of the procedure"] = interval(procedure[HEADLINE[0]])
+        mean, low, high = result.get("procedure", {}).get(HEADLINE[0], [0, 0, 0])
+        if low < high:
+            cells["balanced accuracy, trained anew"] = interval([mean, low, high])
         rows.append({"model": name, "data": content["data"]} | cells)
     return rows
 
@@ -171,7 +172,7 @@ def _comparison_row(pair: Content) -> dict[str, str]:
             mean, half = entry["mean"], entry["half"]
             row[f"{name}, mean over folds"] = interval([mean, mean - half, mean + half])
             row["smallest that could be shown"] = number(half)
-    return row | {"McNemar": p_value(pair["mcnemar_p"])}
+    return row
 
 
 def _data_rows(
