@@ -103,7 +103,7 @@ def test_auroc_within_five_folds(truth, patients, correlation):
         draws = rng.multinomial(n, np.full(n, 1 / n), REPLICATES)[:, who]
         weights = np.concatenate([np.ones((1, len(who))), draws])
         both = np.column_stack([1 - p, p])
-        values = st.scores(label[who], both, weights, fold[who])["auroc_macro"]
+        values = st.per_class(label[who], both, weights, fold[who])["auroc"][:, 1]
         intervals.append(area_interval(values, n, 5, len(who))[1:])
     coverage = told(f"AUROC {truth} {patients} {correlation}", intervals, truth)
     # standard error 0.011

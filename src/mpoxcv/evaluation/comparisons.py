@@ -56,7 +56,7 @@ def _compare(pair: tuple[Group, Group]) -> dict[str, Any]:
         by_fold = pair[0].fold_means(metric) - pair[1].fold_means(metric)
         mean, half = st.resampled_interval(by_fold, ratio)
         # both on the same draws of patients, so that the difference is paired
-        interval = estimate(pair[0].scores[metric] - pair[1].scores[metric])
+        interval = estimate(pair[0].scores[0][metric] - pair[1].scores[0][metric])
         comparison[metric] = dict(zip(("difference", "low", "high"), interval, strict=True)) | {
             "by_fold": by_fold.tolist(), "mean": mean, "half": half,
             "p": st.corrected_resampled_t(by_fold, ratio)[1],

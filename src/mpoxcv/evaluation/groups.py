@@ -26,6 +26,8 @@ from mpoxcv.evaluation.runs import Run
 
 HEADLINE = ("balanced_accuracy", "f1_macro", "accuracy", "auroc_macro")
 PRIMARY = HEADLINE[0]
+# each metric, float (1 + R,), and each of a class, float (1 + R, C)
+Scores = tuple[Mapping[str, np.ndarray], ...]
 BOOTSTRAP_SEED, REPLICATES = 0, 2000
 # shares of pictures: what all of them are worth bounds their intervals
 SHARES = ("accuracy", "recall_weighted", "precision_weighted", "f1_weighted")
@@ -47,8 +49,8 @@ class Group:
     content: dict[str, Any] = field(default_factory=dict)
 
     @functools.cached_property
-    def scores(self) -> dict[str, np.ndarray]:
-        """Each metric, float (1 + R,). Groups on the same patients have the same draws of them."""
+    def scores(self) -> Scores:
+        """As of :func:`scores`. Groups on the same patients have the same draws of them."""
         return scores(self.rows, self.draws)
 
     @functools.cached_property
@@ -119,14 +121,18 @@ def plain_scores(rows: pd.DataFrame) -> dict[str, np.ndarray]:
     return st.scores(codes(rows, "label"), probabilities_of(rows), np.ones((1, len(rows))))
 
 
-def scores(rows: pd.DataFrame, draws: np.ndarray) -> dict[str, np.ndarray]:
-    """Return each metric, float (1 + R,): over all pictures of a seed, averaged over the seeds."""
-    by_seed = []
+def scores(rows: pd.DataFrame, draws: np.ndarray) -> Scores:
+    """Return the scores over all pictures of a seed, averaged over the seeds."""
+    whole, by_class = [], []
     for chosen in rows.groupby("seed").indices.values():
-        part = rows.iloc[chosen]
-        labels, probabilities = codes(part, "label"), probabilities_of(part)
-        by_seed.append(st.scores(labels, probabilities, draws[:, chosen], networks(part)))
-    return {name: np.mean([values[name] for values in by_seed], axis=0) for name in st.METRICS}
+        part, weights = rows.iloc[chosen], draws[:, chosen]
+        told = codes(part, "label"), probabilities_of(part), weights
+        by_class.append(st.per_class(*told, networks(part)))
+        whole.append(st.scores(*told, by_class[-1]))
+    return tuple(
+        {name: np.mean([values[name] for values in by_seed], axis=0) for name in by_seed[0]}
+        for by_seed in (whole, by_class)
+    )
 
 
 def networks(rows: pd.DataFrame) -> np.ndarray:
@@ -151,9 +157,9 @@ def interval_of(rows: pd.DataFrame, values: np.ndarray, of: np.ndarray) -> list[
 
 
 def pooled(
-    rows: pd.DataFrame, draws: np.ndarray, values: Mapping[str, np.ndarray] | None = None
+    rows: pd.DataFrame, draws: np.ndarray, scored: Scores | None = None
 ) -> dict[str, list[float]]:
-    """Return value, low and high of each metric, of ``values`` where :func:`scores` gave them.
+    """Return value, low and high of each metric, from ``scored`` where :func:`scores` gave it.
 
     That of the balanced accuracy is put together from its classes'; other averages over classes are
     worth what their rarest allows. Calibration errors are no shares, and have percentiles.
@@ -166,8 +172,9 @@ def pooled(
         len(present) ** 2 / sum(1 / n for n in sizes) for sizes in zip(*by_class, strict=True)
     ]
 
+    values, classes = scored or scores(rows, draws)
     estimates = {}
-    for name, replicates in (values or scores(rows, draws)).items():
+    for name, replicates in values.items():
         if name in ("ece", "brier", "log_loss"):
             estimates[name] = estimate(replicates)
         elif name.startswith("auroc"):
@@ -175,17 +182,14 @@ def pooled(
         else:
             estimates[name] = score_interval(replicates, *(whole if name in SHARES else rarest))
 
-    matrix = st.confusion(labels, codes(rows, "prediction"), len(classes_of(rows)), draws)
-    recalls = [
-        matrix[:, label, label] / np.maximum(matrix[:, label].sum(1), 1e-12) for label in present
-    ]
+    recalls = classes["recall"][:, present].T
     sizes = [
-        pictures_worth(recall[0], recall[1:].var(), *bounds)
+        pictures_worth(recall[0], float(np.nanvar(recall[1:])), *bounds)
         for recall, bounds in zip(recalls, by_class, strict=True)
     ]
     # who says the same of all has the same balanced accuracy on any pictures
     constant = rows["prediction"].nunique() == 1
-    interval = mean_interval([recall[0] for recall in recalls], sizes)
+    interval = mean_interval(recalls[:, 0].tolist(), sizes)
     estimates["balanced_accuracy"][1:] = (math.nan, math.nan) if constant else interval
     return estimates
 

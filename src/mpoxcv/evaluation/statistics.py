@@ -9,7 +9,7 @@ sum to 1; ``weights`` are float (R, N), not negative: how often each picture cou
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -28,43 +28,30 @@ Floats = NDArray[np.float64]
 
 
 def scores(
-    labels: ArrayLike, probabilities: ArrayLike, weights: Floats, runs: ArrayLike | None = None
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    weights: Floats,
+    by_class: Mapping[str, Floats] | None = None,
 ) -> dict[str, Floats]:
-    """Compute every metric of ``METRICS`` as ``mpoxcv.training.metrics`` defines it.
-
-    ``runs`` (N,) says which network's each row is: AUROC ranks pictures by the scores of one
-    network alone, and is averaged over the networks (Parker et al. 2007; Airola et al. 2010).
+    """Compute every metric of ``METRICS``, from ``by_class`` where :func:`per_class` gave it.
 
     Precision, recall and F1 average over the classes that occur among the replicate's labels or
-    predictions, balanced accuracy over those among its labels, AUROC (one class against the rest)
-    over the classes with positives and negatives. The last three are :func:`calibration`'s. Each
-    metric is float64 (R,); NaN where a replicate leaves it undefined.
+    predictions (scikit-learn's ``zero_division=0``), balanced accuracy over those among its labels,
+    AUROC over the classes with positives and negatives. The last three are :func:`calibration`'s.
+    Each metric is float64 (R,); NaN where a replicate leaves it undefined.
     """
-    labels, probabilities = np.asarray(labels), np.asarray(probabilities, float)
-    n_classes = probabilities.shape[1]
-    predicted = probabilities.argmax(1)
-    total = weights.sum(1)
-
-    matrix = confusion(labels, predicted, n_classes, weights)
-    support = matrix.sum(2)
-    occurs = support + matrix.sum(1) > 0
-    rates = _rates(matrix)
-    values = {
-        "accuracy": _ratio(np.diagonal(matrix, axis1=1, axis2=2).sum(1), total),
-        "balanced_accuracy": _average(rates["recall"], support > 0),
-    }
-    for name, value in rates.items():
-        values[f"{name}_macro"] = _average(np.nan_to_num(value), occurs)
-        values[f"{name}_weighted"] = _average(np.nan_to_num(value), support)
-
-    macro, weighted = [], []
-    for rows in _rows_of_runs(labels, runs):
-        auroc, _ = _areas(labels[rows], probabilities[rows], weights[:, rows])
-        positives = weights[:, rows] @ _one_hot(labels[rows], n_classes)
-        macro.append(_average(auroc, ~np.isnan(auroc)))
-        weighted.append(_average(auroc, np.where(np.isnan(auroc), 0, positives)))
-    values |= {"auroc_macro": _mean(macro), "auroc_weighted": _mean(weighted)}
-    values |= calibration(labels, probabilities, weights)
+    by_class = by_class or per_class(labels, probabilities, weights)
+    support, auroc = by_class["support"], by_class["auroc"]
+    occurs = support + by_class["called"] > 0
+    values = {"balanced_accuracy": _average(by_class["recall"], support > 0)}
+    for name in ("precision", "recall", "f1"):
+        values[f"{name}_macro"] = _average(np.nan_to_num(by_class[name]), occurs)
+        values[f"{name}_weighted"] = _average(np.nan_to_num(by_class[name]), support)
+    values |= {
+        "accuracy": values["recall_weighted"],
+        "auroc_macro": _average(auroc, ~np.isnan(auroc)),
+        "auroc_weighted": _average(auroc, np.where(np.isnan(auroc), 0, support)),
+    } | calibration(labels, probabilities, weights)
     return {name: values[name] for name in METRICS}
 
 
@@ -103,28 +90,34 @@ def per_class(
     """Compute the metrics of each class against the rest; the likeliest class is the prediction.
 
     AUROC is the Mann-Whitney statistic (Hanley and McNeil 1982); average precision sums precision
-    over the steps of recall, without interpolation, as scikit-learn does; both within each of the
-    ``runs``, and averaged over those that define them. With them come
-    ``support`` (weighted number of labels), ``recall`` (sensitivity), ``specificity``,
+    over the steps of recall, without interpolation, as scikit-learn does. Both rank pictures by the
+    scores of one network alone: ``runs`` (N,) says whose each row is, and they are averaged over
+    the networks (Parker et al. 2007; Airola et al. 2010). With them come ``support`` and ``called``
+    (weighted numbers of labels and predictions), ``recall`` (sensitivity), ``specificity``,
     ``precision`` (PPV), ``npv`` and ``f1``, each float64 (R, C); NaN where undefined: 0/0, AUROC
     without positives or negatives, average precision without positives.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, float)
     matrix = confusion(labels, probabilities.argmax(1), probabilities.shape[1], weights)
-    support = matrix.sum(2)
+    support, called = matrix.sum(2), matrix.sum(1)
+    tp = np.diagonal(matrix, axis1=1, axis2=2)
     # sums over the other classes: a total minus one may miss 0 by rounding
     others = 1 - np.eye(probabilities.shape[1])
     tn = ((matrix @ others) * others).sum(1)
 
-    by_run = [
-        _areas(labels[rows], probabilities[rows], weights[:, rows])
-        for rows in _rows_of_runs(labels, runs)
-    ]
-    auroc, average_precision = map(_mean, zip(*by_run, strict=True))
-    return _rates(matrix) | {
+    names = np.zeros(len(labels)) if runs is None else np.asarray(runs)
+    networks = [names == name for name in np.unique(names)]
+    areas = [_areas(labels[own], probabilities[own], weights[:, own]) for own in networks]
+    defined = (~np.isnan(areas)).sum(0)
+    auroc, average_precision = _ratio(np.nansum(areas, axis=0), defined)
+    return {
         "support": support,
+        "called": called,
+        "recall": _ratio(tp, support),
         "specificity": _ratio(tn, support @ others),
-        "npv": _ratio(tn, matrix.sum(1) @ others),
+        "precision": _ratio(tp, called),
+        "npv": _ratio(tn, called @ others),
+        "f1": _ratio(2 * tp, support + called),
         "auroc": auroc,
         "average_precision": average_precision,
     }
@@ -303,33 +296,13 @@ def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
         return np.divide(numerator, denominator)
 
 
-def _rates(matrix: Floats) -> dict[str, Floats]:
-    """Return precision, recall and F1 of confusion matrices, (R, C) each."""
-    support, predicted = matrix.sum(2), matrix.sum(1)
-    tp = np.diagonal(matrix, axis1=1, axis2=2)
-    f1 = _ratio(2 * tp, support + predicted)
-    return {"precision": _ratio(tp, predicted), "recall": _ratio(tp, support), "f1": f1}
-
-
 def _average(values: Floats, weights: NDArray) -> Floats:
     # A class of weight 0 may be NaN.
     return _ratio((np.where(weights > 0, values, 0) * weights).sum(1), weights.sum(1))
 
 
-def _mean(values: Sequence[Floats]) -> Floats:
-    """Return the mean of those that are defined."""
-    stacked = np.stack(values)
-    return _ratio(np.nansum(stacked, axis=0), (~np.isnan(stacked)).sum(axis=0))
-
-
-def _rows_of_runs(labels: NDArray, runs: ArrayLike | None) -> list[NDArray]:
-    """Return each run's rows; one run where nothing tells them apart."""
-    names = np.zeros(len(labels)) if runs is None else np.asarray(runs)
-    return [np.flatnonzero(names == name) for name in np.unique(names)]
-
-
-def _areas(labels: NDArray, probabilities: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Return AUROC and average precision, (R, C) each."""
+def _areas(labels: NDArray, probabilities: Floats, weights: Floats) -> Floats:
+    """Return AUROC and average precision of one network, (2, R, C)."""
     areas = np.empty((2, len(weights), probabilities.shape[1]))
     step = max(1, BLOCK // len(labels))
     for label, p in enumerate(probabilities.T):
@@ -348,7 +321,7 @@ def _areas(labels: NDArray, probabilities: Floats, weights: Floats) -> tuple[Flo
             precision = np.nan_to_num(_ratio(hits, hits + alarms))
             areas[0, block, label] = _ratio(won, hits[:, -1] * alarms[:, -1])
             areas[1, block, label] = _ratio((new_hits * precision).sum(1), hits[:, -1])
-    return areas[0], areas[1]
+    return areas
 
 
 def _logits(probabilities: ArrayLike) -> Floats:

@@ -25,7 +25,6 @@ from mpoxcv.evaluation.groups import (
     area_of,
     bootstrap,
     interval_of,
-    networks,
     pooled,
     tested_rows,
 )
@@ -205,14 +204,11 @@ def _procedure(group: Group, metric: str, over_patients: Sequence[float]) -> lis
 
 
 def _per_class(group: Group) -> dict[str, dict[str, Any]]:
-    rows = group.rows
-    labels, probabilities = codes(rows, "label"), probabilities_of(rows)
-    # of counts, the sums over all seeds
-    values = st.per_class(labels, probabilities, group.draws, networks(rows))
-    del values["support"]
+    rows, values = group.rows, group.scores[1]
+    labels, predicted = codes(rows, "label"), probabilities_of(rows).argmax(1)
     found = {}
     for label, name in enumerate(classes_of(rows)):
-        truth, called = labels == label, probabilities.argmax(1) == label
+        truth, called = labels == label, predicted == label
         # the pictures that each is a share of
         of = {
             "recall": truth, "specificity": ~truth, "precision": called, "npv": ~called,
@@ -228,6 +224,7 @@ def _per_class(group: Group) -> dict[str, dict[str, Any]]:
                 if key == "auroc"
                 else interval_of(rows, value[:, label], of.get(key, truth))
                 for key, value in values.items()
+                if key not in ("support", "called")
             }
         )
     return found

@@ -35,7 +35,8 @@ def classification_metrics(
         probabilities.cpu().numpy(),
         np.ones((1, len(labels))),
     )
-    scores, by_class = st.scores(truth, given, once), st.per_class(truth, given, once)
+    by_class = st.per_class(truth, given, once)
+    scores = st.scores(truth, given, once, by_class)
     by_class["f1"] = np.nan_to_num(by_class["f1"])
     values = {name: float(scores[name][0]) for name in NAMES}
     for label, name in enumerate(classes):
