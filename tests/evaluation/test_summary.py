@@ -383,6 +383,7 @@ def test_what_leaks_says_so_and_never_shares_a_table_or_a_comparison(fold, tmp_p
             (tmp_path / f"out/tables/{table}{suffix}.csv").read_text()
             for suffix in ("", "_leaking")
         )
+        assert honest.count("(baseline)") == leaking.count("(baseline)") == (table == "results")
         assert "leaking" not in honest and ("leaking" in leaking or table == "data")
 
 

@@ -291,7 +291,13 @@ def test_areas_are_of_one_networks_scores(tmp_path):
     """A network that says the same of all has 0.5, whatever others say of theirs."""
     for number, folder in enumerate(sweep(tmp_path)):
         p = {"p_Chickenpox": 0.1 * number, "p_Healthy": 0.5 - 0.1 * number, "p_Monkeypox": 0.5}
-        rewrite(folder, lambda table, p=p: table.assign(**p, prediction="Monkeypox"))
+
+        def change(table, p=p, number=number):
+            # the commoner a class, the higher the level
+            gone = (table["label"] == "Chickenpox") & (table.index % 6 > number)
+            return table[~gone].assign(**p, prediction="Monkeypox")
+
+        rewrite(folder, change)
     summary = summarise([tmp_path])
     (group,) = summary.content["groups"]
     assert group["pooled"]["auroc_macro"][0] == pytest.approx(0.5)

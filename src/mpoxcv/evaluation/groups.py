@@ -198,7 +198,7 @@ def area_of(rows: pd.DataFrame, values: np.ndarray, positive: np.ndarray) -> lis
     """Return value, low and high of an AUROC's replicates, float (1 + R,); as ``interval_of``."""
     if rows["patient"][positive].nunique() < TOO_FEW:
         return [float(values[0]), math.nan, math.nan]
-    seeds, pictures = rows["seed"].nunique(), rows["picture"].nunique()
+    seeds, pictures = rows["seed"].nunique(), rows["image"].nunique()
     return area_interval(
         values, rows["patient"].nunique(), (networks(rows).max() + 1) // seeds, pictures
     )
