@@ -37,9 +37,9 @@ SHARES = ("accuracy", "recall_weighted", "precision_weighted", "f1_weighted")
 class Group:
     """The finished runs of one experiment, or a baseline on the same pictures.
 
-    ``rows`` are test predictions, with the columns ``seed``, ``picture`` (equal for a photograph
-    that lies there under two names) and ``weight``: a photograph that a seed tests k times counts
-    1/k in each. ``draws`` are as of :func:`bootstrap`, ``content`` is what summary.json holds.
+    ``rows`` are test predictions, with the columns ``run``, ``seed``, ``picture`` (equal for a
+    photograph that lies there under two names) and ``weight``: a photograph that a seed tests k
+    times counts 1/k in each. ``draws`` are as of :func:`bootstrap`, ``content`` is what summary.json holds.
     """
 
     name: str
@@ -101,7 +101,9 @@ class Group:
 
 def tested_rows(tables: Iterable[tuple[Run, pd.DataFrame]]) -> pd.DataFrame:
     """Return the test rows of the runs' tables as ``Group.rows`` has them."""
-    rows = pd.concat([table.assign(seed=run.seed, fold=run.fold) for run, table in tables])
+    rows = pd.concat(
+        [table.assign(run=run.folder.name, seed=run.seed, fold=run.fold) for run, table in tables]
+    )
     rows = rows[rows["split"] == "test"].reset_index(drop=True)
     # runs of before this column had one name a photograph
     pictures = rows["picture"].fillna(rows["image"]) if "picture" in rows else rows["image"]

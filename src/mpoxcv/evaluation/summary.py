@@ -33,6 +33,9 @@ from mpoxcv.evaluation.predictions import classes_of, codes, probabilities_of
 from mpoxcv.evaluation.runs import LEAKING, Run, find_runs, group_runs, plain_options, tells_apart
 from mpoxcv.storage.files import StrPath
 
+# of a row of a baseline, what does not tell it from another
+VARYING = ["run", "seed", "weight"]
+
 
 @dataclass
 class Summary:
@@ -284,7 +287,7 @@ def _baselines(group: Group) -> Iterator[Group]:
         rows = group.rows[[*keys, "picture"]].merge(rows.drop(columns="picture"), on=keys)
         if len(rows) < len(group.rows):
             return
-        told = [name for name in rows.columns if name not in ("seed", "weight")]
+        told = [name for name in rows.columns if name not in VARYING]
         distinct = rows.drop_duplicates(told)
         if not distinct.duplicated(["fold", "image"]).any():
             rows = distinct.assign(seed=distinct["seed"].min()).reset_index(drop=True)
@@ -303,7 +306,7 @@ def _share_baselines(groups: Sequence[Group]) -> list[Group]:
     for group in groups:
         group.content["baselines"] = {}
         for baseline in _baselines(group):
-            said = baseline.rows.drop(columns=["seed", "weight"]).sort_values(["fold", "image"])
+            said = baseline.rows.drop(columns=VARYING).sort_values(["fold", "image"])
             key = baseline.name, said.to_csv(index=False)
             known = distinct.setdefault(key, baseline)
             if known is baseline:
