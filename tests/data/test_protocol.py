@@ -137,3 +137,21 @@ def test_permuted_labels_move_with_the_patient_and_leave_test_alone(folds):
     ]
     assert units[0].value_counts().to_dict() == units[1].value_counts().to_dict()
     assert [CLASSES[i] for i in permuted["label"]] == permuted["class"].tolist()
+
+
+def test_a_file_under_two_patients_names_is_one_photograph_of_one(folds, tmp_path):
+    """Both lie in one split, and the two patients' other pictures there are one patient's, too."""
+    name = CLASSES[0]
+    root = folds / f"FOLDS/fold1/Test/{name}"
+    first, twin = root / "CHI_00_00.jpg", root / "CHI_77_00.jpg"
+    assert first.is_file()
+    twin.write_bytes(first.read_bytes())
+    write_picture(root / "CHI_77_01.jpg", 7777, 16)
+    data = MSLDDataModule(folds, CLASSES, PATTERN, 1, leaks="allow", cache_dir=tmp_path / "cache")
+    data.setup()
+    test = data.table("test").set_index(data.table("test")["path"].str.rpartition("/")[2])
+    names = ["CHI_00_00.jpg", "CHI_77_00.jpg", "CHI_77_01.jpg"]
+    assert test.loc[names, "patient"].nunique() == 1
+    assert test.loc[names, "picture"].nunique() == 2
+    others = test.drop(names)
+    assert others["picture"].is_unique and (others["picture"] == others["image"]).all()

@@ -39,7 +39,8 @@ class Group:
 
     ``rows`` are test predictions, with the columns ``run``, ``seed``, ``picture`` (equal for a
     photograph that lies there under two names) and ``weight``: a photograph that a seed tests k
-    times counts 1/k in each. ``draws`` are as of :func:`bootstrap`, ``content`` is what summary.json holds.
+    times counts 1/k in each. ``draws`` are as of :func:`bootstrap`, ``content`` is what
+    summary.json holds.
     """
 
     name: str
