@@ -127,7 +127,7 @@ def test_macro_f1(truth, patients):
             p_a=np.where(called == "a", 0.9, 0.1), p_b=np.where(called == "b", 0.9, 0.1)
         )
         intervals.append(pooled(rows, bootstrap(rows, REPLICATES))["f1_macro"][1:])
-    assert 0.92 <= told(f"macro F1 {truth} {patients} 0.5", intervals, truth) <= 0.985
+    assert 0.92 <= told(f"macro F1 {truth} {patients} 0.5", intervals, truth) <= 0.995
 
 
 @pytest.mark.parametrize("distance", [0.4, 1.0, 2.0, 3.0])
@@ -169,7 +169,7 @@ def test_the_procedure(patients, seeds, distance):
     value = float(np.mean(reached))
     name = f"procedure {value:.3f} {patients} patients {seeds} seeds"
     low = told(f"{name}, of these networks", over_patients, value)
-    assert low < 0.95
+    assert 0.85 <= low <= 0.98
     assert told(f"{name}, trained anew", anew, value) >= 0.94
 
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from test_summary import CLASSES, PICTURES, counts, write_run
 
+from mpoxcv.evaluation.comparisons import _sentence
 from mpoxcv.evaluation.groups import PRIMARY
 from mpoxcv.evaluation.summary import summarise as summarise_fully
 from mpoxcv.report.report import write_report
@@ -160,10 +161,26 @@ def test_a_difference_between_patients_that_training_anew_does_not_bear_out(tmp_
     apart, same = pairs["model=one", "model=wild"], pairs["model=one", "model=same"]
     assert apart[PRIMARY]["high"] < 0 and apart[PRIMARY]["p_holm"] > 0.05
     assert "lets networks trained on other pictures differ" in apart["sentence"]
+    assert "no rarity" not in apart["sentence"]
     half = apart[PRIMARY]["half"]
     assert f"no mean difference under {half:.2f} can be shown" in apart["sentence"]
     assert "lets networks" not in same["sentence"]
     assert same["sentence"].startswith("No difference")
+
+
+@pytest.mark.parametrize(
+    ("p", "p_holm", "told", "untold"),
+    [
+        (0.04, 0.35, "Among 10 such comparisons a p of 0.040", "no mean difference under"),
+        (0.20, 0.90, "no mean difference under 0.09", "no rarity"),
+        (0.001, 0.01, "b is better of a and b", "No difference"),
+    ],
+)
+def test_why_no_difference_can_be_shown(p, p_holm, told, untold):
+    entry = {"difference": -0.1, "low": -0.2, "high": -0.02, "by_fold": [-0.1] * 5, "mean": -0.1}
+    entry |= {"half": 0.09, "p": p, "p_holm": p_holm}
+    sentence = _sentence({"one": "a", "other": "b", "of": 10, PRIMARY: entry})
+    assert told in sentence and untold not in sentence
 
 
 def test_baselines_are_compared_each_by_itself(tmp_path):

@@ -28,7 +28,7 @@ def compare_groups(groups: Sequence[Group], baselines: Sequence[Group]) -> list[
     ]
     comparisons = []
     for family, pairs in (("models", models), ("baselines", against)):
-        entries = [{"family": family, **_compare(pair)} for pair in pairs]
+        entries = [{"family": family, "of": len(pairs), **_compare(pair)} for pair in pairs]
         for metric in HEADLINE:
             adjusted = st.holm(np.array([entry[metric]["p"] for entry in entries]))
             for entry, p in zip(entries, adjusted, strict=True):
@@ -85,7 +85,9 @@ def _sentence(comparison: Mapping[str, Any]) -> str:
         better = comparison["one"] if entry["difference"] > 0 else comparison["other"]
         return f"{better} is better of {names}: {numbers}."
     why = ""
-    if not math.isnan(entry["p_holm"]):
+    if entry["p"] < 0.05:
+        why = f" Among {comparison['of']} such comparisons a p of {entry['p']:.3f} is no rarity."
+    elif not math.isnan(entry["p"]):
         if apart:
             why = (
                 " The first interval holds these very networks; the second lets networks trained on other pictures differ, "

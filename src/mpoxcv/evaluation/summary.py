@@ -320,10 +320,12 @@ def _share_baselines(groups: Sequence[Group]) -> list[Group]:
             known.content["of"].append(group.name)
             group.content["baselines"][known.content["model"]] = known.content["pooled"]
 
-    kinds = [(one.name, one.content["protocol"]) for one in distinct.values()]
+    told = ("model", "protocol", "permuted_labels")
+    kinds = [[one.content[key] for key in told] for one in distinct.values()]
     for baseline, kind in zip(distinct.values(), kinds, strict=True):
         whose = f", pictures as {baseline.content['of'][0]} gets them"
-        baseline.name = f"{baseline.name} (baseline){whose if kinds.count(kind) > 1 else ''}"
+        labels = ", labels permuted" if baseline.content["permuted_labels"] else ""
+        baseline.name += f" (baseline{labels}){whose if kinds.count(kind) > 1 else ''}"
         baseline.content["name"] = baseline.name
     return list(distinct.values())
 
