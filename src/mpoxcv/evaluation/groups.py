@@ -148,14 +148,21 @@ def estimate(scores: np.ndarray) -> list[float]:
     return [float(scores[0]), *st.percentile_interval(scores[1:])]
 
 
-def interval_of(rows: pd.DataFrame, values: np.ndarray, of: np.ndarray) -> list[float]:
+def interval_of(
+    rows: pd.DataFrame, values: np.ndarray, of: np.ndarray, area: bool = False
+) -> list[float]:
     """Return value, low and high of a score's replicates, float (1 + R,).
 
-    ``of``, bool (N,), are the rows that it is a share of. Of too few patients no interval is given.
+    ``of``, bool (N,), are the rows that it is a share of, or, of an AUROC (``area``), the positive
+    ones. Of too few patients no interval is given.
     """
-    share = rows["weight"].to_numpy() / rows["seed"].nunique()
     if rows["patient"][of].nunique() < TOO_FEW:
         return [float(values[0]), math.nan, math.nan]
+    seeds = rows["seed"].nunique()
+    if area:
+        folds = (networks(rows).max() + 1) // seeds
+        return area_interval(values, rows["patient"].nunique(), folds, rows["image"].nunique())
+    share = rows["weight"].to_numpy() / seeds
     return score_interval(values, *worth(rows["patient"], share * of))
 
 
@@ -181,7 +188,7 @@ def pooled(
         if name in ("ece", "brier", "log_loss"):
             estimates[name] = estimate(replicates)
         elif name.startswith("auroc"):
-            estimates[name] = area_of(rows, replicates, np.full(len(rows), True))
+            estimates[name] = interval_of(rows, replicates, labels >= 0, area=True)
         else:
             estimates[name] = score_interval(replicates, *(whole if name in SHARES else rarest))
 
@@ -195,13 +202,3 @@ def pooled(
     interval = mean_interval(recalls[:, 0].tolist(), sizes)
     estimates["balanced_accuracy"][1:] = (math.nan, math.nan) if constant else interval
     return estimates
-
-
-def area_of(rows: pd.DataFrame, values: np.ndarray, positive: np.ndarray) -> list[float]:
-    """Return value, low and high of an AUROC's replicates, float (1 + R,); as ``interval_of``."""
-    if rows["patient"][positive].nunique() < TOO_FEW:
-        return [float(values[0]), math.nan, math.nan]
-    seeds, pictures = rows["seed"].nunique(), rows["image"].nunique()
-    return area_interval(
-        values, rows["patient"].nunique(), (networks(rows).max() + 1) // seeds, pictures
-    )

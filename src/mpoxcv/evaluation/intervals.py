@@ -90,8 +90,8 @@ def mean_interval(values: Sequence[float], sizes: Sequence[float]) -> tuple[floa
         below.append(value - low)
         above.append(high - value)
     mean, number = float(np.mean(values)), len(values)
-    low, high = mean - np.linalg.norm(below) / number, mean + np.linalg.norm(above) / number
-    return max(0.0, float(low)), min(1.0, float(high))
+    reach = [float(np.linalg.norm(side)) / number for side in (below, above)]
+    return max(0.0, mean - reach[0]), min(1.0, mean + reach[1])
 
 
 def chance(rows: pd.DataFrame, replicates: int = 2000, seed: int = 0) -> float:

@@ -22,7 +22,6 @@ from mpoxcv.evaluation.groups import (
     PRIMARY,
     REPLICATES,
     Group,
-    area_of,
     bootstrap,
     interval_of,
     pooled,
@@ -33,6 +32,9 @@ from mpoxcv.evaluation.predictions import classes_of, codes, probabilities_of
 from mpoxcv.evaluation.runs import LEAKING, Run, find_runs, group_runs, plain_options, tells_apart
 from mpoxcv.storage.files import StrPath
 
+METRICS_OF_CLASS = (
+    "precision", "recall", "f1", "specificity", "npv", "auroc", "average_precision",
+)  # fmt: skip
 # of a row of a baseline, what does not tell it from another
 VARYING = ["run", "seed", "weight"]
 
@@ -217,19 +219,11 @@ def _per_class(group: Group) -> dict[str, dict[str, Any]]:
             "recall": truth, "specificity": ~truth, "precision": called, "npv": ~called,
             "f1": truth | called,
         }  # fmt: skip
-        patients = int(rows.loc[truth, "patient"].nunique())
-        numbers = {"support": int(rows.loc[truth, "picture"].nunique()), "patients": patients}
-        found[name] = (
-            numbers
-            | {"few": patients < FEW}
-            | {
-                key: area_of(rows, value[:, label], truth)
-                if key == "auroc"
-                else interval_of(rows, value[:, label], of.get(key, truth))
-                for key, value in values.items()
-                if key not in ("support", "called")
-            }
-        )
+        pictures, patients = rows.loc[truth, ["picture", "patient"]].nunique().tolist()
+        found[name] = {"support": pictures, "patients": patients, "few": patients < FEW}
+        for key in METRICS_OF_CLASS:
+            own = of.get(key, truth)
+            found[name][key] = interval_of(rows, values[key][:, label], own, key == "auroc")
     return found
 
 

@@ -68,8 +68,6 @@ def _tables_of_protocol(
     asked = [group for group in groups if group["mpox"]]
     return {
         "results": [row for content in (*groups, *baselines) for row in _result_rows(content)],
-        # apart, since the same runs anew take another time
-        "cost": [_cost_row(group) for group in groups],
         "folds": [_run_row(group["name"], run) for group, run in runs],
         "per_class": [_class_row(group, name) for group in groups for name in group["per_class"]],
         "mpox": [_question_row(group) for group in asked],
@@ -99,12 +97,6 @@ def _result_rows(content: Content) -> list[dict[str, str]]:
             cells["balanced accuracy, trained anew"] = interval([mean, low, high])
         rows.append({"model": name, "data": content["data"]} | cells)
     return rows
-
-
-def _cost_row(content: Content) -> dict[str, str]:
-    seconds = pd.Series([run["seconds"] for run in content["runs"]], dtype=float)
-    mean = NOT_REPORTED if seconds.isna().all() else f"{seconds.mean():.0f}"
-    return {"model": content["name"], "runs": str(len(seconds)), "seconds a run": mean}
 
 
 def _run_row(name: str, run: Content) -> dict[str, str]:
