@@ -161,7 +161,7 @@ def test_a_difference_between_patients_that_training_anew_does_not_bear_out(tmp_
     apart, same = pairs["model=one", "model=wild"], pairs["model=one", "model=same"]
     assert apart[PRIMARY]["high"] < 0 and apart[PRIMARY]["p_holm"] > 0.05
     assert "lets networks trained on other pictures differ" in apart["sentence"]
-    assert "no rarity" not in apart["sentence"]
+    assert "corrected for" not in apart["sentence"]
     half = apart[PRIMARY]["half"]
     assert f"no mean difference under {half:.2f} can be shown" in apart["sentence"]
     assert "lets networks" not in same["sentence"]
@@ -171,8 +171,8 @@ def test_a_difference_between_patients_that_training_anew_does_not_bear_out(tmp_
 @pytest.mark.parametrize(
     ("p", "p_holm", "told", "untold"),
     [
-        (0.04, 0.35, "Among 10 such comparisons a p of 0.040", "no mean difference under"),
-        (0.20, 0.90, "no mean difference under 0.09", "no rarity"),
+        (0.04, 0.35, "corrected for 10 such comparisons it is not", "no mean difference under"),
+        (0.20, 0.90, "no mean difference under 0.09", "corrected for"),
         (0.001, 0.01, "b is better of a and b", "No difference"),
     ],
 )
@@ -299,6 +299,9 @@ def test_who_labelled_and_who_made_the_splits(tmp_path):
     write_run(tmp_path / "a", 1)
     text = said(summarise([tmp_path / "a"], folds=1))
     assert "who labelled: NOT REPORTED" in text and "who made them: NOT REPORTED" in text
+    write_run(tmp_path / "c", 1, splits="make_folds, seed 42")
+    text = said(summarise([tmp_path / "c"], folds=1))
+    assert "Splits: make_folds, seed 42." in text and "who made them" not in text
     write_run(tmp_path / "b", 1, citation="By hand.", protocol="grouped")
     text = said(summarise([tmp_path / "b"], folds=1))
     assert "By hand." in text and "who labelled" not in text and "who made them" not in text

@@ -86,7 +86,7 @@ def _sentence(comparison: Mapping[str, Any]) -> str:
         return f"{better} is better of {names}: {numbers}."
     why = ""
     if entry["p"] < 0.05:
-        why = f" Among {comparison['of']} such comparisons a p of {entry['p']:.3f} is no rarity."
+        why = f" Alone p would be under 0.05; corrected for {comparison['of']} such comparisons it is not."
     elif not math.isnan(entry["p"]):
         if apart:
             why = (

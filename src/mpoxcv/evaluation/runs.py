@@ -30,7 +30,7 @@ LEAKING, POOLED = "leaking", "pooled"
 # of provenance.json and its data
 TEXT_FIELDS = {
     "status", "command", "checkpoint_sha256", "error",
-    "fingerprint", "test_fingerprint", "citation", "protocol",
+    "fingerprint", "test_fingerprint", "citation", "protocol", "splits",
 }  # fmt: skip
 
 

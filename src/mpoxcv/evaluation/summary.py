@@ -142,6 +142,7 @@ def _content(group: Group) -> dict[str, Any]:
         "synthetic": bool(data.get("synthetic", False)),
         "protocol": LEAKING if first.fold == LEAKING else data.get("protocol", "published"),
         "permuted_labels": permuted, "classes": classes, "citation": data.get("citation"),
+        "splits": data.get("splits"),
         "weights": first.provenance.get("weights"), "trained": first.config.get("model.train"),
         "monitor": [first.config.get("callbacks.checkpoint.monitor"), best],
         "excluded": [

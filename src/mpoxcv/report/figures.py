@@ -18,6 +18,7 @@ from sklearn.metrics import confusion_matrix
 from mpoxcv.errors import visible
 from mpoxcv.evaluation.groups import PRIMARY, Group
 from mpoxcv.evaluation.predictions import classes_of, is_synthetic
+from mpoxcv.evaluation.runs import LEAKING
 from mpoxcv.evaluation.statistics import CALIBRATION_BINS
 from mpoxcv.report.curves import AXES, calibration_error, curve, reliability, weights_of
 from mpoxcv.report.fonts import drawable, use_fonts
@@ -233,7 +234,8 @@ def folds_figure(groups: Sequence[Group]) -> Figure:
     heights = np.array([0.45 + 0.17 * name.count("\n") for name in names])
     middles = heights.cumsum() - heights / 2
     left, height = 0.3 + 0.09 * longest, heights.sum()
-    title = f"{PRIMARY.replace('_', ' ').capitalize()} of every run, and over all pictures"
+    leaks = " (LEAKING)" if groups[0].content["protocol"] == LEAKING else ""
+    title = f"{PRIMARY.replace('_', ' ').capitalize()} of every run, and over all pictures{leaks}"
     synthetic = any(group.content["synthetic"] for group in groups)
     figure = new_figure(title, synthetic, left + 5, height + 1.1, margins=(left, 0.65, 0.3))
     axes = figure.subplots()

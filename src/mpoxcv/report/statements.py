@@ -184,7 +184,8 @@ def _group_protocol(group: Content) -> Iterator[str]:
         "grouped": "made anew by this program, by patient and class",
         LEAKING: "all folds together, which leaks",
     }
-    yield f"Splits: {makers.get(group['protocol'], f'as they lie on disk; who made them: {NOT_REPORTED}')}."
+    known = group["splits"] or f"as they lie on disk; who made them: {NOT_REPORTED}"
+    yield f"Splits: {makers.get(group['protocol'], known)}."
 
     if excluded := ", ".join(group["excluded"]):
         yield f"Left out by option: {excluded}."

@@ -112,7 +112,7 @@ class Provenance(L.Callback):
             "name": datamodule.source, "synthetic": datamodule.synthetic, "fold": datamodule.fold,
             "fingerprint": datamodule.fingerprint(),
             "test_fingerprint": datamodule.fingerprint("test"),
-            "citation": datamodule.citation, "protocol": datamodule.protocol,
+            "citation": datamodule.citation, "splits": made_by(Path(datamodule.root)), "protocol": datamodule.protocol,
             "permuted_labels": datamodule.permute_labels, "counts": datamodule.counts(),
             "originals": datamodule.originals, "audit": datamodule.audit,
             "doubts": datamodule.doubts,
@@ -158,6 +158,14 @@ def peak_mib() -> int | None:
 
     unit = 1024**2 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // unit
+
+
+def made_by(root: Path) -> str | None:
+    """Return who made the folds below ``root``, where make_folds left its record."""
+    seed = read_json(root / "folds.json").get("seed")
+    return (
+        None if seed is None else f"make_folds of this program, by patient and class, seed {seed}"
+    )
 
 
 def processor() -> str:
