@@ -285,6 +285,15 @@ def test_thresholds_say_whose_they_are(tmp_path):
     assert row["threshold"] == "0.500 (not chosen)" and row.iloc[3].endswith("(0)")
 
 
+@pytest.mark.parametrize("folds", [1, 5])
+def test_networks_trained_anew_need_several_folds(folds, tmp_path):
+    sweep(tmp_path, folds=range(1, folds + 1))
+    text = said(summarise([tmp_path], folds=folds))
+    assert ("for networks trained anew (mean over folds" in text) == (folds > 1)
+    assert ("Two 95 % intervals" in text) == (folds > 1)
+    assert ("of one fold nothing tells" in text) == (folds == 1)
+
+
 @pytest.mark.parametrize("monitor", [None, "val/f1_macro"])
 def test_which_weights_are_tested(monitor, tmp_path):
     folder = write_run(tmp_path, 1)

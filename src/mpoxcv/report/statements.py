@@ -69,14 +69,8 @@ def _result(content: Content) -> str:
 def warnings_of(summary: Summary) -> Iterator[str]:
     """Yield what must be read before the numbers."""
     groups = summary.content["groups"]
-    if any(group["synthetic"] for group in groups):
-        yield from of_groups(
-            groups,
-            lambda group: (
-                [f"{SYNTHETIC_NOTE}. No number here says anything of patients."]
-                * group["synthetic"]
-            ),
-        )
+    note = f"{SYNTHETIC_NOTE}. No number here says anything of patients."
+    yield from of_groups(groups, lambda group: [note] * group["synthetic"])
     for problem in summary.content["problems"]:
         if problem["asked"]:
             options = " ".join(f"{name}={value}" for name, value in problem["options"].items())
@@ -111,10 +105,14 @@ def missing_folds(summary: Summary) -> Iterator[str]:
 
 def notes_of(summary: Summary) -> Iterator[str]:
     """Yield how to read the results: the intervals, the counting, the baselines, the spread."""
-    yield (
-        "Two 95 % intervals: for these networks on other patients, and for networks trained anew on other pictures. In "
-        "simulated cross-validations the first held what training reaches in 89 to 96 %, the second in 96 % and more."
-    )
+    procedures = [group["procedure"][PRIMARY] for group in summary.content["groups"]]
+    if any(low < high for _, low, high in procedures):
+        yield (
+            "Two 95 % intervals: for these networks on other patients, and for networks trained anew on other pictures. In "
+            "simulated cross-validations the first held what training reaches in 89 to 96 %, the second in 96 % and more."
+        )
+    else:
+        yield "The intervals hold the networks as they are: of one fold nothing tells what others, trained anew, would reach."
     yield (
         "A picture counts once: a rate is the mean over the seeds, and where pictures are counted or shown (confusion "
         "matrix, most confused, mistakes) each is called by the average of the networks that had it in Test."
@@ -239,8 +237,8 @@ def gaps_of(summary: Summary) -> Iterator[str]:
     yield from of_groups(groups, _group_gaps)
     if not any(group["permuted_labels"] for group in groups):
         yield f"Negative control: {NOT_REPORTED}; no model here was trained on permuted labels (data.permute_labels=true)."
-    yield "Subgroups: skin tone, age and sex are not in the metadata."
-    yield "External validation: none. Not for clinical use."
+    yield f"Subgroups (skin tone, age, sex): {NOT_REPORTED}; this program reads no such metadata."
+    yield f"External validation: {NOT_REPORTED}. Not for clinical use."
 
 
 def _group_gaps(group: Content) -> Iterator[str]:
