@@ -140,19 +140,19 @@ def test_a_failing_fold_costs_no_other_and_the_sweep_goes_on(run_script, tree, t
     )
 
 
-def test_honest_and_pooled_folds_side_by_side(run_script, tree, tmp_path):
-    honest, pooled = tmp_path / "honest", tmp_path / "pooled"
+def test_honest_and_leaking_folds_side_by_side(run_script, tree, tmp_path):
+    honest, leaking = tmp_path / "honest", tmp_path / "leaking"
     given = [*options(tree, honest), NO_BASELINES]
     assert run_script("train", "-m", "fold=1,2", *given).code == 0
-    done = run_script("train", "fold=pooled", *given, f"hydra.run.dir={pooled}")
+    done = run_script("train", "fold=leaking", *given, f"hydra.run.dir={leaking}")
     assert done.code == 0 and "TRAINED ON" in done.out
-    assert "TRAINED ON" in pd.read_csv(pooled / "predictions.csv")["data"].iloc[0]
+    assert "TRAINED ON" in pd.read_csv(leaking / "predictions.csv")["data"].iloc[0]
     done = run_script(
-        "summarize", f"runs=[{honest},{pooled}]", "folds=2", f"output={tmp_path / 'both'}"
+        "summarize", f"runs=[{honest},{leaking}]", "folds=2", f"output={tmp_path / 'both'}"
     )
-    assert done.code == 0 and "lenet, fold=pooled LEAKS" in done.out
+    assert done.code == 0 and "lenet, fold=leaking LEAKS" in done.out
     found = json.loads((tmp_path / "both/summary.json").read_text())
-    assert [g["protocol"] for g in found["groups"]] == ["published", "pooled"] and found[
+    assert [g["protocol"] for g in found["groups"]] == ["published", "leaking"] and found[
         "comparisons"
     ] == []
 

@@ -105,11 +105,12 @@ def test_the_split_file_is_the_truth(folds, tmp_path):
         table_of(folds, 2, protocol="grouped", split_file=file)
 
 
-def test_pooled_folds_test_what_they_train_on_and_say_so(folds, tmp_path):
-    table = table_of(folds, "pooled")
+def test_all_folds_together_test_what_they_train_on_and_say_so(folds, tmp_path):
+    table = table_of(folds, "leaking")
     test, train = table[table["split"] == "test"], table[table["split"] == "train"]
     assert test["image"].is_unique and len(set(test["image"]) & set(train["image"])) > 60
     data = MSLDDataModule(folds, CLASSES, PATTERN, "pooled", cache_dir=tmp_path / "cache")
+    assert data.fold == "leaking"
     assert "TRAINED ON" in data.source
     with pytest.raises(UserError, match="pooled_"):
         MSLDDataModule(folds, CLASSES, PATTERN, "pooled_")
@@ -136,3 +137,21 @@ def test_permuted_labels_move_with_the_patient_and_leave_test_alone(folds):
     ]
     assert units[0].value_counts().to_dict() == units[1].value_counts().to_dict()
     assert [CLASSES[i] for i in permuted["label"]] == permuted["class"].tolist()
+
+
+def test_a_file_under_two_patients_names_is_one_photograph_of_one(folds, tmp_path):
+    """Both lie in one split, and the two patients' other pictures there are one patient's, too."""
+    name = CLASSES[0]
+    root = folds / f"FOLDS/fold1/Test/{name}"
+    first, twin = root / "CHI_00_00.jpg", root / "CHI_77_00.jpg"
+    assert first.is_file()
+    twin.write_bytes(first.read_bytes())
+    write_picture(root / "CHI_77_01.jpg", 7777, 16)
+    data = MSLDDataModule(folds, CLASSES, PATTERN, 1, leaks="allow", cache_dir=tmp_path / "cache")
+    data.setup()
+    test = data.table("test").set_index(data.table("test")["path"].str.rpartition("/")[2])
+    names = ["CHI_00_00.jpg", "CHI_77_00.jpg", "CHI_77_01.jpg"]
+    assert test.loc[names, "patient"].nunique() == 1
+    assert test.loc[names, "picture"].nunique() == 2
+    others = test.drop(names)
+    assert others["picture"].is_unique and (others["picture"] == others["image"]).all()

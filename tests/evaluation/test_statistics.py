@@ -344,16 +344,6 @@ def test_corrected_resampled_t_of_equal_differences_and_of_one_fold():
     assert all(map(math.isnan, st.corrected_resampled_t([0.1], 0.2)))
 
 
-def test_mcnemar_equals_the_binomial_sum():
-    a, b = (
-        np.array([1] * 9 + [0] * 2 + [1] * 30 + [0] * 5, bool),
-        np.array([0] * 9 + [1] * 2 + [1] * 30 + [0] * 5, bool),
-    )
-    expected = 2 * sum(math.comb(11, i) for i in range(3)) / 2**11
-    assert st.mcnemar(a, b) == pytest.approx(expected) == pytest.approx(st.mcnemar(b, a))
-    assert st.mcnemar(a, a) == 1
-
-
 def test_holm_equals_its_definition():
     assert st.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert st.holm([0.6, 0.9]).tolist() == [1, 1]

@@ -70,5 +70,5 @@ def write_figures(summary: Any, folder: Path) -> None:
     from mpoxcv.storage.markup import folder_name
 
     for group in summary.groups:
-        for name, figure in draw_all(group.rows).items():
+        for name, figure in draw_all(group.rows, group.averaged).items():
             save_figure(figure, folder / "figures" / folder_name(group.name) / f"{name}.png")

@@ -12,12 +12,13 @@ import pandas as pd
 from mpoxcv.audit.descriptions import Descriptions
 from mpoxcv.audit.leaks import CHOICES, orphans, settle_leaks, told
 from mpoxcv.audit.likeness import CERTAIN, SUSPECTED
-from mpoxcv.data.protocol import NOTES, POOLED, PROTOCOLS, fold_table, permute_labels
+from mpoxcv.data.protocol import NOTES, PROTOCOLS, fold_table, permute_labels
 from mpoxcv.datasets.synthetic import is_synthetic
 from mpoxcv.errors import UserError, check_choice, check_number
+from mpoxcv.evaluation.runs import LEAKING, POOLED
 from mpoxcv.pictures.cache import digest_files, fingerprint, open_cache, read_file
 from mpoxcv.pictures.images import decode
-from mpoxcv.pictures.patients import Names, doubts, read_names
+from mpoxcv.pictures.patients import Names, doubts, join_twins, read_names
 from mpoxcv.pictures.pixels import Form
 from mpoxcv.pictures.tree import SPLITS, left_out, reading
 from mpoxcv.storage.files import StrPath
@@ -32,16 +33,16 @@ MAX_SIZE = 4096
 class Fold:
     """One fold: its Train (with FOLDS_AUG), Valid and Test pictures, decoded once.
 
-    ``read`` fills it. Then ``audit`` holds what came of the search for leaks (None for the pooled
-    folds, where none is made), ``doubts`` what is odd about the pictures, ``originals`` the
-    number of original pictures by split, before any were left out, and ``cached_pixels`` every
+    ``read`` fills it. Then ``audit`` holds what came of the search for leaks (None where all folds
+    are put together, and none is made), ``doubts`` what is odd about the pictures, ``originals``
+    the number of original pictures by split, before any were left out, and ``cached_pixels`` every
     distinct picture, uint8 (n, S, S, 3).
 
     Args:
         root: the data set's folder, with FOLDS and FOLDS_AUG (see ``mpoxcv.pictures.tree``).
         classes: in the order of their labels.
         name_pattern: regular expression that tells patient and original from a file's name.
-        fold: its number; ``pooled`` puts all folds together, which leaks.
+        fold: its number; ``leaking`` (once ``pooled``) puts all folds together, which leaks.
         name: of the data set, written into every result.
         citation: source, licence and labelling of the pictures, as the report states them.
         protocol: ``published`` or ``grouped`` (see ``mpoxcv.data.protocol.fold_table``).
@@ -94,8 +95,9 @@ class Fold:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        self.fold = LEAKING if self.fold == POOLED else self.fold
         number = self.fold
-        if number != POOLED and (type(number) is not int or number < 1):
+        if number != LEAKING and (type(number) is not int or number < 1):
             raise UserError(
                 f"fold={number} is not the number of a fold. The data set has folds 1 to 5: fold=1."
             )
@@ -178,11 +180,15 @@ class Fold:
         self.cached_digests = np.empty(len(cache.pixels), "U32")
         self.cached_digests[cache.rows] = digests
         table = table.assign(digest=digests, row=cache.rows)
-        if self.fold != POOLED:
+        if self.fold != LEAKING:
             table, self.audit = settle_leaks(
                 table, root, self.leaks, self.cache_dir, self.threads, self.leaks_from,
             )  # fmt: skip
             self.doubts += told(self.audit)
+        # the same file under two names is one photograph, and its patients are one
+        first = table.drop_duplicates("digest").set_index("digest")["image"]
+        table = table.assign(picture=table["digest"].map(first))
+        table["patient"] = join_twins(table, table["digest"])
         if self.permute_labels:
             table = permute_labels(table, self.seed)
         self._tables = {s: table[table["split"] == s].reset_index(drop=True) for s in SPLITS}
@@ -249,7 +255,7 @@ class Fold:
         notes += [NOTES[key] for key in (self.protocol, self.fold) if key in NOTES]
         if self.permute_labels:
             notes.append("LABELS PERMUTED")
-        if self.leaks == "allow" and self.fold != POOLED:
+        if self.leaks == "allow" and self.fold != LEAKING:
             notes.append("LEAKS ALLOWED")
         return ", ".join(notes)
 

@@ -10,16 +10,17 @@ from mpoxcv.audit.descriptions import same_pictures
 from mpoxcv.command_line import require_suffix
 from mpoxcv.datasets.folds import assign_folds
 from mpoxcv.errors import UserError, shorten
+from mpoxcv.evaluation.runs import LEAKING
 from mpoxcv.pictures.patients import Names, join_twins
 from mpoxcv.pictures.tree import fold_numbers, index_folds
 from mpoxcv.storage.files import StrPath, lock, naming, opened, write_csv
 from mpoxcv.terminal import say
 
 PROTOCOLS = ("published", "grouped")
-# in place of a fold's number
-POOLED = "pooled"
-LEAKING = "POOLED FOLDS: TEST PICTURES WERE TRAINED ON"
-NOTES = {"grouped": "folds made anew by patient", POOLED: LEAKING}
+NOTES = {
+    "grouped": "folds made anew by patient",
+    LEAKING: "ALL FOLDS TOGETHER: TEST PICTURES WERE TRAINED ON",
+}
 
 
 def fold_table(
@@ -39,7 +40,7 @@ def fold_table(
 
     ``published`` takes the folds as they lie on disk. ``grouped`` deals all their originals out
     anew by patient and class (``assign_folds``), without copying a file, patients with the same
-    picture as one; augmented copies follow their original into Train. ``fold="pooled"`` puts all
+    picture as one; augmented copies follow their original into Train. ``fold="leaking"`` puts all
     folds together, as a widely copied project does: a test picture of one fold is a training
     picture of another.
 
@@ -47,7 +48,7 @@ def fold_table(
         root: as in ``index_folds``.
         classes: likewise.
         name_pattern: likewise.
-        fold: number of the fold, or ``pooled``.
+        fold: number of the fold, or ``leaking``.
         protocol: ``published`` or ``grouped``.
         split_file: CSV file of the grouped folds; made where it is not there, and the truth from
             then on. None takes ``<root>_grouped_folds.csv`` beside ``root``.
@@ -61,12 +62,12 @@ def fold_table(
         UserError: the tree is not as expected, or ``split_file`` is of other pictures.
     """
     root = Path(root)
-    if fold != POOLED and protocol == "published":
+    if fold != LEAKING and protocol == "published":
         return index_folds(root, classes, name_pattern, [int(fold)], exclude)
     table = index_folds(root, classes, name_pattern, fold_numbers(root), exclude)
-    if fold == POOLED:
+    if fold == LEAKING:
         repeated = table.duplicated(["split", "image"]) & (table["split"] != "train")
-        return table[~repeated].assign(fold=POOLED).reset_index(drop=True)
+        return table[~repeated].assign(fold=LEAKING).reset_index(drop=True)
 
     originals = table[~table["augmented"]].drop_duplicates("image")
     if split_file is None:

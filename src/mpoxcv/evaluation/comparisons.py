@@ -6,73 +6,92 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mpoxcv.evaluation import statistics as st
-from mpoxcv.evaluation.groups import HEADLINE, PRIMARY, Group, bootstrap, estimate, scores
+from mpoxcv.evaluation.groups import HEADLINE, PRIMARY, Group, estimate
+from mpoxcv.evaluation.runs import LEAKING
 
 
-def compare_groups(groups: Sequence[Group]) -> list[dict[str, Any]]:
-    """Compare every two groups that were tested on the same folds under the same protocol."""
-    pairs = [(a, b) for a, b in combinations(groups, 2) if _conditions(a) == _conditions(b)]
-    comparisons = [_compare(pair) for pair in pairs]
-    for metric in HEADLINE:
-        adjusted = st.holm(np.array([comparison[metric]["p"] for comparison in comparisons]))
-        for comparison, p in zip(comparisons, adjusted, strict=True):
-            comparison[metric]["p_holm"] = float(p)
+def compare_groups(groups: Sequence[Group], baselines: Sequence[Group]) -> list[dict[str, Any]]:
+    """Compare every two groups that were tested on the same folds under the same protocol.
+
+    Then each group with its baselines. Holm's correction is over each of these two questions. What
+    was trained on its test pictures, or on permuted labels, is not compared.
+    """
+    honest = [group for group in groups if group.content["protocol"] != LEAKING]
+    models = [(a, b) for a, b in combinations(honest, 2) if _conditions(a) == _conditions(b)]
+    against = [
+        (group, baseline)
+        for group in honest
+        for baseline in baselines
+        if group.name in baseline.content["of"] and not group.content["permuted_labels"]
+    ]
+    comparisons = []
+    for family, pairs in (("models", models), ("baselines", against)):
+        entries = [{"family": family, "of": len(pairs), **_compare(pair)} for pair in pairs]
+        for metric in HEADLINE:
+            adjusted = st.holm(np.array([entry[metric]["p"] for entry in entries]))
+            for entry, p in zip(entries, adjusted, strict=True):
+                entry[metric]["p_holm"] = float(p)
+        comparisons += entries
     return [comparison | {"sentence": _sentence(comparison)} for comparison in comparisons]
 
 
 def _conditions(group: Group) -> list[Any]:
     """Return what two groups must share to be compared."""
     tested = {(run["fold"], run["test_fingerprint"]) for run in group.content["runs"]}
-    return [tested, *(group.content[key] for key in ("data", "protocol", "folds", "classes"))]
+    # on other patients the draws would not be paired
+    patients = set(group.rows["patient"])
+    return [
+        tested,
+        patients,
+        *(group.content[key] for key in ("data", "protocol", "folds", "classes")),
+    ]
 
 
 def _compare(pair: tuple[Group, Group]) -> dict[str, Any]:
-    tables = [group.rows for group in pair]
-    # the same draws for both, so that the differences are paired
-    draws = bootstrap(pd.concat(tables), len(pair[0].draws) - 1)
-    parts = np.split(draws, [len(tables[0])], axis=1)
-    one, other = (scores(rows, part) for rows, part in zip(tables, parts, strict=True))
-
-    sizes = [run.provenance["data"]["originals"] for run in pair[0].finished]
-    train, test = (sum(size.get(split, 0) for size in sizes) for split in ("train", "test"))
-    # of a k-fold cross-validation, where the sizes are not known
-    ratio = test / train if train else 1 / max(1, len(pair[0].content["folds"]) - 1)
-
     names = {"one": pair[0].name, "other": pair[1].name}
-    comparison: dict[str, Any] = names | {"test_train_ratio": ratio}
+    comparison: dict[str, Any] = names | {"test_train_ratio": (ratio := pair[0].ratio)}
     for metric in HEADLINE:
         by_fold = pair[0].fold_means(metric) - pair[1].fold_means(metric)
-        interval = estimate(one[metric] - other[metric])
+        mean, half = st.resampled_interval(by_fold, ratio)
+        # both on the same draws of patients, so that the difference is paired
+        interval = estimate(pair[0].scores[0][metric] - pair[1].scores[0][metric])
         comparison[metric] = dict(zip(("difference", "low", "high"), interval, strict=True)) | {
-            "by_fold": by_fold.tolist(),
+            "by_fold": by_fold.tolist(), "mean": mean, "half": half,
             "p": st.corrected_resampled_t(by_fold, ratio)[1],
-        }
-    comparison["mcnemar_p"] = _mcnemar(*tables)
+        }  # fmt: skip
     return comparison
-
-
-def _mcnemar(one: pd.DataFrame, other: pd.DataFrame) -> float:
-    """Return p of two groups' rows, for their first common seed; NaN if its pictures differ."""
-    seed = min(set(one["seed"]) & set(other["seed"]), default=None)
-    of_seed = [rows[rows["seed"] == seed] for rows in (one, other)]
-    tables = [rows.set_index(["fold", "image"]).sort_index() for rows in of_seed]
-    if seed is None or not tables[0].index.equals(tables[1].index):
-        return math.nan
-    return st.mcnemar(*(table["label"] == table["prediction"] for table in tables))
 
 
 def _sentence(comparison: Mapping[str, Any]) -> str:
     entry = comparison[PRIMARY]
-    names = f"{comparison['one']} and {comparison['other']}"
-    test = f"p = {entry['p_holm']:.3f} by the corrected resampled t-test, Holm-adjusted"
+    names, folds = f"{comparison['one']} and {comparison['other']}", len(entry["by_fold"])
     numbers = (
-        f"balanced accuracy differs by {entry['difference']:+.3f} (95 % interval {entry['low']:+.3f} to {entry['high']:+.3f}; "
-        f"{'of one fold there is no test' if math.isnan(entry['p_holm']) else test})"
+        f"balanced accuracy differs by {entry['difference']:+.3f} (95 % interval {entry['low']:+.3f} to "
+        f"{entry['high']:+.3f} for these networks on other patients)"
     )
-    if entry["p_holm"] < 0.05 and not entry["low"] <= 0 <= entry["high"]:
+    apart = not entry["low"] <= 0 <= entry["high"]
+    shown = apart and entry["p_holm"] < 0.05
+    if math.isnan(entry["p_holm"]):
+        numbers += "; of one fold there is no test"
+    else:
+        mean, half = entry["mean"], entry["half"]
+        numbers += (
+            f", and by {mean:+.3f} on average over {folds} folds ({mean - half:+.3f} to {mean + half:+.3f} for networks "
+            f"trained anew; corrected resampled t-test, p = {entry['p']:.3f}, {entry['p_holm']:.3f} by Holm)"
+        )
+    if shown:
         better = comparison["one"] if entry["difference"] > 0 else comparison["other"]
         return f"{better} is better of {names}: {numbers}."
-    return f"No difference between {names} can be shown: {numbers}. This does not show that they are equal."
+    why = ""
+    if entry["p"] < 0.05:
+        why = f" Alone p would be under 0.05; corrected for {comparison['of']} such comparisons it is not."
+    elif not math.isnan(entry["p"]):
+        if apart:
+            why = (
+                " The first interval holds these very networks; the second lets networks trained on other pictures differ, "
+                "too."
+            )
+        why += f" With {folds} folds that differ so, no mean difference under {entry['half']:.2f} can be shown."
+    return f"No difference between {names} can be shown: {numbers}.{why} This does not show that they are equal."

@@ -10,7 +10,7 @@ from mpoxcv.storage.files import StrPath, opened, write_csv
 
 KEYS = ["image", "patient", "data", "fold", "split", "label", "prediction"]
 # also where a class or patient is called 1
-TEXTS = {name: str for name in KEYS if name != "fold"}
+TEXTS = {name: str for name in (*KEYS, "picture") if name != "fold"}
 
 
 def classes_of(predictions: pd.DataFrame) -> list[str]:
@@ -37,9 +37,10 @@ def is_synthetic(predictions: pd.DataFrame) -> bool:
 def write_predictions(predictions: pd.DataFrame, path: StrPath) -> None:
     """Write predictions.csv in one piece.
 
-    The columns are ``image`` (``<class>/<file name>``), ``patient``, ``data`` (the data set's
-    name), ``fold``, ``split``, ``label`` and ``prediction`` (class names), and float32
-    ``p_<class>`` for each class. Nine digits bring back every float32 exactly.
+    The columns are ``image`` (``<class>/<file name>``), ``patient``, ``picture`` (equal for files
+    of one photograph), ``data`` (the data set's name), ``fold``, ``split``, ``label`` and
+    ``prediction`` (class names), and float32 ``p_<class>`` for each class. Nine digits bring back
+    every float32 exactly.
     """
     write_csv(path, predictions, float_format="%.9g")
 

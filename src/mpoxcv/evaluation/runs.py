@@ -27,7 +27,8 @@ NEUTRAL = frozenset({
         "figures", "provenance", "within_epoch",
     )),
 })  # fmt: skip
-POOLED = "pooled"
+# trained on all folds together, and so on its test pictures; once called pooled
+LEAKING, POOLED = "leaking", "pooled"
 # what a report takes from provenance.json and from job.json; see fault_of
 CELL = {"pictures": int, "copies": int, "patients": int}
 RECORD: dict[str, Any] = {
@@ -36,7 +37,7 @@ RECORD: dict[str, Any] = {
     "git": {}, "packages": {}, "accelerator": {}, "durations": {"total_s": NUMBER},
     "data": {
         "fingerprint": str, "test_fingerprint": str, "citation": str, "protocol": str,
-        "originals": {...: int}, "counts": {...: {...: CELL}},
+        "splits": str, "originals": {...: int}, "counts": {...: {...: CELL}},
         "audit": {"choice": str, "dropped": int, "leaks": {...: int}},
     },
 }  # fmt: skip
@@ -54,8 +55,8 @@ class Run:
     """One run's folder.
 
     ``overrides`` are the command line's options, ``config`` all options, flat: dotted names to
-    plain values. ``fold`` is a number, or ``pooled``: trained on all folds together, and so on its
-    test pictures. ``status`` is ``finished``, ``interrupted`` or ``failed`` (with the ``cause``).
+    plain values. ``fold`` is a number, or ``leaking``. ``status`` is ``finished``, ``interrupted``
+    or ``failed`` (with the ``cause``).
     ``metrics``, ``provenance``, ``predictions`` (empty unless finished) and ``baselines`` are files
     of these names.
     """
@@ -76,7 +77,7 @@ class Run:
     def experiment(self) -> str:
         """The options that make the experiment, as one text: equal for all its folds and seeds."""
         options = {name: value for name, value in self.config.items() if tells_apart(name)}
-        return json.dumps([options, self.fold == POOLED], sort_keys=True, default=str)
+        return json.dumps([options, self.fold == LEAKING], sort_keys=True, default=str)
 
     def predicted(self, split: str) -> pd.DataFrame:
         """Return the predictions of a split; only of a finished run."""
@@ -115,8 +116,9 @@ def read_run(folder: Path) -> Run:
     """
     config = flat(read_plain(folder / ".hydra" / "config.yaml"))
     fold: Any = config.get("fold")
+    fold = LEAKING if fold == POOLED else fold
     seed: Any = config.get("seed")
-    numbers = [seed] if fold == POOLED else [fold, seed]
+    numbers = [seed] if fold == LEAKING else [fold, seed]
     if not all(isinstance(number, int) and 0 <= number <= MAX_SEED for number in numbers):
         raise UserError("its config is none of a training run: it has another fold or seed.")
     if fault := fault_of(config, CONFIG):
@@ -236,7 +238,7 @@ def group_runs(runs: Sequence[Run]) -> dict[str, list[Run]]:
         # what somebody called it; the model's name, the default, would hide what else differs
         named = titles.count(title) == 1 and title != run.config.get("model.name")
         name = title if named or not parts else ", ".join(parts)
-        names.append(f"{name}, fold=pooled" if run.fold == POOLED else name)
+        names.append(f"{name}, fold=leaking" if run.fold == LEAKING else name)
     names = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names, 1)]
     return dict(zip(names, experiments.values(), strict=True))
 

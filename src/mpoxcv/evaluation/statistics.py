@@ -9,6 +9,7 @@ sum to 1; ``weights`` are float (R, N), not negative: how often each picture cou
 """
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -26,47 +27,54 @@ BLOCK = 2**18
 Floats = NDArray[np.float64]
 
 
-def scores(labels: ArrayLike, probabilities: ArrayLike, weights: Floats) -> dict[str, Floats]:
-    """Compute every metric of ``METRICS`` as ``mpoxcv.training.metrics`` defines it.
+def scores(
+    labels: ArrayLike,
+    probabilities: ArrayLike,
+    weights: Floats,
+    by_class: Mapping[str, Floats] | None = None,
+) -> dict[str, Floats]:
+    """Compute every metric of ``METRICS``, from ``by_class`` where :func:`per_class` gave it.
 
     Precision, recall and F1 average over the classes that occur among the replicate's labels or
-    predictions, balanced accuracy over those among its labels, AUROC (one class against the rest)
-    over the classes with positives and negatives. ``ece``: expected calibration error over 15 equal
-    bins of the top probability (Guo et al. 2017). ``brier``: squared error summed over the classes,
-    from 0 to 2 (Brier 1950). ``log_loss``: natural logarithm, in nats, of probabilities clipped at
-    1e-15. Each metric is float64 (R,); NaN where a replicate leaves it undefined.
+    predictions (scikit-learn's ``zero_division=0``), balanced accuracy over those among its labels,
+    AUROC over the classes with positives and negatives. The last three are :func:`calibration`'s.
+    Each metric is float64 (R,); NaN where a replicate leaves it undefined.
+    """
+    by_class = by_class or per_class(labels, probabilities, weights)
+    support, auroc = by_class["support"], by_class["auroc"]
+    occurs = support + by_class["called"] > 0
+    values = {"balanced_accuracy": _average(by_class["recall"], support > 0)}
+    for name in ("precision", "recall", "f1"):
+        values[f"{name}_macro"] = _average(np.nan_to_num(by_class[name]), occurs)
+        values[f"{name}_weighted"] = _average(np.nan_to_num(by_class[name]), support)
+    values |= {
+        "accuracy": values["recall_weighted"],
+        "auroc_macro": _average(auroc, ~np.isnan(auroc)),
+        "auroc_weighted": _average(auroc, np.where(np.isnan(auroc), 0, support)),
+    } | calibration(labels, probabilities, weights)
+    return {name: values[name] for name in METRICS}
+
+
+def calibration(labels: ArrayLike, probabilities: ArrayLike, weights: Floats) -> dict[str, Floats]:
+    """Compute ``ece``, ``brier`` and ``log_loss``, float64 (R,) each.
+
+    ``ece``: expected calibration error over 15 equal bins of the top probability (Guo et al. 2017).
+    ``brier``: squared error summed over the classes, from 0 to 2 (Brier 1950). ``log_loss``:
+    natural logarithm, in nats, of probabilities clipped at 1e-15.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, float)
-    n_classes = probabilities.shape[1]
-    predicted = probabilities.argmax(1)
-    total = weights.sum(1)
-
-    matrix = confusion(labels, predicted, n_classes, weights)
-    support = matrix.sum(2)
-    occurs = support + matrix.sum(1) > 0
-    rates = _rates(matrix)
-    values = {
-        "accuracy": _ratio(np.diagonal(matrix, axis1=1, axis2=2).sum(1), total),
-        "balanced_accuracy": _average(rates["recall"], support > 0),
-    }
-    for name, value in rates.items():
-        values[f"{name}_macro"] = _average(np.nan_to_num(value), occurs)
-        values[f"{name}_weighted"] = _average(np.nan_to_num(value), support)
-
-    auroc, _ = _areas(labels, probabilities, weights)
-    values["auroc_macro"] = _average(auroc, ~np.isnan(auroc))
-    values["auroc_weighted"] = _average(auroc, np.where(np.isnan(auroc), 0, support))
-
+    predicted, total = probabilities.argmax(1), weights.sum(1)
     confidence = probabilities.max(1)
     bins = _one_hot(confidence_bins(confidence), CALIBRATION_BINS + 1)
     gaps = bins * (confidence - (predicted == labels))[:, None]
-    values["ece"] = _ratio(np.abs(weights @ gaps).sum(1), total)
-    squared_errors = ((probabilities - _one_hot(labels, n_classes)) ** 2).sum(1)
-    values["brier"] = _ratio(weights @ squared_errors, total)
+    squared_errors = ((probabilities - _one_hot(labels, probabilities.shape[1])) ** 2).sum(1)
     of_truth = probabilities[np.arange(len(labels)), labels]
     log_losses = -np.log(np.clip(of_truth, LOG_LOSS_CLIP, 1))
-    values["log_loss"] = _ratio(weights @ log_losses, total)
-    return {name: values[name] for name in METRICS}
+    return {
+        "ece": _ratio(np.abs(weights @ gaps).sum(1), total),
+        "brier": _ratio(weights @ squared_errors, total),
+        "log_loss": _ratio(weights @ log_losses, total),
+    }
 
 
 def confidence_bins(confidence: ArrayLike) -> NDArray[np.int64]:
@@ -76,27 +84,40 @@ def confidence_bins(confidence: ArrayLike) -> NDArray[np.int64]:
     return np.searchsorted(edges, np.asarray(confidence, np.float32), side="right") - 1
 
 
-def per_class(labels: ArrayLike, probabilities: ArrayLike, weights: Floats) -> dict[str, Floats]:
+def per_class(
+    labels: ArrayLike, probabilities: ArrayLike, weights: Floats, runs: ArrayLike | None = None
+) -> dict[str, Floats]:
     """Compute the metrics of each class against the rest; the likeliest class is the prediction.
 
     AUROC is the Mann-Whitney statistic (Hanley and McNeil 1982); average precision sums precision
-    over the steps of recall, without interpolation, as scikit-learn does. With them come
-    ``support`` (weighted number of labels), ``recall`` (sensitivity), ``specificity``,
+    over the steps of recall, without interpolation, as scikit-learn does. Both rank pictures by the
+    scores of one network alone: ``runs`` (N,) says whose each row is, and they are averaged over
+    the networks (Parker et al. 2007; Airola et al. 2010). With them come ``support`` and ``called``
+    (weighted numbers of labels and predictions), ``recall`` (sensitivity), ``specificity``,
     ``precision`` (PPV), ``npv`` and ``f1``, each float64 (R, C); NaN where undefined: 0/0, AUROC
     without positives or negatives, average precision without positives.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, float)
     matrix = confusion(labels, probabilities.argmax(1), probabilities.shape[1], weights)
-    support = matrix.sum(2)
+    support, called = matrix.sum(2), matrix.sum(1)
+    tp = np.diagonal(matrix, axis1=1, axis2=2)
     # sums over the other classes: a total minus one may miss 0 by rounding
     others = 1 - np.eye(probabilities.shape[1])
     tn = ((matrix @ others) * others).sum(1)
 
-    auroc, average_precision = _areas(labels, probabilities, weights)
-    return _rates(matrix) | {
+    names = np.zeros(len(labels)) if runs is None else np.asarray(runs)
+    networks = [names == name for name in np.unique(names)]
+    areas = [_areas(labels[own], probabilities[own], weights[:, own]) for own in networks]
+    defined = (~np.isnan(areas)).sum(0)
+    auroc, average_precision = _ratio(np.nansum(areas, axis=0), defined)
+    return {
         "support": support,
+        "called": called,
+        "recall": _ratio(tp, support),
         "specificity": _ratio(tn, support @ others),
-        "npv": _ratio(tn, matrix.sum(1) @ others),
+        "precision": _ratio(tp, called),
+        "npv": _ratio(tn, called @ others),
+        "f1": _ratio(2 * tp, support + called),
         "auroc": auroc,
         "average_precision": average_precision,
     }
@@ -194,36 +215,37 @@ def apply_temperature(probabilities: ArrayLike, temperature: float) -> Floats:
     return special.softmax(_logits(probabilities) / temperature, axis=1)
 
 
-def corrected_resampled_t(differences: ArrayLike, test_train_ratio: float) -> tuple[float, float]:
-    """Return t and the two-sided p of two models over folds, by the corrected resampled t-test.
+def corrected_resampled_t(values: ArrayLike, test_train_ratio: float) -> tuple[float, float]:
+    """Return t and the two-sided p that a mean over folds is 0, by the corrected resampled t-test.
 
     The folds share training pictures, so the variance of the mean is ``s² (1/k + n_test/n_train)``
     in place of ``s²/k`` (Nadeau and Bengio 2003). Equal differences have t = ±inf and p = 0, or
     t = NaN and p = 1 if all are 0. Of one fold both are NaN.
 
-    ``differences``, float (k,), are one score of model A minus that of model B in each fold,
+    ``values``, float (k,), are one score of model A minus that of model B in each fold,
     ``test_train_ratio`` is the sum of n_test over the sum of n_train, pictures without copies; 0
     gives the plain paired t.
     """
-    values = np.asarray(differences, float)
-    k = len(values)
-    if k < 2:
+    values = np.asarray(values, float)
+    if len(values) < 2:
         return math.nan, math.nan
-    # ptp, for the rounding of the mean would give equal differences a tiny variance
-    error = math.sqrt(values.var(ddof=1) * (1 / k + test_train_ratio)) if np.ptp(values) else 0.0
-    t = float(_ratio(values.mean(), error))
-    return t, 1.0 if math.isnan(t) else 2 * float(stats.t.sf(abs(t), k - 1))
+    t = float(_ratio(values.mean(), _resampled_error(values, test_train_ratio)))
+    return t, 1.0 if math.isnan(t) else 2 * float(stats.t.sf(abs(t), len(values) - 1))
 
 
-def mcnemar(correct_a: ArrayLike, correct_b: ArrayLike) -> float:
-    """Return the exact two-sided p that two models are right equally often (McNemar 1947).
+def resampled_interval(
+    values: ArrayLike, test_train_ratio: float, level: float = 0.95
+) -> tuple[float, float]:
+    """Return the mean over folds and half its interval, by the test of the same arguments.
 
-    ``correct_a`` and ``correct_b`` are bool (N,), where each is right on the same pictures. These
-    count as independent: one a patient, at best.
+    A score's interval holds for the training procedure, not for the networks at hand; half that of
+    a difference is the smallest mean difference that the test would call one. NaN of one fold.
     """
-    a, b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    return float(stats.binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+    values = np.asarray(values, float)
+    if len(values) < 2:
+        return float(values.mean()), math.nan
+    times = stats.t.ppf((1 + level) / 2, len(values) - 1)
+    return float(values.mean()), float(times * _resampled_error(values, test_train_ratio))
 
 
 def holm(p_values: ArrayLike) -> Floats:
@@ -259,6 +281,12 @@ def variance_components(table: ArrayLike) -> dict[str, float]:
     return {name: max(float(variance), 0.0) ** 0.5 for name, variance in variances.items()}
 
 
+def _resampled_error(values: Floats, test_train_ratio: float) -> float:
+    # ptp, for the rounding of the mean would give equal differences a tiny variance
+    spread = values.var(ddof=1) if np.ptp(values) else 0.0
+    return math.sqrt(spread * (1 / len(values) + test_train_ratio))
+
+
 def _one_hot(codes: NDArray, n: int) -> Floats:
     return (codes[:, None] == np.arange(n)).astype(float)
 
@@ -268,21 +296,13 @@ def _ratio(numerator: ArrayLike, denominator: ArrayLike) -> Floats:
         return np.divide(numerator, denominator)
 
 
-def _rates(matrix: Floats) -> dict[str, Floats]:
-    """Return precision, recall and F1 of confusion matrices, (R, C) each."""
-    support, predicted = matrix.sum(2), matrix.sum(1)
-    tp = np.diagonal(matrix, axis1=1, axis2=2)
-    f1 = _ratio(2 * tp, support + predicted)
-    return {"precision": _ratio(tp, predicted), "recall": _ratio(tp, support), "f1": f1}
-
-
 def _average(values: Floats, weights: NDArray) -> Floats:
     # A class of weight 0 may be NaN.
     return _ratio((np.where(weights > 0, values, 0) * weights).sum(1), weights.sum(1))
 
 
-def _areas(labels: NDArray, probabilities: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Return AUROC and average precision, (R, C) each."""
+def _areas(labels: NDArray, probabilities: Floats, weights: Floats) -> Floats:
+    """Return AUROC and average precision of one network, (2, R, C)."""
     areas = np.empty((2, len(weights), probabilities.shape[1]))
     step = max(1, BLOCK // len(labels))
     for label, p in enumerate(probabilities.T):
@@ -301,7 +321,7 @@ def _areas(labels: NDArray, probabilities: Floats, weights: Floats) -> tuple[Flo
             precision = np.nan_to_num(_ratio(hits, hits + alarms))
             areas[0, block, label] = _ratio(won, hits[:, -1] * alarms[:, -1])
             areas[1, block, label] = _ratio((new_hits * precision).sum(1), hits[:, -1])
-    return areas[0], areas[1]
+    return areas
 
 
 def _logits(probabilities: ArrayLike) -> Floats:

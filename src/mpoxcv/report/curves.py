@@ -27,8 +27,26 @@ def weights_of(rows: pd.DataFrame) -> np.ndarray:
 def curve(rows: pd.DataFrame, name: str, kind: str) -> tuple[np.ndarray, np.ndarray, float] | None:
     """Return x, y and the area of a class's curve; None without positives or negatives.
 
-    ``rows`` are a table of predictions, ``kind`` is a key of ``AXES``.
+    ``rows`` are a table of predictions, ``kind`` is a key of ``AXES``. The scores of several
+    networks are not ranked against each other: their curves' heights are averaged, and their areas.
     """
+    networks = [part for _, part in rows.groupby(["seed", "fold"])] if "seed" in rows else [rows]
+    curves = [found for part in networks if (found := _curve(part, name, kind))]
+    if len(curves) < 2:
+        return curves[0] if curves else None
+    grid = np.linspace(0, 1, 501)
+    heights = []
+    for x, y, _ in curves:
+        if kind == "roc":
+            heights.append(y[np.searchsorted(x, grid, side="right") - 1])
+        # recall falls along the curve
+        else:
+            heights.append(y[::-1][np.searchsorted(x[::-1], grid)])
+    x, y = (grid, np.mean(heights, 0)) if kind == "roc" else (grid[::-1], np.mean(heights, 0)[::-1])
+    return x, y, float(np.mean([area for _, _, area in curves]))
+
+
+def _curve(rows: pd.DataFrame, name: str, kind: str) -> tuple[np.ndarray, np.ndarray, float] | None:
     weight = weights_of(rows)
     truth, score = (rows["label"] == name).to_numpy(), rows[f"p_{name}"].to_numpy(float)
     if not 0 < truth.sum() < len(truth):
@@ -38,6 +56,14 @@ def curve(rows: pd.DataFrame, name: str, kind: str) -> tuple[np.ndarray, np.ndar
         return false_positives, true_positives, float(auc(false_positives, true_positives))
     precision, recall, _ = precision_recall_curve(truth, score, sample_weight=weight)
     return recall, precision, float(average_precision_score(truth, score, sample_weight=weight))
+
+
+def calibration_error(rows: pd.DataFrame) -> float:
+    """Return the expected calibration error, the mean over the seeds, as the tables have it."""
+    seeds = [part for _, part in rows.groupby("seed")] if "seed" in rows else [rows]
+    bins = map(reliability, seeds)
+    gaps = [(b["n"] * (b["right"] - b["confidence"]).abs()).sum() / b["n"].sum() for b in bins]
+    return float(np.mean(gaps))
 
 
 def reliability(rows: pd.DataFrame) -> pd.DataFrame:

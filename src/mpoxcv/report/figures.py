@@ -3,6 +3,7 @@
 import base64
 import io
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -17,8 +18,9 @@ from sklearn.metrics import confusion_matrix
 from mpoxcv.errors import visible
 from mpoxcv.evaluation.groups import PRIMARY, Group
 from mpoxcv.evaluation.predictions import classes_of, is_synthetic
+from mpoxcv.evaluation.runs import LEAKING
 from mpoxcv.evaluation.statistics import CALIBRATION_BINS
-from mpoxcv.report.curves import AXES, curve, reliability, weights_of
+from mpoxcv.report.curves import AXES, calibration_error, curve, reliability, weights_of
 from mpoxcv.report.fonts import drawable, use_fonts
 from mpoxcv.storage.files import replacing
 
@@ -95,17 +97,15 @@ def describe(predictions: pd.DataFrame) -> str:
     folds = ", ".join(map(str, sorted(set(predictions["fold"]), key=str)))
     return (
         f"{first['data']}, fold {folds}, {first['split']}: "
-        f"{predictions['image'].nunique()} pictures of {predictions['patient'].nunique()} patients"
+        f"{predictions.get('picture', predictions['image']).nunique()} pictures of {predictions['patient'].nunique()} patients"
     )
 
 
 @literal_text
-def confusion_figure(predictions: pd.DataFrame) -> Figure:
+def confusion_figure(predictions: pd.DataFrame, note: str = "") -> Figure:
     """Draw the confusion matrix: counts, and each true class's shares (rows sum to 1)."""
     classes = classes_of(predictions)
-    truth, called = predictions["label"], predictions["prediction"]
-    weight = weights_of(predictions)
-    counts = confusion_matrix(truth, called, labels=classes, sample_weight=weight)
+    counts = confusion_matrix(predictions["label"], predictions["prediction"], labels=classes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1e-12)
 
     # All in inches.
@@ -113,19 +113,19 @@ def confusion_figure(predictions: pd.DataFrame) -> Figure:
     side = max(2.0, 0.55 * len(classes))
     left, bottom = 0.9 + 0.09 * longest, 0.6 + 0.065 * longest
     size = left + 1.25 * side + 0.6, bottom + side + 0.9
-    title = f"Confusion matrix (counts and row-normalised)\n{describe(predictions)}"
+    title = f"Confusion matrix (counts and row-normalised){note}\n{describe(predictions)}"
     figure = new_figure(title, is_synthetic(predictions), *size, margins=(left, bottom, 0.2))
     axes = figure.subplots()
 
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class")
-    totals = [f"{name} ({n:.4g})" for name, n in zip(names, counts.sum(1), strict=True)]
+    totals = [f"{name} ({n})" for name, n in zip(names, counts.sum(1), strict=True)]
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axes.set_yticks(range(len(names)), totals)
     axes.set(xlabel="predicted class", ylabel="true class (pictures)")
 
     for row, column in np.ndindex(counts.shape):
-        text = f"{counts[row, column]:.4g}\n{shares[row, column]:.2f}"
+        text = f"{counts[row, column]}\n{shares[row, column]:.2f}"
         colour = "white" if shares[row, column] > 0.55 else "black"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     return figure
@@ -163,8 +163,7 @@ def curves_figure(predictions: pd.DataFrame, kind: str) -> Figure:
 def reliability_figure(predictions: pd.DataFrame) -> Figure:
     """Draw accuracy against confidence in equal bins, with their pictures and calibration error."""
     bins = reliability(predictions)
-    ece = float((bins["n"] * (bins["right"] - bins["confidence"]).abs()).sum() / bins["n"].sum())
-    title = f"Reliability: ECE {ece:.3f}\n{describe(predictions)}"
+    title = f"Reliability: ECE {calibration_error(predictions):.3f}\n{describe(predictions)}"
     figure = new_figure(title, is_synthetic(predictions), 6.0, 6.4, (0.7, 0.6, 0.2))
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
 
@@ -209,35 +208,48 @@ def learning_curves_figure(history: pd.DataFrame, title: str, synthetic: bool) -
     return figure
 
 
-def draw_all(predictions: pd.DataFrame) -> dict[str, Figure]:
-    """Return every figure of one split's predictions, of one or more runs, by name."""
+def draw_all(predictions: pd.DataFrame, averaged: pd.DataFrame | None = None) -> dict[str, Figure]:
+    """Return every figure of one split's predictions, of one or more runs, by name.
+
+    ``averaged`` has one row a picture where several networks scored it (``Group.averaged``).
+    """
+    if averaged is None or len(averaged) == len(predictions):
+        matrix = confusion_figure(predictions)
+    else:
+        matrix = confusion_figure(averaged, note=": each picture by the average of its networks")
     return {
-        "confusion_matrix": confusion_figure(predictions),
+        "confusion_matrix": matrix,
         **{kind: curves_figure(predictions, kind) for kind in AXES},
         "reliability": reliability_figure(predictions),
     }
 
 
 @literal_text
-def folds_figure(groups: list[Group]) -> Figure:
-    """Draw the primary metric of every run, and each group's pooled value with its interval."""
+def folds_figure(groups: Sequence[Group]) -> Figure:
+    """Draw the primary metric of every run, and each group's pooled value with its interval.
+
+    Baselines among the groups are drawn in grey.
+    """
     names, longest = in_lines([group.name for group in groups], 34)
     # Inches: of each group's row, and of its middle below the axes' upper edge.
     heights = np.array([0.45 + 0.17 * name.count("\n") for name in names])
     middles = heights.cumsum() - heights / 2
     left, height = 0.3 + 0.09 * longest, heights.sum()
-    title = f"{PRIMARY.replace('_', ' ').capitalize()} of every run, and pooled"
+    leaks = " (LEAKING)" if groups[0].content["protocol"] == LEAKING else ""
+    title = f"{PRIMARY.replace('_', ' ').capitalize()} of every run, and over all pictures{leaks}"
     synthetic = any(group.content["synthetic"] for group in groups)
     figure = new_figure(title, synthetic, left + 5, height + 1.1, margins=(left, 0.65, 0.3))
     axes = figure.subplots()
 
     for number, (group, y) in enumerate(zip(groups, middles, strict=True)):
-        colour = COLOURS[number % len(COLOURS)]
-        values = np.array([r.metrics.get(f"test/{PRIMARY}") for r in group.finished], float)
+        colour = "0.4" if "of" in group.content else COLOURS[number % len(COLOURS)]
+        values = group.by_run[PRIMARY]
         axes.plot(values, [y - 0.13] * len(values), "o", color=colour, fillstyle="none")
         value, low, high = group.content["pooled"][PRIMARY]
         axes.plot([low, high], [y, y], "-|", color=colour)
         axes.plot(value, y, "D", color=colour, markersize=8)
+        anew = group.content.get("procedure", {PRIMARY: [np.nan] * 3})[PRIMARY][1:]
+        axes.plot(anew, [y + 0.13] * 2, "-|", color=colour, alpha=0.5)
     # What lies at 1 is drawn whole, over the frame.
     for line in axes.lines:
         line.set(clip_on=False, zorder=3)
@@ -249,6 +261,8 @@ def folds_figure(groups: list[Group]) -> Figure:
     axes.grid(axis="x", alpha=0.3)
     run = Line2D([], [], color="0.4", marker="o", fillstyle="none", linestyle="")
     pooled = Line2D([], [], color="0.4", marker="D")
-    legend = {"one run": run, "pooled, 95 % interval over patients": pooled, "chance": line}
-    figure.legend(legend.values(), legend.keys(), fontsize=8, loc="lower center", ncols=3)
+    paler = Line2D([], [], color="0.4", marker="|", alpha=0.5)
+    legend = {"one run": run, "all pictures, 95 % over patients": pooled, "trained anew": paler}
+    legend["chance"] = line
+    figure.legend(legend.values(), legend.keys(), fontsize=8, loc="lower center", ncols=4)
     return figure

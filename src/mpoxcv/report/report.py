@@ -1,18 +1,20 @@
 """A summary as people read it: in the terminal, as a page, and as tables for a paper."""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from rich.table import Table
 
 from mpoxcv.evaluation.groups import HEADLINE, Group
+from mpoxcv.evaluation.intervals import FEW, TOO_FEW
 from mpoxcv.evaluation.predictions import most_confident_mistakes
-from mpoxcv.evaluation.summary import FEW, Summary
+from mpoxcv.evaluation.summary import Summary
 from mpoxcv.pictures.images import thumbnail
 from mpoxcv.report import statements
 from mpoxcv.report.figures import draw_all, folds_figure, svg_url
-from mpoxcv.report.tables import NAMES, tables_of
+from mpoxcv.report.tables import NAMES, PROTOCOLS, protocols_of, tables_of
 from mpoxcv.storage.files import StrPath, write_atomically, write_csv, write_json
 from mpoxcv.storage.markup import for_spreadsheets, markdown, one_line
 from mpoxcv.terminal import console
@@ -52,11 +54,11 @@ def write_report(summary: Summary, folder: StrPath, root: StrPath | None = None)
     )  # fmt: skip
     environment.filters |= {"markdown": markdown, "svg_url": svg_url}
     content = {
-        "summary": summary.content, "groups": summary.groups, "tables": tables, "few": FEW,
+        "summary": summary.content, "groups": summary.groups, "tables": tables,
+        "few": FEW, "too_few": TOO_FEW, "parts": _parts(summary),
         "verdict": statements.verdict(summary), "warnings": list(statements.warnings_of(summary)),
         "notes": list(statements.notes_of(summary)), "gaps": list(statements.gaps_of(summary)),
-        # what holds for several groups is said once
-        "protocol": dict.fromkeys(statements.protocol_of(summary)),
+        "protocol": list(statements.protocol_of(summary)),
         "folds_figure": folds_figure, "draw_all": draw_all,
         "mistakes_of": lambda group: _mistakes_of(group, root),
     }  # fmt: skip
@@ -64,16 +66,31 @@ def write_report(summary: Summary, folder: StrPath, root: StrPath | None = None)
         write_atomically(folder / name, environment.get_template(f"{name}.j2").render(content))
 
 
+def _parts(summary: Summary) -> list[dict[str, Any]]:
+    """Return what each protocol's part of the page shows: its tables, groups and forest plot."""
+    parts = []
+    for place, protocol in enumerate(protocols_of(summary)):
+        groups, drawn = (
+            [one for one in several if one.content["protocol"] == protocol]
+            for several in (summary.groups, [*summary.groups, *summary.baselines])
+        )
+        said = f" ({PROTOCOLS[protocol]})" if PROTOCOLS.get(protocol) else ""
+        suffix = f"_{protocol}" if place else ""
+        parts.append({"suffix": suffix, "title": said, "groups": groups, "drawn": drawn})
+    return parts
+
+
 def print_summary(summary: Summary, folder: Path) -> None:
     """Print the warnings, the results and the verdict in the terminal."""
     out = console()
-    if summary.groups:
-        title = "Cross-validation: pooled value (95 % interval over patients)"
+    tables = tables_of(summary)
+    for part in _parts(summary):
+        title = f"Cross-validation{part['title']}: over all pictures (95 % interval over patients)"
         table = Table("model", title=title, title_justify="left")
         metrics = [NAMES[metric] for metric in HEADLINE[:2]]
         for metric in metrics:
             table.add_column(metric, justify="right", no_wrap=True)
-        for row in tables_of(summary)["results"][["model", *metrics]].to_numpy():
+        for row in tables[f"results{part['suffix']}"][["model", *metrics]].to_numpy():
             table.add_row(*row)
         out.print(table)
 
@@ -94,5 +111,5 @@ def _mistakes_of(group: Group, folder: StrPath | None) -> list[dict[str, str]]:
     text = "{image}: called {prediction} ({confidence:.2f}), fold {fold}"
     return [
         {"picture": thumbnail(file_of.get(row["image"]), THUMBNAIL), "text": text.format_map(row)}
-        for _, row in most_confident_mistakes(group.rows, MISTAKES).iterrows()
+        for _, row in most_confident_mistakes(group.averaged, MISTAKES).iterrows()
     ]

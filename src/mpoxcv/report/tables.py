@@ -1,6 +1,5 @@
 """The tables of a summary, every cell as text: for the report, the terminal, and a paper."""
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,68 +7,83 @@ from typing import Any
 import pandas as pd
 
 from mpoxcv.evaluation.groups import HEADLINE
+from mpoxcv.evaluation.runs import LEAKING
 from mpoxcv.evaluation.summary import Summary
 
+Content = Mapping[str, Any]
 NOT_REPORTED = "NOT REPORTED"
 NAMES = {
     "balanced_accuracy": "balanced accuracy", "f1_macro": "macro F1", "accuracy": "accuracy", "auroc_macro": "macro AUROC",
-    "ece": "ECE", "brier": "Brier score", "log_loss": "log loss", "precision": "PPV (precision)", "npv": "NPV", "ppv": "PPV",
+    "ece": "ECE", "brier": "Brier score", "log_loss": "log loss", "precision": "PPV (precision)",
+    "npv": "NPV", "ppv": "PPV",
     "recall": "sensitivity (recall)", "f1": "F1", "auroc": "AUROC", "average_precision": "average precision",
 }  # fmt: skip
 
 
-def tables_of(summary: Summary) -> dict[str, pd.DataFrame]:
-    """Return the report's tables by name, every cell as text."""
-    groups = summary.content["groups"]
-    runs = [(group, run) for group in groups for run in group["runs"]]
-    published = []
-    if any(group["data"].startswith("msld_v2") for group in groups):
-        table = pd.read_csv(Path(__file__).with_name("published_results.csv"))
-        published = table.astype(object).fillna("").astype(str).to_dict("records")
+# in this order; each has tables of its own
+PROTOCOLS = {
+    "published": "",
+    "grouped": "folds made anew",
+    LEAKING: "LEAKING: tested on what was trained on",
+}
 
-    rows_of = {
-        "results": _named_apart(groups),
-        # apart, since the same runs anew take another time
-        "cost": [_cost_row(group) for group in groups],
+
+def protocols_of(summary: Summary) -> list[str]:
+    """Return the groups' protocols: numbers of different ones never stand in one table."""
+    used = {group.content["protocol"] for group in summary.groups}
+    return sorted(used, key=[*PROTOCOLS, *used].index)
+
+
+def tables_of(summary: Summary) -> dict[str, pd.DataFrame]:
+    """Return the report's tables by name, every cell as text.
+
+    Those of a second and third protocol are ``<name>_<protocol>``.
+    """
+    content = summary.content
+    tables: dict[str, list[dict[str, str]]] = {}
+    for place, protocol in enumerate(protocols_of(summary)):
+        groups = [group for group in content["groups"] if group["protocol"] == protocol]
+        baselines = [b.content for b in summary.baselines if b.content["protocol"] == protocol]
+        suffix = f"_{protocol}" if place else ""
+        for name, rows in _tables_of_protocol(groups, baselines).items():
+            tables[f"{name}{suffix}"] = rows
+        pairs = [
+            c for c in content["comparisons"] if c["one"] in {group["name"] for group in groups}
+        ]
+        tables[f"comparisons{suffix}"] = [_comparison_row(pair) for pair in pairs]
+
+    runs = [(group, run) for group in content["groups"] for run in group["runs"]]
+    if any(group["data"].startswith("msld_v2") for group in content["groups"]):
+        table = pd.read_csv(Path(__file__).with_name("published_results.csv"))
+        tables["published"] = table.astype(object).fillna("").astype(str).to_dict("records")
+    tables["origin"] = [_origin_row(group["name"], run) for group, run in runs]
+    frames = {name: pd.DataFrame(rows) for name, rows in tables.items() if rows}
+    return {name: frame.drop_duplicates().fillna("") for name, frame in frames.items()}
+
+
+def _tables_of_protocol(
+    groups: Sequence[Content], baselines: Sequence[Content]
+) -> dict[str, list[dict[str, str]]]:
+    runs = [(group, run) for group in groups for run in group["runs"]]
+    asked = [group for group in groups if group["mpox"]]
+    return {
+        "results": [row for content in (*groups, *baselines) for row in _result_rows(content)],
         "folds": [_run_row(group["name"], run) for group, run in runs],
         "per_class": [_class_row(group, name) for group in groups for name in group["per_class"]],
-        "mpox": [_question_row(group) for group in groups if group["mpox"]],
+        "mpox": [_question_row(group) for group in asked],
+        "thresholds": [_threshold_row(group, row) for group in asked for row in group["mpox"]["thresholds"]],
         "calibration": [_calibration_row(group) for group in groups],
-        "comparisons": [_comparison_row(pair) for pair in summary.content["comparisons"]],
-        "data": _data_rows(runs),
-        "published": published,
-        "origin": [_origin_row(group["name"], run) for group, run in runs],
-    }
-    # models on the same pictures share their baselines
-    tables = {name: pd.DataFrame(rows).drop_duplicates() for name, rows in rows_of.items() if rows}
-    return {name: table.fillna("") for name, table in tables.items()}
+        "data": _data_rows(groups, runs),
+    }  # fmt: skip
 
 
-def _named_apart(groups: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return all results; baselines that models share stand once, others say whose they are."""
-    whose: dict[tuple[tuple[str, str], ...], str] = {}
-    for group in groups:
-        for row in _result_rows(group):
-            whose.setdefault(tuple(row.items()), group["name"])
-    names = Counter(dict(row)["model"] for row in whose)
-    rows = []
-    for cells, name in whose.items():
-        row = dict(cells)
-        row["model"] += f", pictures as {name} gets them" if names[row["model"]] > 1 else ""
-        rows.append(row)
-    return rows
-
-
-def _result_rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return a group's results, and those of its ensemble and of its baselines."""
+def _result_rows(content: Content) -> list[dict[str, str]]:
+    """Return the results of a group or baseline, and those of a group's ensemble."""
     results = [(content["name"], content)]
-    if ensemble := content["ensemble"]:
+    if ensemble := content.get("ensemble"):
         few, many = ensemble["networks"]
         networks = f"{few} networks" if few == many else f"{few} to {many} networks"
-        name = f"{content['name']}: a picture by the average of its {networks}"
-        results.append((name, ensemble))
-    baselines = content["baselines"].items()
-    results += [(f"{name} (baseline)", {"pooled": pooled}) for name, pooled in baselines]
+        results.append((f"{content['name']}: a picture by the average of its {networks}", ensemble))
 
     rows = []
     for name, result in results:
@@ -78,30 +92,27 @@ def _result_rows(content: Mapping[str, Any]) -> list[dict[str, str]]:
             mean, sd, n = result.get("mean_sd", {}).get(metric, (0, 0, 0))
             if n > 1:
                 cells[f"{NAMES[metric]}, mean ± SD"] = f"{mean:.3f} ± {sd:.3f} (n = {n})"
-        rows.append({"model": name, "protocol": content["data"]} | cells)
+        mean, low, high = result.get("procedure", {}).get(HEADLINE[0], [0, 0, 0])
+        if low < high:
+            cells["balanced accuracy, trained anew"] = interval([mean, low, high])
+        rows.append({"model": name, "data": content["data"]} | cells)
     return rows
 
 
-def _cost_row(content: Mapping[str, Any]) -> dict[str, str]:
-    seconds = pd.Series([run["seconds"] for run in content["runs"]], dtype=float)
-    mean = NOT_REPORTED if seconds.isna().all() else f"{seconds.mean():.0f}"
-    return {"model": content["name"], "runs": str(len(seconds)), "seconds a run": mean}
-
-
-def _run_row(name: str, run: Mapping[str, Any]) -> dict[str, str]:
+def _run_row(name: str, run: Content) -> dict[str, str]:
     cells = {key: str(run[key]) for key in ("fold", "seed", "pictures", "patients")}
     metrics = {NAMES[metric]: number(run["metrics"].get(f"test/{metric}")) for metric in HEADLINE}
     return {"model": name} | cells | metrics
 
 
-def _class_row(content: Mapping[str, Any], name: str) -> dict[str, str]:
+def _class_row(content: Content, name: str) -> dict[str, str]:
     values = content["per_class"][name]
-    support = f"{values['support']:g}" + (" (few)" if values["few"] else "")
-    row = {"model": content["name"], "class": name, "pictures": support}
-    return row | _intervals(values)
+    patients = f"{values['patients']}{' (few)' if values['few'] else ''}"
+    row = {"model": content["name"], "class": name, "pictures": str(values["support"])}
+    return row | {"patients": patients} | _intervals(values)
 
 
-def _question_row(content: Mapping[str, Any]) -> dict[str, str]:
+def _question_row(content: Content) -> dict[str, str]:
     question = content["mpox"]
     return {
         "model": content["name"],
@@ -109,28 +120,56 @@ def _question_row(content: Mapping[str, Any]) -> dict[str, str]:
         **_intervals(question),
         "AUROC": interval(content["per_class"][question["class"]]["auroc"]),
         "prevalence": number(question["prevalence"]),
-        "thresholds": ", ".join(map(number, question["thresholds"])),
     }
 
 
-def _calibration_row(content: Mapping[str, Any]) -> dict[str, str]:
+def _threshold_row(content: Content, row: Content) -> dict[str, str]:
+    return {
+        "model": content["name"], "fold": str(row["fold"]), "seed": str(row["seed"]),
+        f"pictures of Valid ({content['mpox']['class']})": f"{row['val']} ({row['positives']})",
+        "threshold": number(row["threshold"]) + ("" if row["chosen"] else " (not chosen)"),
+        "Youden's J on Valid, which chose it": number(row["youden_val"]),
+        "Youden's J on Test": number(row["youden_test"]),
+    }  # fmt: skip
+
+
+def _calibration_row(content: Content) -> dict[str, str]:
     calibration = content["calibration"]
-    metrics = ("ece", "brier", "log_loss")
-    cells = {NAMES[metric]: " → ".join(map(number, calibration[metric])) for metric in metrics}
-    temperatures = ", ".join(f"{t:.2f}" for t in calibration["temperatures"])
-    return {"model": content["name"], **cells, "temperatures": temperatures}
+    row = {"model": content["name"]}
+    for metric in ("log_loss", "brier", "ece"):
+        values, shares = calibration["before"][metric], calibration["shares"][metric]
+        # a resample's ECE is larger than the sample's
+        said = number(values[0]) if metric == "ece" else interval(values)
+        row[NAMES[metric]] = f"{said} → {number(calibration['after'][metric][0])}"
+        if metric != "ece":
+            row[f"{NAMES[metric]} of the classes' shares"] = number(shares)
+            row[f"skill by {NAMES[metric]}"] = number(1 - values[0] / shares if shares else None)
+    for name in ("intercept", "slope"):
+        if name in calibration:
+            row[f"{name} ({calibration['class']})"] = interval(calibration[name])
+    temperatures = (
+        f"{t:.2f} ({n})"
+        for t, n in zip(calibration["temperatures"], calibration["val"], strict=True)
+    )
+    return row | {"temperatures (pictures of Valid)": ", ".join(temperatures)}
 
 
-def _comparison_row(pair: Mapping[str, Any]) -> dict[str, str]:
+def _comparison_row(pair: Content) -> dict[str, str]:
     row = {"models": f"{pair['one']} - {pair['other']}"}
     for metric in HEADLINE:
-        difference = interval([pair[metric][key] for key in ("difference", "low", "high")])
-        p = number(pair[metric]["p_holm"])
-        row[f"difference in {NAMES[metric]} (p, Holm)"] = f"{difference} (p = {p})"
-    return row | {"McNemar p": number(pair["mcnemar_p"])}
+        entry, name = pair[metric], NAMES[metric]
+        difference = interval([entry[key] for key in ("difference", "low", "high")])
+        row[f"difference in {name} (p, Holm)"] = f"{difference} ({p_value(entry['p_holm'])})"
+        if metric == HEADLINE[0]:
+            mean, half = entry["mean"], entry["half"]
+            row[f"{name}, mean over folds"] = interval([mean, mean - half, mean + half])
+            row["smallest that could be shown"] = number(half)
+    return row
 
 
-def _data_rows(runs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> list[dict[str, str]]:
+def _data_rows(
+    groups: Sequence[Content], runs: Iterable[tuple[Content, Content]]
+) -> list[dict[str, str]]:
     cell = "{pictures} ({copies}; {patients})"
     unknown = dict.fromkeys(("pictures", "copies", "patients"), "?")
     rows: dict[tuple[str, ...], dict[str, str]] = {}
@@ -139,28 +178,40 @@ def _data_rows(runs: Iterable[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> l
             key = {"data": group["data"], "fold": str(run["fold"]), "split": split}
             cells = {name: cell.format(**unknown | numbers) for name, numbers in classes.items()}
             rows.setdefault(tuple(key.values()), key | cells)
+    for group in groups:
+        key = {"data": group["data"], "fold": "all", "split": "tested"}
+        totals = {
+            name: f"{values['support']} (0; {values['patients']})"
+            for name, values in group["per_class"].items()
+        }
+        rows.setdefault((*key.values(), str(totals)), key | totals)
     return list(rows.values())
 
 
-def _origin_row(name: str, run: Mapping[str, Any]) -> dict[str, str]:
+def _origin_row(name: str, run: Content) -> dict[str, str]:
     git, packages = run["git"] or {}, run["packages"]
     names = [package for package in ("mpoxcv", "torch", "lightning") if packages.get(package)]
     versions = ", ".join(f"{package} {packages[package]}" for package in names)
     return {
         "model": name, "fold": str(run["fold"]), "seed": str(run["seed"]), "data": (run["fingerprint"] or NOT_REPORTED)[:12],
         "commit": (str(git.get("commit", NOT_REPORTED))[:12] + (" (changed)" if git.get("changed") else "")),
-        "versions": versions or NOT_REPORTED, "device": str(run["accelerator"].get("type", NOT_REPORTED)),
+        "versions": versions or NOT_REPORTED, "device": _device(run["accelerator"]),
         "seconds": number(run["seconds"]), "command": run["command"] or NOT_REPORTED,
         "checkpoint (SHA-256)": (run["checkpoint"] or NOT_REPORTED)[:12],
     }  # fmt: skip
 
 
-def _intervals(values: Mapping[str, Any]) -> dict[str, str]:
+def _device(accelerator: Content) -> str:
+    kind, name = accelerator.get("type"), accelerator.get("name")
+    return f"{kind}, {name}" if kind and name else str(kind or NOT_REPORTED)
+
+
+def _intervals(values: Content) -> dict[str, str]:
     """Return the intervals among the values as text, by the metric's printed name."""
     return {
         NAMES.get(name, name): interval(value)
         for name, value in values.items()
-        if isinstance(value, list) and name not in ("thresholds", "unchosen")
+        if isinstance(value, list) and name != "thresholds"
     }
 
 
@@ -168,6 +219,11 @@ def interval(values: Sequence[float]) -> str:
     """Return value, low and high as text."""
     value, low, high = values
     return number(value) if pd.isna(low) else f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def p_value(p: float) -> str:
+    """Return a p-value as text."""
+    return "no test" if pd.isna(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def number(value: float | None) -> str:

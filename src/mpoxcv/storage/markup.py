@@ -8,7 +8,7 @@ import pandas as pd
 
 from mpoxcv.errors import visible
 
-PLAIN_NUMBER = r"-?\d+(\.\d+)?( \(-?[\d.]+ to -?[\d.]+\))?( \(p = [\w. ]+\))?"
+PLAIN_NUMBER = r"-?\d+(\.\d+)?( \(-?[\d.]+ to -?[\d.]+\))?( \((p [=<] [\d.]+|no test)\))?"
 
 
 def one_line(text: str) -> str:

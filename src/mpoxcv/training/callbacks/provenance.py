@@ -112,7 +112,7 @@ class Provenance(L.Callback):
             "name": datamodule.source, "synthetic": datamodule.synthetic, "fold": datamodule.fold,
             "fingerprint": datamodule.fingerprint(),
             "test_fingerprint": datamodule.fingerprint("test"),
-            "citation": datamodule.citation, "protocol": datamodule.protocol,
+            "citation": datamodule.citation, "splits": made_by(Path(datamodule.root)), "protocol": datamodule.protocol,
             "permuted_labels": datamodule.permute_labels, "counts": datamodule.counts(),
             "originals": datamodule.originals, "audit": datamodule.audit,
             "doubts": datamodule.doubts,
@@ -123,12 +123,12 @@ class Provenance(L.Callback):
             self.content["flips"] = True
         device = trainer.strategy.root_device
         on_gpu = device.type == "cuda"
-        name = torch.cuda.get_device_name(device) if on_gpu else platform.processor()
+        name = torch.cuda.get_device_name(device) if on_gpu else processor()
         # where the network convolves by them
         by_kernels = device.type == "cpu" and trainer.precision == "32-true"
         by_kernels &= not pl_module.compiled and getattr(pl_module.network, "own_kernels", False)
         self.content["accelerator"] = {
-            "type": device.type, "name": name or platform.machine(),
+            "type": device.type, "name": name,
             "visible": os.environ.get("CUDA_VISIBLE_DEVICES"), "processes": trainer.world_size,
             "precision": str(trainer.precision), "threads": torch.get_num_threads(),
             "own_kernels": kernels.name() if by_kernels else None,
@@ -147,6 +147,23 @@ class Provenance(L.Callback):
         }
         if trainer.is_global_zero:
             write_json(self.folder / "provenance.json", self.content)
+
+
+def made_by(root: Path) -> str | None:
+    """Return who made the folds below ``root``, where make_folds left its record."""
+    seed = read_json(root / "folds.json").get("seed")
+    return (
+        None if seed is None else f"make_folds of this program, by patient and class, seed {seed}"
+    )
+
+
+def processor() -> str:
+    """Return the processor's name; platform has none on Linux."""
+    try:
+        model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        model = None
+    return model[1] if model else platform.processor() or platform.machine()
 
 
 def package_version(name: str) -> str | None:

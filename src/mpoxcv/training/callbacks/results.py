@@ -60,7 +60,7 @@ def rows_of(data: MSLDDataModule, table: pd.DataFrame, probabilities: np.ndarray
     """
     keys = {
         "image": table["image"].to_numpy(), "patient": table["patient"].to_numpy(),
-        "data": data.source,
+        "picture": table["picture"].to_numpy(), "data": data.source,
         "fold": table["fold"].to_numpy(), "split": table["split"].to_numpy(),
         "label": table["class"].to_numpy(),
         "prediction": np.array(data.classes)[probabilities.argmax(1)],
