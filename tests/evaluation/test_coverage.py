@@ -121,7 +121,7 @@ def test_macro_f1(truth, patients):
         right = np.concatenate([np.arange(n) < k for n, k in zip(pictures, hits, strict=True)])
         label = np.array(["a", "b"])[who % 2]
         called = np.where(right, label, np.where(label == "a", "b", "a"))
-        rows = pd.DataFrame({"patient": who, "picture": np.arange(len(who)), "label": label})
+        rows = pd.DataFrame({"patient": who, "image": np.arange(len(who)), "label": label})
         rows = rows.assign(prediction=called, seed=0, fold=1, weight=1.0)
         rows = rows.assign(
             p_a=np.where(called == "a", 0.9, 0.1), p_b=np.where(called == "b", 0.9, 0.1)
