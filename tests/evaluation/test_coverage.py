@@ -177,7 +177,7 @@ def test_chance_is_rejected_as_often_as_it_should(monkeypatch):
     rng, found = np.random.default_rng(0), []
     for _ in range(300):
         who = np.repeat(np.arange(60), rng.integers(1, 5, 60))
-        called = rng.random(60)[who] + 0.5 * rng.random(len(who)) > 0.75
+        called = rng.random(60)[who] + 0.1 * rng.random(len(who)) > 0.55
         rows = pd.DataFrame({"patient": who, "label": np.array(["a", "b"])[who % 2]})
         rows = rows.assign(prediction=np.where(called, "a", "b"), weight=1.0, p_a=0.5, p_b=0.5)
         found.append(chance(rows, 400))
