@@ -121,7 +121,7 @@ def test_macro_f1(truth, patients):
         right = np.concatenate([np.arange(n) < k for n, k in zip(pictures, hits, strict=True)])
         label = np.array(["a", "b"])[who % 2]
         called = np.where(right, label, np.where(label == "a", "b", "a"))
-        rows = pd.DataFrame({"patient": who, "picture": np.arange(len(who)), "label": label})
+        rows = pd.DataFrame({"patient": who, "image": np.arange(len(who)), "label": label})
         rows = rows.assign(prediction=called, seed=0, fold=1, weight=1.0)
         rows = rows.assign(
             p_a=np.where(called == "a", 0.9, 0.1), p_b=np.where(called == "b", 0.9, 0.1)
@@ -177,7 +177,7 @@ def test_chance_is_rejected_as_often_as_it_should(monkeypatch):
     rng, found = np.random.default_rng(0), []
     for _ in range(300):
         who = np.repeat(np.arange(60), rng.integers(1, 5, 60))
-        called = rng.random(60)[who] + 0.5 * rng.random(len(who)) > 0.75
+        called = rng.random(60)[who] + 0.1 * rng.random(len(who)) > 0.55
         rows = pd.DataFrame({"patient": who, "label": np.array(["a", "b"])[who % 2]})
         rows = rows.assign(prediction=np.where(called, "a", "b"), weight=1.0, p_a=0.5, p_b=0.5)
         found.append(chance(rows, 400))
