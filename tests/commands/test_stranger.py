@@ -30,6 +30,7 @@ from mpoxcv.models import kernels
 from mpoxcv.pictures import pixels
 from mpoxcv.pictures.images import decode
 from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
+from mpoxcv.training.classifier import require_sound_state
 
 ESCAPE = "\x1b]0;evil\x07\x1b[2J"
 
@@ -544,3 +545,16 @@ def test_errors_of_the_users_own_code_keep_their_traceback(tmp_path):
         code = compile("with blaming('the run'):\n    1 / 0\n", place, "exec")
         with pytest.raises(kind):
             exec(code, {"blaming": blaming})
+
+
+@pytest.mark.parametrize("name", ["exp_avg", "exp_avg_sq", "step"])
+def test_a_fused_optimizer_gets_no_state_of_another_shape(name):
+    weight = torch.nn.Parameter(torch.zeros(1000))
+    optimizer = torch.optim.AdamW([weight], fused=True)
+    weight.sum().backward()
+    optimizer.step()
+    require_sound_state(optimizer)
+    for value in (torch.zeros(0), torch.zeros(2), torch.zeros(1000, dtype=torch.float64), "x"):
+        optimizer.state[weight][name] = value
+        with pytest.raises(UserError, match=name):
+            require_sound_state(optimizer)

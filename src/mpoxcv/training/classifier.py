@@ -238,6 +238,8 @@ class LesionClassifier(L.LightningModule):
         return F.cross_entropy(logits, labels, weight, **options)
 
     def on_train_start(self) -> None:  # noqa: D102
+        for optimizer in self.trainer.optimizers:
+            require_sound_state(optimizer)
         # where a run goes on within an epoch, its beginning is not told again
         self._follow_optimizer()
 
@@ -520,3 +522,19 @@ class LesionClassifier(L.LightningModule):
                 f"The checkpoint holds another network than {type(self.network).__name__}:\n{shorten(differences, 5)}\n"
                 "Choose the network that it was trained with: model=… model.name=…"
             )
+
+
+def require_sound_state(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a checkpoint's state of other shapes or types, which fused kernels do not notice."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group.get("fused") else ():
+            for name, value in optimizer.state.get(parameter, {}).items():
+                like = (
+                    (torch.Size(), torch.float32)
+                    if name == "step"
+                    else (parameter.shape, parameter.dtype)
+                )
+                if value is not None and (
+                    not isinstance(value, Tensor) or (value.shape, value.dtype) != like
+                ):
+                    raise UserError(f"The checkpoint's state of the optimizer is damaged: {name}.")
