@@ -54,17 +54,17 @@ def keypoints(pixels: np.ndarray) -> np.ndarray:
     size = [max(1, round(side * scale)) for side in pixels.shape[1::-1]]
     grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), size, interpolation=way)
     # 0: as many as there are
-    sift = cv2.SIFT_create(nfeatures=0, contrastThreshold=CONTRAST)
+    sift = cv2.SIFT.create(nfeatures=0, contrastThreshold=CONTRAST)
     points = sorted(sift.detect(grey), key=lambda point: -point.response)
     places = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
     column, row = (places * CELLS / size).astype(int).T
     turn = pd.Series(row * CELLS + column).groupby(row * CELLS + column).cumcount()
     chosen = np.argsort(turn, kind="stable")[:POINTS]
-    points, features = sift.compute(grey, [points[i] for i in chosen])
+    described, features = sift.compute(grey, [points[i] for i in chosen])
 
     kept = np.zeros(POINTS, KEYPOINT)
-    if n := len(points):
-        kept["place"][:n] = np.array([point.pt for point in points])
+    if n := len(described):
+        kept["place"][:n] = np.array([point.pt for point in described])
         above = features > np.median(features, axis=1, keepdims=True)
         kept["bits"][:n] = np.packbits(above, axis=1)
     return kept
