@@ -51,7 +51,8 @@ def keypoints(pixels: np.ndarray) -> np.ndarray:
 
     scale = SIDE / max(pixels.shape[:2])
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    size = [max(1, round(side * scale)) for side in pixels.shape[1::-1]]
+    # SIFT takes none that are thinner
+    size = [max(16, round(side * scale)) for side in pixels.shape[1::-1]]
     grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), size, interpolation=way)
     # 0: as many as there are
     sift = cv2.SIFT.create(nfeatures=0, contrastThreshold=CONTRAST)
