@@ -132,7 +132,7 @@ CHANGES: dict[str, Change] = {
     "negative": lambda i, *_: ImageOps.invert(i),
 }
 PASTED = {"collage of four": 3, "inset 40 %": 1}
-# patients of MSLD v1 who have truly one photograph, or two crops of one
+# patients of MSLD v1 who show the same skin: laid over each other their spots agree
 TWINS = [{"NM68", "NM110"}, {"NM28", "NM32"}, {"NM04", "NM12"}]
 
 

@@ -62,10 +62,8 @@ class Finding:
 
     @property
     def by_fold(self) -> dict[int, int]:
-        """How many pictures each fold has."""
-        return (
-            self.pictures["fold"].value_counts(sort=False).to_dict() if "fold" in self.cases else {}
-        )
+        """How many pictures each fold has, where cases belong to one."""
+        return self.pictures.reindex(columns=["fold"])["fold"].value_counts().sort_index().to_dict()
 
     @property
     def examples(self) -> list[tuple[str, ...]]:

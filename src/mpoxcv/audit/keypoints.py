@@ -51,21 +51,21 @@ def keypoints(pixels: np.ndarray) -> np.ndarray:
 
     scale = SIDE / max(pixels.shape[:2])
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    size = [max(1, round(side * scale)) for side in pixels.shape[1::-1]]
+    # SIFT takes none that are thinner
+    size = [max(16, round(side * scale)) for side in pixels.shape[1::-1]]
     grey = cv2.resize(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), size, interpolation=way)
     # 0: as many as there are
-    # its stubs of 5.0 lack it
-    sift = cv2.SIFT_create(nfeatures=0, contrastThreshold=CONTRAST)  # type: ignore[attr-defined, unused-ignore]
+    sift = cv2.SIFT.create(nfeatures=0, contrastThreshold=CONTRAST)
     points = sorted(sift.detect(grey), key=lambda point: -point.response)
     places = np.array([point.pt for point in points], np.float32).reshape(-1, 2)
     column, row = (places * CELLS / size).astype(int).T
     turn = pd.Series(row * CELLS + column).groupby(row * CELLS + column).cumcount()
     chosen = np.argsort(turn, kind="stable")[:POINTS]
-    points, features = sift.compute(grey, [points[i] for i in chosen])
+    described, features = sift.compute(grey, [points[i] for i in chosen])
 
     kept = np.zeros(POINTS, KEYPOINT)
-    if n := len(points):
-        kept["place"][:n] = np.array([point.pt for point in points])
+    if n := len(described):
+        kept["place"][:n] = np.array([point.pt for point in described])
         above = features > np.median(features, axis=1, keepdims=True)
         kept["bits"][:n] = np.packbits(above, axis=1)
     return kept

@@ -53,7 +53,8 @@ def write_page(findings: Sequence[Finding], root: Path, file: Path, synthetic: b
     ] or [pd.DataFrame(columns=COLUMNS)])  # fmt: skip
     table = file.with_name(f"{file.stem}_findings.csv")
     columns = ["severity", "finding", *COLUMNS]
-    write_csv(table, for_spreadsheets(cases.reindex(columns=columns)))
+    cases = cases.reindex(columns=columns).astype({"fold": "Int64"}).round({"likeness": 4})
+    write_csv(table, for_spreadsheets(cases))
     environment = Environment(
         loader=PackageLoader("mpoxcv.audit", ""), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,

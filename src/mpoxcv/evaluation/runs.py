@@ -38,7 +38,7 @@ RECORD: dict[str, Any] = {
     "data": {
         "fingerprint": str, "test_fingerprint": str, "citation": str, "protocol": str,
         "splits": str, "originals": {...: int}, "counts": {...: {...: CELL}},
-        "audit": {"choice": str, "dropped": int, "leaks": {...: int}},
+        "audit": {"choice": str, "dropped": int, "leaks": {...: int}, "suspected": {...: int}},
     },
 }  # fmt: skip
 JOB = {"status": str, "cause": str}

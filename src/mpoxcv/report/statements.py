@@ -219,15 +219,23 @@ def _independence(content: Content) -> str:
         "Independence of the splits: patients, names, equal pixels and likeness were compared between Train and Valid or "
         "Test of each run's fold (strong crops and several changes at once escape the likeness)"
     )
-    counts = sum((Counter(audit["leaks"]) for audit in audits), Counter[str]())
-    if not counts:
-        return f"{searched}; no leak was found."
-    kinds = ", ".join(f"{kind} {count}" for kind, count in counts.items())
-    fates = {"allow": "THEY WERE TRAINED ON (data.leaks=allow)", "drop": "they were dropped"}
-    fate = ", ".join(
-        sorted({fates.get(audit["choice"], "?") for audit in audits if audit["leaks"]})
+    found, suspected = (
+        sum((Counter(audit.get(degree) or {}) for audit in audits), Counter[str]())
+        for degree in ("leaks", "suspected")
     )
-    return f"{searched}; found, in training pictures summed over the runs: {kinds}; {fate}."
+    said = "no leak was found"
+    if found:
+        fates = {"allow": "THEY WERE TRAINED ON (data.leaks=allow)", "drop": "they were dropped"}
+        chosen = {fates.get(audit["choice"], "?") for audit in audits if audit["leaks"]}
+        fate = ", ".join(sorted(chosen))
+        said = f"found, in training pictures summed over the runs: {_kinds(found)}; {fate}"
+    if suspected:
+        said += f"; merely suspected, and trained on: {_kinds(suspected)}"
+    return f"{searched}; {said}."
+
+
+def _kinds(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{kind} {count}" for kind, count in counts.items())
 
 
 def gaps_of(summary: Summary) -> Iterator[str]:
