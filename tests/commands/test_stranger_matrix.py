@@ -38,6 +38,7 @@ from mpoxcv.storage.files import read_json
 from mpoxcv.training.callbacks.provenance import Provenance
 from mpoxcv.training.classifier import LesionClassifier
 
+pytestmark = pytest.mark.slow
 # of so many cases one is tried, another for each command
 STEP = int(os.environ.get("MPOXCV_EVERY", "101"))
 SECRET = "hunter2"
@@ -157,7 +158,7 @@ def sent(finished, tmp_path_factory) -> Iterator[Sent]:
         patch.setenv("HOME", str(made.home))
         patch.setattr(sys, "argv", ["scripts/train.py"])
         # figures take most of the time, and have tests of their own
-        patch.setattr(report, "draw_all", lambda rows: {})
+        patch.setattr(report, "draw_all", lambda *rows: {})
         patch.setattr(report, "folds_figure", lambda groups: Figure())
         before = torch.get_num_threads()
         yield made

@@ -301,7 +301,7 @@ def test_leaving_a_class_out(tmp_path, command, run_script):
     assert "p_C" not in pd.read_csv(tmp_path / "run2/predictions.csv")
     assert run_script("summarize", "runs=run2", "replicates=100").code == 0
     pages = [page.read_text() for page in (tmp_path / "run2").rglob("report.md")]
-    assert pages and all("Left out: C." in page for page in pages)
+    assert pages and all("Left out by option: C." in page for page in pages)
     code, _, err = command("get_data", "data.ignore_classes=[B,C]")
     assert code == 1
     assert "Class B has no folder in out/FOLDS/fold1/Train, or it is left out" in err

@@ -127,7 +127,7 @@ def test_without_network(refused, tmp_path, monkeypatch):
         (["model=torchvision", "model.name=vgg11", "data.image_size=8"], "data.image_size=8 is not a size"),
         ([*LITE0, "model.train=head", "+data.augment={_target_:mpoxcv.RandomFlip}"], "set data.augment=null"),
         ([*RESNET, "model.train=nonsense"], "model.train=nonsense is not one of all, head, or a number"),
-        ([*RESNET, "model.train=99"], "up to 10: conv1, bn1, layer1.0"),
+        ([*RESNET, "model.train=99"], "from 1 to 10: conv1, bn1, layer1.0"),
         ([*RESNET, "model.train=-1"], "model.train=-1 is not one of"),
         ([*RESNET, "model.train=true"], "model.train=True is not one of"),
         ([*RESNET, "model.train=1.5"], "model.train=1.5 is not one of"),

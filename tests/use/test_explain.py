@@ -63,6 +63,7 @@ def test_blurring_what_matters_lowers_the_probability_more_than_elsewhere():
     assert one.likeness == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_trained_map_differs_from_that_of_random_weights():
     torch.manual_seed(0)
     network = create_model("resnet18", 2).eval()

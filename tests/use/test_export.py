@@ -30,6 +30,7 @@ def export(run_script, trained):  # noqa: F811
     return lambda *more: run_script("export", f"run={trained[0]}", "output=lenet.onnx", *more)
 
 
+@pytest.mark.slow
 def test_the_file_gives_what_python_gives(export, trained, tmp_path):  # noqa: F811
     done = export("int8=true")
     assert done.code == 0, done.err

@@ -68,7 +68,8 @@ def read_predictions(path: StrPath) -> pd.DataFrame:
         probabilities = np.array(-1.0)
     if not classes_of(table) or not ((probabilities >= 0) & (probabilities <= 1)).all():
         raise UserError(f"{no_table} its columns p_<class> are no probabilities.")
-    return table
+    # a column of zeros and ones is read as whole numbers
+    return table.astype({f"p_{name}": float for name in classes_of(table)})
 
 
 def most_confident_mistakes(predictions: pd.DataFrame, most: int) -> pd.DataFrame:

@@ -204,7 +204,7 @@ def _checked(
         raise UserError(f"predictions.csv has a label without probabilities: {unknown[0]}.")
     if not (predictions["split"] == "test").any():
         raise UserError("predictions.csv has no picture of Test.")
-    if set(predictions["fold"].map(str)) != {str(fold)}:
+    if set(predictions["fold"].map(str).replace(POOLED, LEAKING)) != {str(fold)}:
         raise UserError(f"predictions.csv is of another fold than {fold}.")
     return predictions
 

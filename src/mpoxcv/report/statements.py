@@ -217,7 +217,7 @@ def _independence(content: Content) -> str:
         return ""
     searched = (
         "Independence of the splits: patients, names, equal pixels and likeness were compared between Train and Valid or "
-        "Test of each run's fold (strong crops and several changes at once escape the likeness)"
+        "Test of each run's fold (small insets and several changes at once may escape the likeness)"
     )
     found, suspected = (
         sum((Counter(audit.get(degree) or {}) for audit in audits), Counter[str]())
