@@ -154,7 +154,10 @@ def test_train_stops_drops_or_allows(tree: Path, tmp_path: Path, run_script: Cal
     assert done.code == 1 and "data.leaks=maybe is not one of stop, drop, allow" in done.err
     done = run_script("summarize", "runs=drop", "output=dropped", "replicates=100")
     page = (tmp_path / "dropped/report.html").read_text()
-    assert "Left out since they leak: 1 training pictures" in page and "were not looked for" not in page
+    assert (
+        "Left out since they leak: 1 training pictures" in page
+        and "were not looked for" not in page
+    )
     done = run_script("summarize", "runs=allow", "output=allowed", "replicates=100")
     assert "THEY WERE TRAINED ON" in (tmp_path / "allowed/report.html").read_text()
 
