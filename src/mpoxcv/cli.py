@@ -154,6 +154,8 @@ def settle_process() -> None:
     And figures are drawn without a screen: a notebook's backend may not be there.
     """
     os.environ["MPLBACKEND"] = "agg"
+    for name in CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
     for name in ("stdout", "stderr"):
         setattr(sys, name, unfailing(getattr(sys, name) or Path(os.devnull).open("w")))  # noqa: SIM115
     if threading.current_thread() is threading.main_thread():
@@ -176,7 +178,7 @@ def end(number: int, frame: Any) -> NoReturn:
 
 
 def settle_training() -> None:
-    """Settle what Lightning prints, and how torch looks for GPUs and computes there."""
+    """Settle what Lightning warns of, and how torch looks for GPUs and computes there."""
     # sets the variable itself when it is imported
     import lightning  # noqa: F401
     import torch
@@ -185,8 +187,6 @@ def settle_training() -> None:
     # 32-true means float32: with 10 of its 23 bits, torch's default for convolutions on NVIDIA's
     # GPUs, folds in lockstep would not be what they are alone
     torch.backends.cudnn.allow_tf32 = False
-    for name in CHATTY_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
     for text in UNWANTED_WARNINGS:
         warnings.filterwarnings("ignore", message=text)
 

@@ -35,6 +35,8 @@ def test_the_file_gives_what_python_gives(export, trained, tmp_path):  # noqa: F
     done = export("int8=true")
     assert done.code == 0, done.err
     assert "On 18 test pictures the file is at most" in done.out and "whole numbers" in done.out
+    # and nothing of what exporters say
+    assert len(done.out.strip().splitlines()) == 3
     model = mpoxcv.load(trained[0])
     # other shapes than those of the tests: a wide one, and a small one
     rng = np.random.default_rng(0)

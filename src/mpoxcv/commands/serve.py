@@ -21,7 +21,7 @@ from mpoxcv.evaluation.groups import HEADLINE
 from mpoxcv.evaluation.summary import summarise
 from mpoxcv.pictures.images import decode, encode_jpeg
 from mpoxcv.pictures.pixels import resize
-from mpoxcv.report.tables import NAMES
+from mpoxcv.report.tables import NAMES, interval
 from mpoxcv.terminal import say
 from mpoxcv.use.predictor import NOT_FOR, Prediction, Predictor
 from mpoxcv.use.saliency import explain_picture
@@ -70,8 +70,13 @@ def measured(folder: str) -> list[dict[str, Any]]:
         {
             "name": group.content["data"],
             "pictures": group.content["pictures"], "patients": group.content["patients"],
-            "metrics": {NAMES[name]: group.content["pooled"][name] for name in HEADLINE[:2]},
-            "classes": group.content["per_class"],
+            "metrics": {
+                NAMES[name]: interval(group.content["pooled"][name]) for name in HEADLINE[:2]
+            },
+            "classes": {
+                name: row | {rate: interval(row[rate]) for rate in ("recall", "specificity")}
+                for name, row in group.content["per_class"].items()
+            },
         }
         for group in groups
     ]  # fmt: skip
