@@ -9,6 +9,7 @@ import yaml
 from test_summary import CLASSES, PICTURES, counts, write_run
 
 from mpoxcv.evaluation.comparisons import _sentence
+from mpoxcv.evaluation.conformal import held_out_sets
 from mpoxcv.evaluation.groups import PRIMARY
 from mpoxcv.evaluation.summary import summarise as summarise_fully
 from mpoxcv.report.report import write_report
@@ -53,6 +54,30 @@ def test_what_was_left_out(excluded, audit, tmp_path):
     assert ("No picture was left out." in text) == (not excluded and audit is CLEAN)
     assert ("Left out by option: */P1_0.jpg." in text) == bool(excluded)
     assert ("24 training pictures and copies" in text) == (audit is DROPPED)
+
+
+@pytest.mark.parametrize("suspected", [{}, {"same picture": 2, "same patient": 1}])
+def test_suspected_leaks_are_told(suspected, tmp_path):
+    write_run(tmp_path, 1, audit=CLEAN | {"suspected": suspected})
+    text = said(summarise([tmp_path], folds=1))
+    told = "no leak was found; merely suspected, and trained on: same picture 2, same patient 1."
+    assert (told in text) == bool(suspected) and "no leak was found" in text
+
+
+def test_what_sets_of_classes_hold_is_told_of_honest_groups(tmp_path):
+    sweep(tmp_path / "honest")
+    summary = summarise([tmp_path])
+    rows = summary.groups[0].rows
+    truth = rows["label"].map(CLASSES.index).to_numpy()
+    for level in (0.8, 0.9):
+        sets = held_out_sets(rows, level)
+        hit = sets[np.arange(len(rows)), truth].mean()
+        [line] = [s for s in said(summary).split("\n") if f"true one with {level:.0%}" in s]
+        assert (
+            f"they do in {hit:.3f} (" in line and f"with {sets.sum(1).mean():.2f} classes" in line
+        )
+    write_run(tmp_path / "leaking", "leaking", skill=9, tests=PICTURES)
+    assert "Sets of classes" not in said(summarise([tmp_path / "leaking"]))
 
 
 def test_the_search_for_leaks_is_told_of_each_group(tmp_path):

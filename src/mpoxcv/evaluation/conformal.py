@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mpoxcv.evaluation.groups import estimate
+from mpoxcv.evaluation.groups import estimate, interval_of
 from mpoxcv.evaluation.predictions import classes_of, codes, probabilities_of
 
 LEVELS = (0.8, 0.9)
@@ -94,7 +94,7 @@ def held_out_coverage(rows: pd.DataFrame, draws: np.ndarray) -> list[dict[str, A
 
     Returns:
         For each of ``LEVELS`` ``level``, ``coverage`` and ``size`` (value, low, high), and by class
-        ``classes``: coverage and size.
+        ``classes``: coverage and size. Of too few patients low and high are NaN.
     """
     labels, classes = codes(rows, "label"), classes_of(rows)
     result = []
@@ -103,7 +103,7 @@ def held_out_coverage(rows: pd.DataFrame, draws: np.ndarray) -> list[dict[str, A
         hit, size = sets[np.arange(len(rows)), labels], sets.sum(1)
         result.append({
             "level": level,
-            "coverage": estimate(draws @ hit / draws.sum(1)),
+            "coverage": interval_of(rows, draws @ hit / draws.sum(1), np.ones(len(rows), bool)),
             "size": estimate(draws @ size / draws.sum(1)),
             "classes": {
                 name: [float(hit[labels == i].mean()), float(size[labels == i].mean())]

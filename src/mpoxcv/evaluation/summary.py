@@ -16,6 +16,7 @@ from mpoxcv.errors import UserError
 from mpoxcv.evaluation import statistics as st
 from mpoxcv.evaluation.calibration import calibration, thresholds
 from mpoxcv.evaluation.comparisons import compare_groups
+from mpoxcv.evaluation.conformal import held_out_coverage
 from mpoxcv.evaluation.groups import (
     BOOTSTRAP_SEED,
     HEADLINE,
@@ -161,7 +162,7 @@ def _content(group: Group) -> dict[str, Any]:
         "confusion": st.confusion(labels, predicted, len(classes), once)[0].tolist(),
         "mpox": _against_rest(group, positive),
         "calibration": calibration(group, positive), "coverage": _coverage(group),
-        "variance": _variance(group),
+        "variance": _variance(group), "sets": held_out_coverage(rows, group.draws),
         "permutation_control": low <= 1 / len(classes) <= high if permuted else None,
         "confused": _most_confused(averaged), "ensemble": _ensemble(group),
     }  # fmt: skip

@@ -131,6 +131,15 @@ def _group_notes(group: Content) -> Iterator[str]:
         )
     if group["protocol"] != LEAKING:
         yield from _calibration(group["calibration"])
+        for sets in group["sets"]:
+            by_class = ", ".join(
+                f"{n} {hit:.2f} and {size:.2f}" for n, (hit, size) in sets["classes"].items()
+            )
+            yield (
+                f"Sets of classes that should hold the true one with {sets['level']:.0%} (CV+, each test picture's from the "
+                f"other patients): they do in {interval(sets['coverage'])}, with {sets['size'][0]:.2f} classes on average; by "
+                f"class, coverage and size: {by_class}."
+            )
 
 
 def _calibration(calibration: Content) -> Iterator[str]:
