@@ -10,7 +10,10 @@ import pytest
 from test_sweep import options
 from test_train import interrupt_after
 
-from conftest import write_picture
+from conftest import CLASSES, PATTERN, write_picture
+from mpoxcv.commands.record import finished_metrics
+from mpoxcv.pictures.cache import digest_files, fingerprint
+from mpoxcv.pictures.tree import index_folds
 from mpoxcv.training.callbacks import provenance
 
 # what Hydra writes before anybody is asked
@@ -207,3 +210,24 @@ def test_git_that_refuses_is_not_git_that_is_absent(tmp_path, monkeypatch):
         assert "git cannot be run" in provenance.git_state()["unreadable"]
     (tmp_path / "clone/.git/HEAD").write_text("broken")
     assert "fatal" in provenance.git_state()["unreadable"]
+
+
+def test_fingerprints_are_of_all_pictures_and_of_test(finished):
+    run, tree = finished
+    table = index_folds(tree, CLASSES, PATTERN, [1])
+    recorded = json.loads((run / "provenance.json").read_text())["data"]
+    for name, part in (
+        ("fingerprint", table),
+        ("test_fingerprint", table[table["split"] == "test"]),
+    ):
+        digests = digest_files(tree, part["path"].tolist())
+        assert recorded[name] == fingerprint(part["path"], digests), name
+
+
+@pytest.mark.parametrize("status", ["fitted", "fitting", "interrupted", "finished"])
+def test_a_run_is_finished_when_it_is_scored(status, tmp_path):
+    """A fit leaves metrics of its own nowhere; a score that was cut may leave metrics.json."""
+    (tmp_path / "provenance.json").write_text(json.dumps({"status": status}))
+    (tmp_path / "metrics.json").write_text('{"test/loss": 1.0}')
+    expected = {"test/loss": 1.0} if status == "finished" else None
+    assert finished_metrics(tmp_path) == expected

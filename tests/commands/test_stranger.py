@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ from mpoxcv.explain import blaming
 from mpoxcv.models import kernels
 from mpoxcv.pictures import pixels
 from mpoxcv.pictures.images import decode
-from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO
+from mpoxcv.storage.checkpoint_io import AtomicCheckpointIO, read_tensors
+from mpoxcv.storage.stored_config import instantiable
 from mpoxcv.training.classifier import require_sound_state
 
 ESCAPE = "\x1b]0;evil\x07\x1b[2J"
@@ -558,3 +560,29 @@ def test_a_fused_optimizer_gets_no_state_of_another_shape(name):
         optimizer.state[weight][name] = value
         with pytest.raises(UserError, match=name):
             require_sound_state(optimizer)
+
+
+@pytest.mark.parametrize(
+    "target", ["torch.optim.SGD.step", "mpoxcv.LeNetty", "xtorch.optim.SGD", "torch.nn.Linear "]
+)
+def test_a_target_is_allowed_to_its_last_letter(target, tmp_path):
+    file = tmp_path / "config.yaml"
+    for good in ("torch.optim.SGD", "mpoxcv.LeNet", "torch.nn.Linear"):
+        assert instantiable({"_target_": good}, "model", file)._target_ == good
+    with pytest.raises(UserError, match="it would call"):
+        instantiable({"_target_": target}, "model", file)
+
+
+def test_a_packed_checkpoint_is_refused_for_being_packed(tmp_path):
+    """Nothing else differs from the one that is read."""
+    content = {"state_dict": {"weight": torch.ones(3)}}
+    torch.save(content, tmp_path / "good.pt")
+    assert read_tensors(tmp_path / "good.pt")["state_dict"]["weight"].equal(torch.ones(3))
+    with (
+        zipfile.ZipFile(tmp_path / "good.pt") as good,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for part in good.infolist():
+            packed.writestr(part.filename, good.read(part))
+    with pytest.raises(UserError, match="packed"):
+        read_tensors(tmp_path / "packed.pt")

@@ -1,3 +1,6 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,6 +8,7 @@ from PIL import Image, ImageOps
 
 from conftest import CLASSES, PATTERN, write_picture
 from mpoxcv import MSLDDataModule
+from mpoxcv.data import protocol
 from mpoxcv.data.protocol import fold_table, permute_labels
 from mpoxcv.errors import UserError
 
@@ -155,3 +159,20 @@ def test_a_file_under_two_patients_names_is_one_photograph_of_one(folds, tmp_pat
     assert test.loc[names, "picture"].nunique() == 2
     others = test.drop(names)
     assert others["picture"].is_unique and (others["picture"] == others["image"]).all()
+
+
+def test_of_runs_that_start_together_one_deals_the_folds(folds, tmp_path, monkeypatch):
+    dealt = []
+    assign = protocol.assign_folds
+
+    def slowly(*arguments):
+        dealt.append(1)
+        time.sleep(0.5)
+        return assign(*arguments)
+
+    monkeypatch.setattr(protocol, "assign_folds", slowly)
+    given = (folds, CLASSES, PATTERN, 1, "grouped", tmp_path / "folds.csv")
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(fold_table, *given, cache_dir=tmp_path / "cache") for _ in range(3)]
+        tables = [call.result() for call in calls]
+    assert dealt == [1] and all(table.equals(tables[0]) for table in tables)

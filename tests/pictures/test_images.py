@@ -273,3 +273,24 @@ def test_200_megapixels_decode():
     data = encode(Image.new("L", (16_320, 12_240), 128), "JPEG")
     pixels = decode(data)
     assert pixels.shape == (12_240, 16_320, 3) and pixels.min() == pixels.max() == 128
+
+
+def test_a_plain_jpeg_over_the_limit_is_refused_as_any_other(monkeypatch):
+    picture = encode(RGB.resize((60, 50)), "JPEG")
+    assert decode(picture).shape == (50, 60, 3)
+    monkeypatch.setattr(images, "LARGE", 1000)
+    assert decode(picture).shape == (50, 60, 3)
+    monkeypatch.setattr(images, "MAX_PIXELS", 2999)
+    with pytest.raises(UserError, match="has 60 x 50 pixels, over the limit of 2999"):
+        decode(picture)
+    monkeypatch.setattr(images, "MAX_PIXELS", 3000)
+    assert decode(picture).shape == (50, 60, 3)
+
+
+def test_a_format_that_starts_another_program_is_not_even_opened():
+    """With EPS among the formats Pillow would open this, and ask for Ghostscript."""
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.format == "EPS"
+    with pytest.raises(UserError, match="is not a picture in a format that Pillow knows"):
+        decode(data)
