@@ -23,7 +23,7 @@ def state():
 USE = """
 from mpoxcv import undocumented
 os.environ.pop(undocumented.NVML_CHECK, None)
-import lightning as L, matplotlib, torch, torchvision, torchmetrics, torch.utils.tensorboard
+import cv2, lightning as L, matplotlib, torch, torchvision, torchmetrics, torch.utils.tensorboard
 import lightning.pytorch.loggers, matplotlib.figure, matplotlib.ticker, sklearn.linear_model
 # the libraries set some themselves; if this one no longer does, nothing need be done against it
 assert os.environ[undocumented.NVML_CHECK] == "1"

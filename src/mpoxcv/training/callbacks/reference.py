@@ -68,6 +68,8 @@ def features_caught(network: nn.Module) -> Iterator[list[Tensor]]:
     caught: list[Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, given: caught.append(given[0].flatten(1)))
     try:
-        yield caught
+        # compiled networks know no hooks
+        with torch.compiler.set_stance("force_eager"):
+            yield caught
     finally:
         hook.remove()
