@@ -11,7 +11,7 @@ from test_predict import p, predict, trained  # noqa: F401
 
 import mpoxcv
 from mpoxcv.errors import UserError
-from mpoxcv.use.predictor import Prediction, table_of
+from mpoxcv.use.predictor import Prediction, Predictor, table_of
 
 
 @pytest.fixture
@@ -83,6 +83,13 @@ def test_a_higher_level_has_larger_sets(model, trained):  # noqa: F811
     folder = trained[1] / "FOLDS/fold1/Test"
     sizes = [model(folder, level)["set"].str.count(";").sum() for level in (0.3, 0.6, 0.95)]
     assert sizes[0] <= sizes[1] <= sizes[2] and sizes[0] < sizes[2]
+
+
+def test_a_network_of_all_folds_promises_no_sets(model, picture):
+    model.runs[0].data.fold = "leaking"
+    leaking = Predictor(model.runs)
+    assert leaking(picture).prediction_set is None and "With a" not in str(leaking(picture))
+    assert set(leaking([picture])["set"]) == {""}
 
 
 def test_it_prints_and_shows_itself(model, picture):

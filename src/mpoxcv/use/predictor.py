@@ -23,6 +23,7 @@ from mpoxcv.evaluation import statistics as st
 from mpoxcv.evaluation.conformal import HeldOut, in_set
 from mpoxcv.evaluation.novelty import threshold
 from mpoxcv.evaluation.predictions import codes, probabilities_of
+from mpoxcv.evaluation.runs import LEAKING
 from mpoxcv.explain import blaming
 from mpoxcv.pictures import tree
 from mpoxcv.pictures.ahead import map_ahead
@@ -104,7 +105,9 @@ class Predictor:
             val = pd.concat(tables["val"])
             temperature = st.temperature(codes(val, "label"), probabilities_of(val))
         self.temperature = 1.0 if temperature is None else temperature
-        self.held_out = HeldOut(tables["test"]) if "test" in tables else None
+        # whoever was trained on all folds has held nothing out
+        honest = "test" in tables and all(run.data.fold != LEAKING for run in runs)
+        self.held_out = HeldOut(tables["test"]) if honest else None
         # the distance that is too far, and the share of the networks' own Test that is farther
         references = [run.reference for run in runs if run.reference]
         self.limit = self.unlike_of_test = math.nan
