@@ -159,6 +159,7 @@ def test_a_file_that_changes_while_it_is_read_poisons_no_cache(tree: Path, tmp_p
     assert str(digests[3]) not in Descriptions(tmp_path / "cache")
 
 
+@pytest.mark.slow
 def test_several_ask_for_one_cold_likeness(tree: Path, tmp_path: Path) -> None:
     paths = [file.relative_to(tree).as_posix() for file in sorted(tree.rglob("*.jpg"))]
     records = describe(tree, paths, digest_files(tree, paths), tmp_path / "cache")

@@ -235,6 +235,7 @@ def test_each_fold_has_a_wandb_run_of_its_own_which_ends_with_it(
     assert [run.ended for run in wandb.runs] == [0, 0] and all(run.logged for run in wandb.runs)
 
 
+@pytest.mark.slow
 def test_a_wandb_run_ends_with_a_fold_that_fails(run_script, tree, tmp_path, wandb):
     break_picture(tree)
     given = [*options(tree, tmp_path / "s"), "callbacks.baselines=null"]

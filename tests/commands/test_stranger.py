@@ -482,6 +482,7 @@ def test_a_number_of_threads_that_is_none(run, run_script, threads):
     assert "Traceback" not in done.err and "accelerator.threads" in done.out
 
 
+@pytest.mark.slow
 def test_arrays_that_are_none_are_made_again(run, run_script, tmp_path, finished):
     given = [f"run={run}", "trainer=cpu", "data.cache_dir=cache"]
     assert run_script("test", *given).code == 0

@@ -31,6 +31,7 @@ def test_no_data(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_synthetic(tmp_path: Path) -> None:
     options = ("data=synthetic", "data.generator.size=16", "data.generator.copies=1")
     done = get_data(tmp_path, *options)

@@ -120,6 +120,7 @@ def ham(tmp_path: Path) -> Path:
     return tmp_path / "ham.csv"
 
 
+@pytest.mark.slow
 def test_a_table_of_patients_in_every_command(ham, tmp_path, command, run_script):
     code, _, err = command("make_folds")
     assert code == 1

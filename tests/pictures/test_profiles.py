@@ -115,6 +115,7 @@ def test_modes_take_a_profile_of_their_colours():
         assert np.array_equal(decode(encode(image, icc_profile=wide)), same)
 
 
+@pytest.mark.slow
 def test_the_audit_names_what_profiles_give_away_and_those_that_are_broken(run_script, tmp_path):
     tree = write_tree(tmp_path / "set", pictures=6)
     files = sorted(tree.rglob("COW*.jpg"))

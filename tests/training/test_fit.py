@@ -200,6 +200,7 @@ def test_the_sanity_check_of_validation_is_no_epoch(train, tmp_path):
     assert curves(tmp_path / "run")["val/loss"].isna().tolist() == [True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [13, 9])
 def test_a_last_picture_alone_is_joined_where_the_network_has_batchnorm(train, tmp_path, size):
     """27 pictures: 13 + 13 + 1, and 9 + 9 + 9."""
