@@ -52,7 +52,10 @@ def files_of(sweep: Path) -> set[str]:
     [
         ["data.batch_size=4"],
         # of AdamW the size of a step hardly hangs on the gradient's
-        ["optimizer=sgd", "optimizer.lr=0.5", "trainer.gradient_clip_val=0.02"],
+        pytest.param(
+            ["optimizer=sgd", "optimizer.lr=0.5", "trainer.gradient_clip_val=0.02"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             ["callbacks=early_stopping", "callbacks.early_stopping.patience=1"],
             marks=pytest.mark.slow,
