@@ -187,6 +187,8 @@ def settle_training() -> None:
     # 32-true means float32: with 10 of its 23 bits, torch's default for convolutions on NVIDIA's
     # GPUs, folds in lockstep would not be what they are alone
     torch.backends.cudnn.allow_tf32 = False
+    # deterministic algorithms would also fill all memory that is about to be written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined, unused-ignore]
     for text in UNWANTED_WARNINGS:
         warnings.filterwarnings("ignore", message=text)
 
