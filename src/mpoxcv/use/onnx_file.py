@@ -1,5 +1,6 @@
 """Averaged networks as an ONNX file that takes pictures of any size."""
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -76,6 +77,12 @@ def quantise(file: Path, pictures: Sequence[np.ndarray], smaller: Path) -> None:
             picture = next(self.left, None)
             return None if picture is None else {"pictures": picture[None]}
 
-    quantization.quantize_static(
-        file, smaller, Reader(), per_channel=True, op_types_to_quantize=["Conv"]
-    )
+    # it says a line for each channel, by the root logger, and nothing that one could do
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        quantization.quantize_static(
+            file, smaller, Reader(), per_channel=True, op_types_to_quantize=["Conv"]
+        )
+    finally:
+        logging.disable(before)
