@@ -12,6 +12,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from mpoxcv.errors import UserError
 
@@ -134,6 +135,14 @@ def leaving_out(paths: Iterable[str]) -> str:
     before: Any = given[-1].value() if given and given[-1] else []
     patterns = [re.sub(r"[*?[]", r"[\g<0>]", path) for path in paths]
     return shell(setting("data.exclude", [*before, *patterns]))
+
+
+def require_given(cfg: DictConfig, verb: str, **examples: str) -> None:
+    """Refuse a command that lacks one of these options; ``examples`` are values of them."""
+    for option in examples:
+        if OmegaConf.is_missing(cfg, option):
+            example = command_for(verb, *(f"{name}={value}" for name, value in examples.items()))
+            raise UserError(f"{option}= is missing (--help tells more):\n  {example}")
 
 
 def require_suffix(name: str, value: object, suffix: str) -> None:

@@ -9,8 +9,9 @@ import yaml
 from test_summary import CLASSES, PICTURES, counts, write_run
 
 from mpoxcv.evaluation.comparisons import _sentence
-from mpoxcv.evaluation.conformal import held_out_sets
+from mpoxcv.evaluation.conformal import held_out_p_values, in_set
 from mpoxcv.evaluation.groups import PRIMARY
+from mpoxcv.evaluation.predictions import probabilities_of
 from mpoxcv.evaluation.summary import summarise as summarise_fully
 from mpoxcv.report.report import write_report
 from mpoxcv.report.statements import gaps_of, notes_of, protocol_of, verdict, warnings_of
@@ -70,7 +71,7 @@ def test_what_sets_of_classes_hold_is_told_of_honest_groups(tmp_path):
     rows = summary.groups[0].rows
     truth = rows["label"].map(CLASSES.index).to_numpy()
     for level in (0.8, 0.9):
-        sets = held_out_sets(rows, level)
+        sets = in_set(held_out_p_values(rows), probabilities_of(rows), level)
         hit = sets[np.arange(len(rows)), truth].mean()
         [line] = [s for s in said(summary).split("\n") if f"true one with {level:.0%}" in s]
         assert (

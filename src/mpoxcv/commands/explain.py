@@ -6,10 +6,10 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.progress import track
 
-from mpoxcv.command_line import command_for
+from mpoxcv.command_line import require_given
 from mpoxcv.errors import UserError
 from mpoxcv.pictures.cache import read_file
 from mpoxcv.pictures.images import decode
@@ -21,7 +21,7 @@ from mpoxcv.storage.files import write_csv
 from mpoxcv.storage.markup import for_spreadsheets
 from mpoxcv.terminal import say
 from mpoxcv.use.predictor import NOT_FOR, Prediction, Predictor
-from mpoxcv.use.saliency import explain_picture
+from mpoxcv.use.saliency import explain_by_all
 from mpoxcv.use.stored_run import load_runs
 
 # above which a map shows the picture more than what was learned
@@ -39,10 +39,7 @@ def explain(cfg: DictConfig) -> pd.DataFrame:
     Raises:
         UserError: an option is wrong, or there is no run or picture.
     """
-    for option in ("run", "images"):
-        if OmegaConf.is_missing(cfg, option):
-            example = command_for("explain", "run=DIR", "images=PATH")
-            raise UserError(f"{option}= is missing (--help tells more):\n  {example}")
+    require_given(cfg, "explain", run="DIR", images="PATH")
     folder = Path(str(cfg.output))
     if folder.exists() and any(folder.iterdir()) and not cfg.overwrite:
         ways = "give another output=DIR, or overwrite=true"
@@ -59,19 +56,16 @@ def explain(cfg: DictConfig) -> pd.DataFrame:
             raise UserError(f"{path} {prediction}.")
         label = predictor.classes.index(prediction.label)
         decoded = decode(read_file(path))
-        explained = [
-            explain_picture(run, resize(decoded, run.form), label, cfg.seed) for run in runs
-        ]
+        explained = explain_by_all(runs, decoded, label, cfg.seed)
         row: dict[str, Any] = {
             "image": str(path), "prediction": prediction.label,
             "probability": float(prediction.probabilities.max()),
-            "likeness_to_random": np.mean([one.likeness for one in explained]),
-            "fall_marked": np.mean([one.fall for one in explained]),
-            "fall_elsewhere": np.mean([one.fall_elsewhere for one in explained]),
+            "likeness_to_random": explained.likeness, "fall_marked": explained.fall,
+            "fall_elsewhere": explained.fall_elsewhere,
         }  # fmt: skip
         rows.append(row)
         pixels = resize(decoded, runs[0].form)
-        maps = [np.mean([getattr(one, name) for one in explained], 0) for name in ("map", "random")]
+        maps = explained.map, explained.random
         pictures += [pixels, *(overlaid(pixels, one) for one in maps)]
         captions += [
             f"{path.name}\n{prediction.label} {row['probability']:.3f}",

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.progress import track
 
-from mpoxcv.command_line import command_for, require_suffix
+from mpoxcv.command_line import require_given, require_suffix
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation import statistics as st
 from mpoxcv.evaluation.predictions import codes
@@ -30,9 +30,7 @@ def export(cfg: DictConfig) -> None:
         UserError: an option is wrong, there is no run, its data are not there, the networks cannot
             be exported, or the file does not give what torch gives.
     """
-    if OmegaConf.is_missing(cfg, "run"):
-        example = command_for("export", "run=DIR")
-        raise UserError(f"run= is missing (--help tells more):\n  {example}")
+    require_given(cfg, "export", run="DIR")
     file = Path(str(cfg.output))
     require_suffix("output", file, ".onnx")
     small = file.with_suffix(".int8.onnx")
@@ -52,9 +50,8 @@ def export(cfg: DictConfig) -> None:
     say(f"Written to {file} ({file.stat().st_size / 2**20:.1f} MiB).")
     if cfg.int8:
         quantise(file, [decode(read_file(path)) for path in dict.fromkeys(valid)], small)
-        outputs = {
-            path: OnnxFile(small)(decode(read_file(path))[None]) for path in _distinct(tests)
-        }
+        session = OnnxFile(small)
+        outputs = {path: session(decode(read_file(path))[None]) for path in _distinct(tests)}
         now = _held_out_accuracy(runs, tests, outputs)
         say(
             f"Written to {small} ({small.stat().st_size / 2**20:.1f} MiB), in whole numbers of 8 bits: balanced accuracy "

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.progress import track
 from rich.table import Table
 
-from mpoxcv.command_line import command_for, require_suffix
+from mpoxcv.command_line import require_given, require_suffix
 from mpoxcv.errors import UserError, shorten, visible
 from mpoxcv.pictures.tree import find_pictures
 from mpoxcv.storage.files import write_csv
@@ -74,10 +74,7 @@ def predict(cfg: DictConfig) -> pd.DataFrame:
 
 
 def _check(cfg: DictConfig) -> None:
-    for option in ("run", "images"):
-        if OmegaConf.is_missing(cfg, option):
-            example = command_for("predict", "run=DIR", "images=PATH")
-            raise UserError(f"{option}= is missing (--help tells more):\n  {example}")
+    require_given(cfg, "predict", run="DIR", images="PATH")
     output = Path(str(cfg.output))
     if output.is_dir() or (output.exists() and not cfg.overwrite):
         ways = "give another output=FILE, or overwrite=true"

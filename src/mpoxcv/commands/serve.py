@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from PIL import Image
 
-from mpoxcv.command_line import command_for
+from mpoxcv.command_line import require_given
 from mpoxcv.commands.explain import overlaid
 from mpoxcv.errors import UserError, check_number
 from mpoxcv.evaluation.groups import HEADLINE
@@ -24,7 +24,7 @@ from mpoxcv.pictures.pixels import resize
 from mpoxcv.report.tables import NAMES, interval
 from mpoxcv.terminal import say
 from mpoxcv.use.predictor import NOT_FOR, Prediction, Predictor
-from mpoxcv.use.saliency import explain_picture
+from mpoxcv.use.saliency import explain_by_all
 from mpoxcv.use.stored_run import load_runs
 
 # of a photograph's file
@@ -41,9 +41,7 @@ def serve(cfg: DictConfig) -> None:
     Raises:
         UserError: an option is wrong, there is no run, or the port is taken.
     """
-    if OmegaConf.is_missing(cfg, "run"):
-        example = command_for("serve", "run=DIR")
-        raise UserError(f"run= is missing (--help tells more):\n  {example}")
+    require_given(cfg, "serve", run="DIR")
     check_number("port", cfg.port, 0)
     predictor = Predictor(load_runs(str(cfg.run), cfg.trust, None, cfg.model.weights))
     try:
@@ -170,11 +168,7 @@ def explained(predictor: Predictor, pixels: np.ndarray) -> dict[str, Any]:
     if not isinstance(prediction, Prediction):
         raise UserError(prediction)
     label = predictor.classes.index(prediction.label)
-    parts = [explain_picture(run, resize(pixels, run.form), label) for run in predictor.runs]
-    map_ = np.mean([part.map for part in parts], 0)
-    stream = Image.fromarray(overlaid(resize(pixels, predictor.runs[0].form), map_))
-    means = {
-        name: float(np.mean([getattr(p, name) for p in parts]))
-        for name in ("likeness", "fall", "fall_elsewhere")
-    }
-    return {"picture": base64.b64encode(encode_jpeg(stream, 90)).decode(), **means}
+    found = explain_by_all(predictor.runs, pixels, label)
+    overlay = Image.fromarray(overlaid(resize(pixels, predictor.runs[0].form), found.map))
+    numbers = {name: float(getattr(found, name)) for name in ("likeness", "fall", "fall_elsewhere")}
+    return {"picture": base64.b64encode(encode_jpeg(overlay, 90)).decode(), **numbers}

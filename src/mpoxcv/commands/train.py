@@ -29,7 +29,7 @@ from mpoxcv.data.datamodule import MSLDDataModule
 from mpoxcv.errors import UserError
 from mpoxcv.evaluation.groups import REPLICATES, bootstrap, pooled
 from mpoxcv.evaluation.predictions import read_predictions
-from mpoxcv.evaluation.runs import flat
+from mpoxcv.evaluation.runs import MAX_SEED, flat
 from mpoxcv.explain import blaming
 from mpoxcv.lockstep import lockstep
 from mpoxcv.report.figures import SYNTHETIC_NOTE
@@ -52,8 +52,6 @@ LOGGED_OPTIONS = (
 HEADLINE = (
     "f1_macro", "balanced_accuracy", "accuracy", "auroc_macro", "precision_macro", "recall_macro", "loss", "ece",
 )  # fmt: skip
-# numpy's generator takes no more
-MAX_SEED = 2**32 - 1
 Metrics = Mapping[str, float | None]
 
 

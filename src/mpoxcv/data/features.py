@@ -16,6 +16,7 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
+from mpoxcv.data.loader import shift_and_scale
 from mpoxcv.errors import UserError
 from mpoxcv.models.weights import digest_of
 from mpoxcv.pictures.pixels import Form
@@ -123,8 +124,8 @@ class Prepared(nn.Module):
         self.backbone = backbone
         self.shift: Tensor
         self.scale: Tensor
-        for name, values in (("shift", mean or [0.0] * 3), ("scale", std or [1.0] * 3)):
-            self.register_buffer(name, 255 * torch.tensor([*values]).view(3, 1, 1), False)
+        for name, values in zip(("shift", "scale"), shift_and_scale(mean, std), strict=True):
+            self.register_buffer(name, values.view(3, 1, 1), False)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Return the backbone's output."""

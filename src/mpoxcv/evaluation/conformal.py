@@ -28,9 +28,8 @@ class HeldOut:
 
     def __init__(self, tables: Sequence[pd.DataFrame]) -> None:
         rows = pd.concat([table.assign(network=i) for i, table in enumerate(tables)])
-        weights = 1 / rows.groupby("patient")["patient"].transform("size")
+        truth, weights = _truths(rows)
         self.patients = rows["patient"].nunique()
-        truth = probabilities_of(rows)[np.arange(len(rows)), codes(rows, "label")]
         # by network, the least likely first, with the weights of all that are as unlikely or more
         self.truths: list[np.ndarray] = []
         self.weights: list[np.ndarray] = []
@@ -38,7 +37,7 @@ class HeldOut:
             chosen = (rows["network"] == network).to_numpy()
             order = np.argsort(truth[chosen], kind="stable")
             self.truths.append(truth[chosen][order])
-            sums = np.cumsum(weights[chosen].to_numpy()[order])
+            sums = np.cumsum(weights[chosen][order])
             self.weights.append(np.concatenate([[0.0], sums]))
 
     def p_values(self, by_network: np.ndarray) -> np.ndarray:
@@ -64,16 +63,20 @@ def in_set(p_values: np.ndarray, probabilities: np.ndarray, level: float) -> np.
     return (p_values > 1 - level) | likeliest
 
 
-def held_out_sets(rows: pd.DataFrame, level: float) -> np.ndarray:
-    """Return the sets of test pictures, bool (N, C), each from all other patients' pictures.
+def _truths(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return each row's probability of its true class, and its share of its patient, (N,) each."""
+    truth = probabilities_of(rows)[np.arange(len(rows)), codes(rows, "label")]
+    return truth, 1 / rows.groupby("patient")["patient"].transform("size").to_numpy()
+
+
+def held_out_p_values(rows: pd.DataFrame) -> np.ndarray:
+    """Return the p-values of test pictures, float64 (N, C), each from all other patients' pictures.
 
     Args:
         rows: N test rows of all networks, each with its own network's probabilities.
-        level: probability with which a set should hold the true class.
     """
     probabilities = probabilities_of(rows)
-    truth = probabilities[np.arange(len(rows)), codes(rows, "label")]
-    weights = 1 / rows.groupby("patient")["patient"].transform("size").to_numpy()
+    truth, weights = _truths(rows)
     patients, own = np.unique(rows["patient"], return_inverse=True)
     order = np.argsort(truth, kind="stable")
     sums = np.concatenate([[0.0], np.cumsum(weights[order])])
@@ -82,7 +85,7 @@ def held_out_sets(rows: pd.DataFrame, level: float) -> np.ndarray:
         mine = np.flatnonzero(own == patient)
         below = truth[mine][:, None, None] <= probabilities[mine]
         as_unlikely[mine] -= (weights[mine][:, None, None] * below).sum(0)
-    return in_set((1 + as_unlikely) / len(patients), probabilities, level)
+    return (1 + as_unlikely) / len(patients)
 
 
 def held_out_coverage(rows: pd.DataFrame, draws: np.ndarray) -> list[dict[str, Any]]:
@@ -97,9 +100,10 @@ def held_out_coverage(rows: pd.DataFrame, draws: np.ndarray) -> list[dict[str, A
         ``classes``: coverage and size. Of too few patients low and high are NaN.
     """
     labels, classes = codes(rows, "label"), classes_of(rows)
+    p_values, probabilities = held_out_p_values(rows), probabilities_of(rows)
     result = []
     for level in LEVELS:
-        sets = held_out_sets(rows, level)
+        sets = in_set(p_values, probabilities, level)
         hit, size = sets[np.arange(len(rows)), labels], sets.sum(1)
         result.append({
             "level": level,

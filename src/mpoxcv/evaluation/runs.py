@@ -45,6 +45,7 @@ JOB = {"status": str, "cause": str}
 # of the config, flat
 NAMES = [str | NUMBER]
 CONFIG = {"data.exclude": NAMES, "data.ignore_classes": NAMES, "model.train": str | int}
+# numpy's generator takes no larger seed
 MAX_SEED = 2**32 - 1
 # of a name, and of what it interpolates: a stranger's may swell
 MAX_NAME = 200

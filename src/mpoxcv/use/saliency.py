@@ -4,7 +4,8 @@ Legend: S picture size in pixels.
 """
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from mpoxcv.errors import UserError
+from mpoxcv.pictures.pixels import resize
 from mpoxcv.use.stored_run import TrainedRun
 
 # a map of fewer cells a side says little; then parts of the picture are covered one by one
@@ -81,6 +83,18 @@ def explain_picture(run: TrainedRun, picture: np.ndarray, label: int, seed: int 
         probabilities = network((changed - shift) / scale).softmax(1)[:, label].double()
     fall, *elsewhere = (probabilities[0] - probabilities[1:]).tolist()
     return Explanation(marked, by_chance, np.nan_to_num(likeness), fall, float(np.mean(elsewhere)))
+
+
+def explain_by_all(
+    runs: Sequence[TrainedRun], picture: np.ndarray, label: int, seed: int = 0
+) -> Explanation:
+    """Return the mean of the networks' explanations of a picture, uint8 (height, width, 3)."""
+    parts = [explain_picture(run, resize(picture, run.form), label, seed) for run in runs]
+    means = {
+        field.name: np.mean([getattr(part, field.name) for part in parts], axis=0)
+        for field in fields(Explanation)
+    }
+    return Explanation(**means)
 
 
 def saliency(network: nn.Module, image: Tensor, label: int) -> np.ndarray:

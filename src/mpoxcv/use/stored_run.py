@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from mpoxcv.data.datamodule import MSLDDataModule
+from mpoxcv.data.loader import shift_and_scale
 from mpoxcv.data.protocol import fold_table
 from mpoxcv.errors import UserError, visible
 from mpoxcv.evaluation.novelty import distances
@@ -76,8 +77,8 @@ class TrainedRun:
 
     def normalisation(self) -> tuple[Tensor, Tensor]:
         """Return what is subtracted from pixels, and what they are divided by, (3, 1, 1) each."""
-        mean, std = self.data.mean or [0.0] * 3, self.data.std or [1.0] * 3
-        return 255 * torch.tensor(mean).view(3, 1, 1), 255 * torch.tensor(std).view(3, 1, 1)
+        shift, scale = shift_and_scale(self.data.mean, self.data.std)
+        return shift.view(3, 1, 1), scale.view(3, 1, 1)
 
     def score(self, inputs: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Return what the network makes of N pictures' ``inputs``.
